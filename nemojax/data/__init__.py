@@ -1,0 +1,1 @@
+"""From text to batches: records, tokenizer, chat template, packing."""

@@ -1,0 +1,57 @@
+"""Batches of token rows, and the order in which an epoch visits its examples."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+    """What a forward pass reads; a pytree of arrays [B, S].
+
+    Attributes:
+      tokens: int32 token ids; 0 where there is padding.
+      loss_mask: float32; 1 where the token is a target, predicted from those before.
+        A sequence's first token never is.
+      segment_ids: int32; which sequence of its row a token belongs to, from 1; 0 is
+        padding. Tokens attend within their segment only.
+      positions: int32; position in the segment, from 0.
+    """
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+
+
+def from_rows(rows_BS: np.ndarray, segment_ids_BS: np.ndarray | None = None) -> Batch:
+    """Returns the pretraining batch of full rows of tokens.
+
+    Args:
+      rows_BS: int32 token ids without padding.
+      segment_ids_BS: segments (from 1) that do not attend to each other; by default a
+        row is one segment, whatever documents it holds.
+    """
+    rows_BS = np.asarray(rows_BS, np.int32)
+    if segment_ids_BS is None:
+        segment_ids_BS = np.ones_like(rows_BS)
+    segment_ids_BS = np.asarray(segment_ids_BS, np.int32)
+    column_S = np.arange(rows_BS.shape[1], dtype=np.int32)
+    begins_BS = np.ones(rows_BS.shape, bool)
+    begins_BS[:, 1:] = segment_ids_BS[:, 1:] != segment_ids_BS[:, :-1]
+    start_BS = np.maximum.accumulate(np.where(begins_BS, column_S, 0), axis=1)
+    return Batch(
+        tokens=rows_BS,
+        loss_mask=(~begins_BS).astype(np.float32),
+        segment_ids=segment_ids_BS,
+        positions=column_S - start_BS,
+    )
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """Returns int64[n]: the permutation of n examples that an epoch visits.
+
+    A function of its arguments alone, the same on every machine and numpy: NumPy
+    promises the stream of the Philox bit generator, not that of its shuffles.
+    """
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
+    return np.argsort(bits.random_raw(n), kind="stable")

@@ -1,0 +1,92 @@
+"""Published layouts of supervised fine-tuning rows, each read to a `Conversation`."""
+
+from nemojax.data import dialogues, fields
+from nemojax.data.fields import Format
+from nemojax.data.records import Conversation
+
+
+def _prompt_and(response_name: str, prompt_name: str = "prompt"):
+    """A parser of rows with one text for the prompt and one for the response."""
+
+    def parse(row: fields.Fields) -> Conversation:
+        return Conversation.of(
+            fields.prompt(row, prompt_name), fields.response(row, response_name)
+        )
+
+    return parse
+
+
+def _alpaca(row: fields.Fields) -> Conversation:
+    prompt = fields.prompt(row, "instruction")
+    context = fields.optional_text(row, "input")
+    if context.strip():
+        prompt = f"{prompt}\n\n{context}"
+    return Conversation.of(
+        prompt, fields.response(row, "output"), fields.optional_text(row, "system")
+    )
+
+
+def _mbpp(row: fields.Fields) -> Conversation:
+    tests = [
+        fields.optional_text(row, "test_setup_code"),
+        *fields.texts(row, "test_list"),
+    ]
+    listed = "\n".join(test for test in tests if test)
+    prompt = f"{fields.prompt(row, 'text')}\nThese tests must pass:\n{listed}"
+    # The published rows were written on Windows, the tests will not be run there.
+    return Conversation.of(
+        prompt.replace("\r\n", "\n"), fields.response(row, "code").replace("\r\n", "\n")
+    )
+
+
+def _reject_tools(row: fields.Fields) -> None:
+    """Skips rows that offer tools, for which a conversation has no place.
+
+    An answer without a call depends on the tools offered, too.
+    """
+    if row.get("tools") not in (None, "", "[]", []):
+        raise fields.Reject("tools", "tool calls")
+
+
+def _chat(row: fields.Fields) -> Conversation:
+    """ShareGPT and the chat rows of NeMo, which share the list of turns.
+
+    Labels of the turns are ignored, as NeMo does where `type` is null.
+    """
+    _reject_tools(row)
+    mask = fields.optional_text(row, "mask")
+    if mask and "user" not in (role.strip().lower() for role in mask.split(",")):
+        raise fields.Reject("mask", "user turns not masked")
+    return dialogues.from_turns(
+        fields.present(row, "conversations"),
+        "conversations",
+        ends_with="assistant",
+        system=fields.optional_text(row, "system"),
+    )
+
+
+def _messages(row: fields.Fields) -> Conversation:
+    _reject_tools(row)
+    turns = fields.present(row, "messages")
+    return dialogues.from_turns(turns, "messages", ends_with="assistant")
+
+
+# The first format that recognises a row is its format, so one whose fields are a
+# subset of another's comes later.
+FORMATS = (
+    Format("nemo_chat", ("conversations", "mask"), _chat),
+    Format("sharegpt", ("conversations",), _chat),
+    Format("messages", ("messages",), _messages),
+    Format("mbpp", ("text", "code", "test_list"), _mbpp),
+    Format(
+        "openmathinstruct",
+        ("problem", "generated_solution"),
+        _prompt_and("generated_solution", "problem"),
+    ),
+    Format("math", ("problem", "solution"), _prompt_and("solution", "problem")),
+    Format("alpaca", ("instruction", "output"), _alpaca),
+    Format("gsm8k", ("question", "answer"), _prompt_and("answer", "question")),
+    Format("prompt_response", ("prompt", "response"), _prompt_and("response")),
+    Format("prompt_completion", ("prompt", "completion"), _prompt_and("completion")),
+    Format("input_output", ("input", "output"), _prompt_and("output", "input")),
+)

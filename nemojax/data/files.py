@@ -1,0 +1,179 @@
+"""Rows from JSON files: every row is either read or named in a quarantine.
+
+`.jsonl` holds one JSON object a line, `.json` one list of objects; both may be
+gzip-compressed (`.jsonl.gz`, `.json.gz`). Text is UTF-8. A row that cannot be read
+becomes a `BadRow` with its file, number, field and reason, and reading goes on with
+the next row; only what makes the whole file or folder useless raises `DataError`.
+So the good and the bad rows of a file always add up to its rows.
+"""
+
+import gzip
+import io
+import os
+import pathlib
+import zlib
+from collections.abc import Iterable, Iterator
+
+from nemojax.data import json_text
+from nemojax.data.quarantine import BadRow, DataError, PathLike, Quarantine, Row
+
+__all__ = [
+    "BadRow",
+    "DataError",
+    "PathLike",
+    "Quarantine",
+    "Row",
+    "list_files",
+    "read_rows",
+]
+
+MAX_LINE_BYTES = 10 * 1024**2
+MAX_JSON_BYTES = 1024**3  # a .json list has to be held in memory as a whole
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+
+
+def list_files(paths: PathLike | Iterable[PathLike]) -> list[pathlib.Path]:
+    """The data files that `paths` name: a file, a folder, or several of them.
+
+    A folder stands for the files in it that end in one of `SUFFIXES`, sorted by name.
+
+    Raises:
+      DataError: a path does not exist, is not a data file, or is a folder without any.
+    """
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    files: list[pathlib.Path] = []
+    for path in map(pathlib.Path, paths):
+        if not path.is_dir():
+            _check_is_data_file(path)
+            files.append(path)
+            continue
+        try:
+            inside = sorted(path.iterdir())
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        inside = [file for file in inside if file.name.endswith(SUFFIXES)]
+        if not inside:
+            raise DataError(
+                f"{path}: the folder holds no data file; put files that end in "
+                f"{', '.join(SUFFIXES)} there."
+            )
+        files.extend(inside)
+    if not files:
+        raise DataError("No data file was named; name at least one file or folder.")
+    return files
+
+
+def read_rows(path: PathLike) -> Iterator[Row | BadRow]:
+    """Reads one file, a row at a time.
+
+    A `.jsonl` file is streamed; no line longer than `MAX_LINE_BYTES` is held. Blank
+    lines are no rows. Lines may end in LF or CRLF.
+
+    Raises:
+      DataError: the file is missing, not a file, unreadable, of an unknown kind, or
+        corrupt as a whole (a gzip file cut short loses only its missing rows).
+    """
+    path = pathlib.Path(path)
+    _check_is_data_file(path)
+    opener = gzip.open if path.suffix == ".gz" else open
+    read = _read_lines if path.name.endswith((".jsonl", ".jsonl.gz")) else _read_list
+    is_empty = True
+    try:
+        with opener(path, "rb") as stream:
+            for row in read(stream, str(path)):
+                is_empty = False
+                yield row
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: corrupt gzip data ({error}); fetch or compress the file again."
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if is_empty:
+        yield BadRow(str(path), 0, "", "empty file")
+
+
+def _check_is_data_file(path: pathlib.Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; check the path.")
+    if not path.is_file():
+        raise DataError(f"{path}: not a regular file; name a data file.")
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(
+            f"{path}: unknown kind of file; expected one of {', '.join(SUFFIXES)}."
+        )
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: cannot be read ({error.strerror or error}); "
+        "check the path and its permissions."
+    )
+
+
+def _read_lines(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = stream.readline(MAX_LINE_BYTES + 1)
+        except EOFError:
+            # The rows before the cut are whole, so they are kept.
+            yield BadRow(file, number, "", "truncated gzip file")
+            return
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            raw = json_text.raw_text(line)
+            yield BadRow(file, number, "", "line longer than 10 MB", raw)
+            _skip_line(stream)
+        elif line.strip(b" \t\r\n"):
+            yield _parse_line(line, file, number)
+
+
+def _skip_line(stream: io.BufferedIOBase) -> None:
+    try:
+        while (part := stream.readline(MAX_LINE_BYTES)) and not part.endswith(b"\n"):
+            pass
+    except EOFError:
+        return  # reading the next line meets the same end, and reports it
+
+
+def _parse_line(line: bytes, file: str, number: int) -> Row | BadRow:
+    try:
+        value = json_text.check_object(json_text.parse(line), b"\\u" in line)
+    except json_text.Malformed as error:
+        raw = json_text.raw_text(line)
+        return BadRow(file, number, error.field, error.reason, raw)
+    return Row(value, file, number)
+
+
+def _read_list(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
+    try:
+        content = stream.read(MAX_JSON_BYTES + 1)
+    except EOFError as error:
+        raise DataError(f"{file}: truncated gzip file; fetch it again.") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise DataError(f"{file}: larger than 1 GiB; turn it into a .jsonl file.")
+    if not content.strip():
+        return
+    try:
+        values = json_text.parse(content)
+    except json_text.Malformed as error:
+        raise DataError(
+            f"{file}: no JSON list ({error.reason}); mend it, or name it .jsonl where "
+            "it holds one object a line."
+        ) from error
+    if not isinstance(values, list):
+        raise DataError(
+            f"{file}: holds one JSON value; expected a list of objects in square "
+            "brackets."
+        )
+    has_escapes = b"\\u" in content
+    for number, value in enumerate(values, start=1):
+        try:
+            yield Row(json_text.check_object(value, has_escapes), file, number)
+        except json_text.Malformed as error:
+            raw = json_text.raw_value(value)
+            yield BadRow(file, number, error.field, error.reason, raw)

@@ -1,0 +1,92 @@
+"""JSON objects from bytes nobody has checked, with a reason for each refusal."""
+
+import json
+from typing import Any
+
+MAX_RAW_CHARACTERS = 2048
+
+
+class Malformed(ValueError):
+    """Bytes that hold no usable JSON object.
+
+    Attributes:
+      field: the field at fault, or "" where the whole text is.
+      reason: a short phrase, the same for all texts with the same fault.
+    """
+
+    def __init__(self, reason: str, field: str = "") -> None:
+        super().__init__(reason)
+        self.field = field
+        self.reason = reason
+
+
+def parse(content: bytes) -> Any:
+    """The JSON value in `content`.
+
+    Raises:
+      Malformed: byte order mark, NUL byte, not UTF-8, or not JSON.
+    """
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise Malformed("byte order mark")
+    if b"\0" in content:
+        raise Malformed("NUL character")
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Malformed("not UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise Malformed("not JSON") from error
+
+
+def check_object(value: Any, has_escapes: bool) -> dict[str, Any]:
+    """`value` as an object whose strings can all be tokenized and written again.
+
+    Args:
+      value: what `parse` gave.
+      has_escapes: whether the text had an escape `\\u`; without one there is nothing
+        to look for, since `parse` lets no lone surrogate or NUL byte through.
+
+    Raises:
+      Malformed: not an object, or a string with a NUL or a lone surrogate.
+    """
+    if not isinstance(value, dict):
+        raise Malformed("not an object")
+    if has_escapes:
+        for field, item in value.items():
+            if reason := _unusable_text([field, item]):
+                name = field.encode("utf-8", "backslashreplace").decode()
+                raise Malformed(reason, name)
+    return value
+
+
+def _unusable_text(value: Any) -> str | None:
+    pending = [value]  # no recursion: the nesting is as deep as the file makes it
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, str):
+            if "\0" in item:
+                return "NUL character"
+            try:
+                item.encode("utf-8")
+            except UnicodeEncodeError:
+                return "lone surrogate"
+    return None
+
+
+def raw_text(line: bytes) -> str:
+    """The beginning of a line, for a person to look at."""
+    return line[:MAX_RAW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")
+
+
+def raw_value(value: Any) -> str:
+    """The beginning of a JSON value, for a person to look at."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)[:MAX_RAW_CHARACTERS]
+    except RecursionError:  # parsed just within the limit, a few frames further up
+        return ""
+    return text.encode("utf-8", "replace").decode("utf-8")

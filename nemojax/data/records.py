@@ -1,0 +1,104 @@
+"""The records that all stages exchange: conversations, preference pairs, labels."""
+
+import dataclasses
+from typing import Literal, Self, get_args
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+# HelpSteer2's attributes, each annotated from 0 to 4, in the order in which the
+# reward model predicts them.
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+# The label of an attribute that nobody annotated.
+MISSING = -100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One turn of a conversation.
+
+    Raises:
+      ValueError: if the role is unknown.
+    """
+
+    role: Role
+    content: str
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise ValueError(f"role {self.role!r} is none of {', '.join(ROLES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """Messages in order: an optional system message, then user and assistant turns.
+
+    The order of the roles is checked where it matters, by the chat template.
+    """
+
+    messages: tuple[Message, ...]
+
+    @classmethod
+    def of(cls, prompt: str, response: str | None = None, system: str = "") -> Self:
+        """Returns the single-turn conversation of a prompt and maybe a response."""
+        messages = [Message("system", system)] if system else []
+        messages.append(Message("user", prompt))
+        if response is not None:
+            messages.append(Message("assistant", response))
+        return cls(tuple(messages))
+
+    @property
+    def prompt(self) -> "Conversation":
+        """The conversation without its last assistant turn, if it ends with one."""
+        if self.messages and self.messages[-1].role == "assistant":
+            return Conversation(self.messages[:-1])
+        return self
+
+    @property
+    def last_response(self) -> str:
+        """The text of the assistant turn that ends the conversation.
+
+        Raises:
+          ValueError: if the conversation does not end with an assistant turn.
+        """
+        if not self.messages or self.messages[-1].role != "assistant":
+            raise ValueError("the conversation does not end with an assistant turn")
+        return self.messages[-1].content
+
+    def with_response(self, response: str) -> "Conversation":
+        """Returns the conversation with one more assistant turn."""
+        return Conversation((*self.messages, Message("assistant", response)))
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferencePair:
+    """Two responses to one prompt, the first preferred, maybe with their rewards.
+
+    The rewards are those of the ground truth or of a reward model, on its own scale;
+    RPO needs them, DPO does not.
+    """
+
+    prompt: Conversation
+    chosen: str
+    rejected: str
+    chosen_reward: float | None = None
+    rejected_reward: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributeLabels:
+    """Labels (0 to 4) of a conversation's last response, in the order `ATTRIBUTES`.
+
+    Raises:
+      ValueError: if there is not one label for each attribute.
+    """
+
+    conversation: Conversation
+    labels: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.labels) != len(ATTRIBUTES):
+            raise ValueError(
+                f"{len(self.labels)} labels for the {len(ATTRIBUTES)} attributes "
+                f"{', '.join(ATTRIBUTES)}; mark a missing one by {MISSING}"
+            )

@@ -1,0 +1,237 @@
+"""What a measured difference is worth: intervals and paired tests.
+
+All intervals are 95 % unless asked otherwise. Shares of tasks get Wilson's interval,
+means over seeds Student's t, two models on the same tasks an exact McNemar test or a
+paired bootstrap.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value with its uncertainty.
+
+    Attributes:
+      value: the point estimate.
+      n: how many examples or seeds it rests on.
+      interval: (low, high), or None where n is too small to say.
+    """
+
+    value: float
+    n: int
+    interval: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the keys `value`, `n`, `interval`."""
+        interval = None if self.interval is None else list(self.interval)
+        return {"value": self.value, "n": self.n, "interval": interval}
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two models on the same examples.
+
+    Attributes:
+      difference: after - before, with a bootstrap interval.
+      won: examples that only the second model got right.
+      lost: examples that only the first model got right.
+      p_value: exact two-sided McNemar test.
+    """
+
+    difference: Estimate
+    won: int
+    lost: int
+    p_value: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with `value, n, interval, won, lost, p_value`."""
+        return {
+            **self.difference.to_json(),
+            "won": self.won,
+            "lost": self.lost,
+            "p_value": self.p_value,
+        }
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A share with Wilson's score interval (E. B. Wilson, 1927).
+
+    The interval stays inside [0, 1] and is not empty at 0 or n successes, unlike the
+    one from the normal approximation.
+
+    Raises:
+      ValueError: n below 1, or successes outside [0, n].
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} are not a share")
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / n
+    scale = 1 + z * z / n
+    center = (share + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == n else center + half
+    return Estimate(share, n, (low, high))
+
+
+def share(outcomes: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
+    """`wilson` of a vector of right and wrong.
+
+    Raises:
+      ValueError: no outcomes, or values other than 0 and 1.
+    """
+    outcomes = _binary("outcomes", outcomes)
+    return wilson(int(outcomes.sum()), len(outcomes), confidence)
+
+
+def mean(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
+    """A mean over independent runs with Student's t interval; None for a single run.
+
+    Raises:
+      ValueError: no values, or one that is not finite.
+    """
+    values = _vector("values", values)
+    n = len(values)
+    center = float(values.mean())
+    if n == 1:
+        return Estimate(center, n, None)
+    quantile = special.stdtrit(n - 1, (1 + confidence) / 2)
+    half = float(quantile * values.std(ddof=1) / math.sqrt(n))
+    return Estimate(center, n, (center - half, center + half))
+
+
+def mcnemar_p_value(won: int, lost: int) -> float:
+    """Exact two-sided McNemar test: are `won` and `lost` the fall of a fair coin?
+
+    Twice the smaller binomial tail, at most 1. Examples on which both models agree
+    say nothing and do not enter.
+    """
+    n = won + lost
+    tail = sum(math.comb(n, k) for k in range(min(won, lost) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def paired_bootstrap(
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """mean(after - before) with the percentile interval of resampled examples.
+
+    Args:
+      before: float [N] scores of the first model.
+      after: float [N] scores of the second model on the same examples.
+      resamples: bootstrap samples.
+      seed: of the resampling; the result is a function of the arguments.
+      confidence: of the interval.
+
+    Raises:
+      ValueError: no examples, or lengths that differ.
+    """
+    before, after = _vector("before", before), _vector("after", after)
+    _check_same_length(before, after)
+    differences = after - before
+    n = len(differences)
+    center = float(differences.mean())
+    if n == 1:
+        return Estimate(center, n, None)
+    # Only how often each value is drawn matters, so that a whole resample of 0/1
+    # outcomes is one multinomial draw.
+    values, counts = np.unique(differences, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
+    tails = ((1 - confidence) / 2, (1 + confidence) / 2)
+    low, high = np.quantile(draws @ values / n, tails)
+    return Estimate(center, n, (float(low), float(high)))
+
+
+def compare(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> PairedComparison:
+    """Two models' right and wrong on the same examples.
+
+    Raises:
+      ValueError: no examples, lengths that differ, or values other than 0 and 1.
+    """
+    before, after = _binary("before", before), _binary("after", after)
+    _check_same_length(before, after)
+    won = int(((after == 1) & (before == 0)).sum())
+    lost = int(((after == 0) & (before == 1)).sum())
+    difference = paired_bootstrap(before, after, seed=seed)
+    return PairedComparison(difference, won, lost, mcnemar_p_value(won, lost))
+
+
+def pairwise_accuracy(
+    chosen: ArrayLike, rejected: ArrayLike, confidence: float = CONFIDENCE
+) -> Estimate:
+    """The share of pairs whose chosen response has strictly the higher reward.
+
+    A tie is wrong: a reward model that says the same of everything has accuracy 0.
+
+    Args:
+      chosen: float [N] rewards.
+      rejected: float [N] rewards.
+      confidence: of the interval.
+
+    Raises:
+      ValueError: no pairs, lengths that differ, or a reward that is not finite.
+    """
+    chosen, rejected = _vector("chosen", chosen), _vector("rejected", rejected)
+    _check_same_length(chosen, rejected)
+    return wilson(int((chosen > rejected).sum()), len(chosen), confidence)
+
+
+def mean_of_families(shares: Sequence[Estimate]) -> Estimate:
+    """The unweighted mean of shares that were measured on different examples.
+
+    Each family's distances to its own limits are squared and added (R. G. Newcombe,
+    1998), so that families at 0 or 1 still have a width; n is the sum.
+
+    Raises:
+      ValueError: no shares, or one without an interval.
+    """
+    if not shares:
+        raise ValueError("no shares to average")
+    below = above = 0.0
+    for estimate in shares:
+        if estimate.interval is None:
+            raise ValueError(f"{estimate} has no interval")
+        below += (estimate.value - estimate.interval[0]) ** 2
+        above += (estimate.interval[1] - estimate.value) ** 2
+    count = len(shares)
+    center = sum(estimate.value for estimate in shares) / count
+    interval = (center - math.sqrt(below) / count, center + math.sqrt(above) / count)
+    return Estimate(center, sum(estimate.n for estimate in shares), interval)
+
+
+def _vector(name: str, values: ArrayLike) -> np.ndarray:
+    vector = np.asarray(values, np.float64)
+    if vector.ndim != 1 or len(vector) == 0:
+        raise ValueError(f"{name} must be a vector with values, got {vector.shape}")
+    if not np.isfinite(vector).all():
+        raise ValueError(f"{name} holds {vector[~np.isfinite(vector)][0]}")
+    return vector
+
+
+def _binary(name: str, values: ArrayLike) -> np.ndarray:
+    vector = _vector(name, values)
+    other = vector[(vector != 0) & (vector != 1)]
+    if len(other):
+        raise ValueError(f"{name} must be 0 or 1, got {other[0]}")
+    return vector
+
+
+def _check_same_length(before: np.ndarray, after: np.ndarray) -> None:
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} and {len(after)} values are not paired")

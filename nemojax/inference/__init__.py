@@ -1,0 +1,1 @@
+"""What runs a trained model: cache, prefill and decode, sampling, scoring."""

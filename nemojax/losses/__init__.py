@@ -1,0 +1,1 @@
+"""Pure functions from arrays to loss sums, weights and metrics."""

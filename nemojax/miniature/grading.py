@@ -1,0 +1,68 @@
+"""What every task offers: a prompt, a key, gold answers and a verifier."""
+
+import dataclasses
+import random
+from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Grade:
+    """A verifier's judgement of one response.
+
+    Attributes:
+      correct: the strict verdict.
+      score: degree in [0, 1]; 1 is reached only by correct responses.
+      checks: the single judgements behind the two, by name.
+      parsed: False where no answer could be read out of the response at all.
+    """
+
+    correct: bool
+    score: float
+    checks: dict[str, bool]
+    parsed: bool
+
+
+class Task(Protocol):
+    """A prompt together with the program that judges responses to it."""
+
+    @property
+    def family(self) -> str:
+        """One of "math", "code", "instruction", "facts"."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The tuple that is held out as a whole, as "family:…"."""
+        ...
+
+    @property
+    def prompt(self) -> str:
+        """What a user asks."""
+        ...
+
+    @property
+    def completion_prompt(self) -> str:
+        """The same question in the form that a base model continues."""
+        ...
+
+    def parse_completion(self, text: str) -> str:
+        """The response inside a base model's continuation of the prompt."""
+        ...
+
+    def gold(self, rng: random.Random) -> str:
+        """A fully correct response."""
+        ...
+
+    def grade(self, response: str) -> Grade:
+        """Judges a response, whatever it holds."""
+        ...
+
+
+def question_prompt(prompt: str) -> str:
+    """Returns the base model's form of a question that is not about code."""
+    return f"Q: {prompt}\nA:"
+
+
+def first_line(text: str) -> str:
+    """Returns the first line of a continuation that holds anything."""
+    return text.strip().split("\n", 1)[0].rstrip()

@@ -1,0 +1,1 @@
+"""Model configurations, presets, Flax modules and forward functions."""

@@ -1,0 +1,82 @@
+"""Rotary embedding and masked grouped-query attention.
+
+Shape letters: B batch, S query positions, T key positions, H query heads,
+G key/value heads, K head width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# (queries_BSHK, keys_BSGK, values_BSGK) -> (outputs_BSHK, anything to hand back).
+# Training, prefill and decoding differ only in this function.
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+def rotary(
+    x_BSHK: jax.Array, positions_BS: jax.Array, rotary_dim: int, theta: float
+) -> jax.Array:
+    """Rotates the first `rotary_dim` of each head, in halves (not interleaved).
+
+    Args:
+      x_BSHK: queries or keys.
+      positions_BS: int32 positions.
+      rotary_dim: even; the rest of the head passes through.
+      theta: base of the frequencies.
+
+    Returns:
+      Array like `x_BSHK`. Angles are computed in float32.
+    """
+    half = rotary_dim // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions_BS[..., None, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles).astype(x_BSHK.dtype), jnp.sin(angles).astype(x_BSHK.dtype)
+    first, second, rest = jnp.split(x_BSHK, (half, rotary_dim), axis=-1)
+    return jnp.concatenate(
+        [first * cos - second * sin, second * cos + first * sin, rest], axis=-1
+    )
+
+
+def attention(
+    q_BSHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array, mask_BST: jax.Array
+) -> jax.Array:
+    """Softmax attention; query head i reads key/value head `i // (H / G)`.
+
+    Args:
+      q_BSHK: queries.
+      k_BTGK: keys.
+      v_BTGK: values.
+      mask_BST: bool, True where a query may look. A row without any True gives the
+        mean of the values, which no loss may read.
+
+    Returns:
+      Outputs [B, S, H, K] in the dtype of `v_BTGK`; softmax in float32.
+    """
+    B, S, H, K = q_BSHK.shape
+    G = k_BTGK.shape[2]
+    q_BSGRK = q_BSHK.reshape(B, S, G, H // G, K)
+    scores = jnp.einsum(
+        "bsgrk,btgk->bgrst", q_BSGRK, k_BTGK, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(mask_BST[:, None, None], scores * K**-0.5, -1e30)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BTGK.dtype)
+    return jnp.einsum("bgrst,btgk->bsgrk", weights, v_BTGK).reshape(B, S, H, K)
+
+
+def causal_mask(segment_ids_BS: jax.Array) -> jax.Array:
+    """bool [B, S, S]: a token sees earlier tokens and itself, in its own segment."""
+    S = segment_ids_BS.shape[1]
+    same = segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :]
+    return same & jnp.tril(jnp.ones((S, S), bool))
+
+
+def causal_attend(segment_ids_BS: jax.Array) -> Attend:
+    """The attention of training: causal, within segments, nothing to hand back."""
+    mask_BSS = causal_mask(segment_ids_BS)
+
+    def attend(q, k, v):
+        return attention(q, k, v, mask_BSS), None
+
+    return attend

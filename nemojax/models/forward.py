@@ -1,0 +1,242 @@
+"""The model as pure functions: `init`, `logits`, `token_log_probs`, `rewards`.
+
+Each forward function is one `shard_map` over `data, pipe, tensor` around plain
+local code, so one CPU device and a pod run the same program. Losses are arithmetic
+on the results and never appear here.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from nemojax.models import attention, heads, layers, partition
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import collectives
+from nemojax.parallel import mesh as meshes
+
+BATCH = PartitionSpec("data")
+
+# What a layer keeps for the backward pass; everything else is computed again.
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "mlp_preactivation": jax.checkpoint_policies.save_only_these_names(
+        "mlp_preactivation"
+    ),
+}
+
+
+def init(config: ModelConfig, key: jax.Array, *, num_attributes: int = 0):
+    """Fresh float32 parameters, the global tree, with layers stacked on axis 0.
+
+    Args:
+      config: sizes.
+      key: PRNG key.
+      num_attributes: outputs of a reward head beside the LM head; 0 for none.
+
+    Returns:
+      `{"embedding", "layers", "final_norm", "lm_head"[, "reward_head"]}`. Call it
+      under `jax.eval_shape` to count parameters of any size.
+    """
+    keys = jax.random.split(key, 3)
+    x_BSD = jnp.zeros((1, 1, config.d_model), jnp.float32)
+    positions = jnp.zeros((1, 1), jnp.int32)
+
+    def init_layer(layer_key):
+        layer = layers.DecoderLayer(config)
+        return layer.init(layer_key, x_BSD, positions, lambda q, k, v: (q, None))
+
+    def params_of(module, module_key, *args):
+        return module.init(module_key, *args)["params"]
+
+    params = {
+        "embedding": params_of(heads.Embedding(config), keys[0], positions),
+        "layers": jax.vmap(init_layer)(jax.random.split(keys[1], config.num_layers))[
+            "params"
+        ],
+        "final_norm": params_of(layers.LayerNorm1P(config.norm_epsilon), key, x_BSD),
+        "lm_head": params_of(heads.LanguageModelHead(config), keys[2], x_BSD),
+    }
+    if num_attributes:
+        head = heads.RewardHead(config.d_model, num_attributes)
+        params["reward_head"] = params_of(head, key, x_BSD[0])
+    return params
+
+
+def param_count(params) -> int:
+    """Number of parameters in a tree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def logits(
+    config: ModelConfig, params, tokens, *, positions=None, segment_ids=None, mesh=None
+) -> jax.Array:
+    """Next-token logits, float32 [B, S, V]; for tests and small models.
+
+    Args: as `token_log_probs`.
+    """
+
+    def local(params, tokens, positions, segment_ids):
+        x_BSD = hidden_states(config, params, tokens, positions, segment_ids)
+        x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
+        return _head(config, params, x_BSD)
+
+    out_spec = PartitionSpec("data", None, "tensor")
+    return _sharded(local, mesh, params, out_spec)(
+        params, *_defaults(tokens, positions, segment_ids)
+    )
+
+
+def token_log_probs(
+    config: ModelConfig,
+    params,
+    tokens,
+    *,
+    positions=None,
+    segment_ids=None,
+    mesh: Mesh | None = None,
+    remat: str = "none",
+) -> jax.Array:
+    """Log-probability of each token given the earlier tokens of its segment.
+
+    Args:
+      config: sizes.
+      params: as `init` makes them.
+      tokens: int32 [B, S].
+      positions: int32 [B, S]; default 0..S-1 in each row.
+      segment_ids: int32 [B, S]; tokens attend within equal ids only; default: one
+        segment a row. Id 0 is padding.
+      mesh: default: one device. B must divide over `data`, S over `tensor`.
+      remat: a name of `REMAT_POLICIES`.
+
+    Returns:
+      float32 [B, S], aligned with `tokens`: entry t is log p(token t | before t),
+      and 0 where a segment starts, since nothing predicts its first token.
+    """
+
+    def local(params, tokens, positions, segment_ids):
+        x_BSD = hidden_states(config, params, tokens, positions, segment_ids, remat)
+        x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
+        B, S, D = x_BSD.shape
+        targets = jnp.roll(tokens, -1, axis=1)
+        head = heads.LanguageModelHead(config)
+        log_probs_N = head.apply(
+            {"params": params["lm_head"]},
+            x_BSD.reshape(B * S, D),
+            targets.reshape(B * S),
+            method="log_probs",
+        )
+        log_probs = jnp.roll(log_probs_N.reshape(B, S), 1, axis=1)
+        continues = segment_ids == jnp.roll(segment_ids, 1, axis=1)
+        return jnp.where(continues & (jnp.arange(S) > 0), log_probs, 0.0)
+
+    return _sharded(local, mesh, params, BATCH)(
+        params, *_defaults(tokens, positions, segment_ids)
+    )
+
+
+def rewards(
+    config: ModelConfig,
+    params,
+    tokens,
+    *,
+    positions=None,
+    segment_ids=None,
+    mesh: Mesh | None = None,
+    remat: str = "none",
+) -> jax.Array:
+    """Attribute values at every token (340B report, section 3.1).
+
+    The reward of a response is the row of values at its end token; `pick` reads it.
+
+    Args: as `token_log_probs`; `params` must hold a reward head.
+
+    Returns:
+      float32 [B, S, K].
+    """
+
+    def local(params, tokens, positions, segment_ids):
+        x_BSD = hidden_states(config, params, tokens, positions, segment_ids, remat)
+        kernel = params["reward_head"]["kernel"]
+        head = heads.RewardHead(kernel.shape[0], kernel.shape[1])
+        return head.apply({"params": params["reward_head"]}, x_BSD)
+
+    return _sharded(local, mesh, params, PartitionSpec("data", "tensor"))(
+        params, *_defaults(tokens, positions, segment_ids)
+    )
+
+
+def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
+    """The values [N, K] at flat token indices `b * S + t`."""
+    return values_BSK.reshape(-1, values_BSK.shape[-1])[last_token_N]
+
+
+def hidden_states(
+    config: ModelConfig, params, tokens, positions, segment_ids, remat: str = "none"
+) -> jax.Array:
+    """Final-norm hidden states, inside a `shard_map`: [B, S / tensor, D] local.
+
+    Raises:
+      ValueError: an unknown remat policy.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"unknown remat {remat!r}; one of {', '.join(REMAT_POLICIES)}")
+    attend = attention.causal_attend(segment_ids)
+    layer = layers.DecoderLayer(config)
+
+    def run_layer(x_BSD, layer_params):
+        y, _ = layer.apply({"params": layer_params}, x_BSD, positions, attend)
+        return y, None
+
+    if REMAT_POLICIES[remat] is not None:
+        run_layer = jax.checkpoint(run_layer, policy=REMAT_POLICIES[remat])
+    x_BSD = embed(config, params, tokens)
+    x_BSD, _ = jax.lax.scan(run_layer, x_BSD, params["layers"])
+    return final_norm(config, params, x_BSD)
+
+
+def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True):
+    """Token embeddings inside a `shard_map`, split over `tensor` along S or whole."""
+    x_BSD = heads.Embedding(config).apply({"params": params["embedding"]}, tokens)
+    if sequence_parallel:
+        return collectives.reduce_scatter(x_BSD, "tensor", 1)
+    return collectives.all_reduce(x_BSD, "tensor")
+
+
+def final_norm(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
+    """The LayerNorm before the heads."""
+    norm = layers.LayerNorm1P(config.norm_epsilon)
+    return norm.apply({"params": params["final_norm"]}, x_BSD)
+
+
+def _head(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
+    head = heads.LanguageModelHead(config)
+    return head.apply({"params": params["lm_head"]}, x_BSD)
+
+
+def _defaults(tokens, positions, segment_ids):
+    tokens = jnp.asarray(tokens)
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    if segment_ids is None:
+        segment_ids = jnp.ones_like(tokens)
+    return tokens, jnp.asarray(positions), jnp.asarray(segment_ids)
+
+
+def _sharded(local: Callable, mesh: Mesh | None, params, out_spec):
+    """`local` under one fully manual `shard_map`, batch over `data`."""
+    mesh = mesh or _one_device()
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(partition.param_specs(params), *(BATCH,) * 3),
+        out_specs=out_spec,
+    )
+
+
+@functools.cache
+def _one_device() -> Mesh:
+    return meshes.make_mesh()

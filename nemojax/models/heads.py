@@ -1,0 +1,118 @@
+"""What stands before and after the layers: embedding, LM head, reward head."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from nemojax.models import layers
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import collectives
+
+
+class Embedding(nn.Module):
+    """Vocabulary-parallel input embedding.
+
+    Call: `tokens_BS -> partial sums [B, S, D]` in the compute dtype; each device
+    contributes the rows that it holds.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens_BS: jax.Array) -> jax.Array:
+        c = self.config
+        rows = layers.local_size("vocab_size", c.vocab_size)
+        shape = (rows, c.d_model)
+        init = nn.initializers.normal(c.init_std)
+        table = self.param("table", init, shape, jnp.float32)
+        local = tokens_BS - collectives.axis_index("tensor") * rows
+        inside = (local >= 0) & (local < rows)
+        vectors = jnp.take(table, jnp.clip(local, 0, rows - 1), axis=0)
+        return jnp.where(inside[..., None], vectors, 0).astype(c.compute_dtype)
+
+
+class LanguageModelHead(nn.Module):
+    """Vocabulary-parallel LM head with cross-entropy fused into it."""
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        rows = layers.local_size("vocab_size", c.vocab_size)
+        init = nn.initializers.normal(c.init_std)
+        self.kernel = self.param("kernel", init, (rows, c.d_model), jnp.float32)
+
+    def __call__(self, x_BSD: jax.Array) -> jax.Array:
+        """Logits of this device's vocabulary rows, float32 [B, S, V / tensor]."""
+        kernel = self.kernel.astype(x_BSD.dtype)
+        return jnp.einsum(
+            "bsd,vd->bsv", x_BSD, kernel, preferred_element_type=jnp.float32
+        )
+
+    def log_probs(self, x_ND: jax.Array, targets_N: jax.Array) -> jax.Array:
+        """float32 [N] log-probabilities of `targets_N`, without [N, V] logits.
+
+        The vocabulary is walked in chunks with a running log-sum-exp, and each
+        chunk's logits are computed again in the backward pass, so that memory grows
+        with N * vocab_chunk and not with N * V.
+        """
+        c = self.config
+        rows = self.kernel.shape[0]
+        chunk = min(c.vocab_chunk, rows)
+        chunks = -(-rows // chunk)
+        kernel = jnp.pad(self.kernel, ((0, chunks * chunk - rows), (0, 0)))
+        kernel = kernel.astype(x_ND.dtype).reshape(chunks, chunk, c.d_model)
+        local = targets_N - collectives.axis_index("tensor") * rows
+
+        def walk(carry, kernel_and_start):
+            peak_N, total_N, picked_N = carry
+            kernel_CD, start = kernel_and_start
+            logits = jnp.einsum(
+                "nd,cd->nc", x_ND, kernel_CD, preferred_element_type=jnp.float32
+            )
+            column = start + jnp.arange(chunk)
+            logits = jnp.where(column < rows, logits, -1e30)
+            highest = jax.lax.stop_gradient(logits.max(-1))
+            new_peak = jnp.maximum(peak_N, highest)
+            total_N = total_N * jnp.exp(peak_N - new_peak)
+            total_N += jnp.exp(logits - new_peak[:, None]).sum(-1)
+            hit = column == local[:, None]
+            picked_N += jnp.where(hit, logits, 0.0).sum(-1)
+            return (new_peak, total_N, picked_N), None
+
+        # Zeros that depend on x and the kernel carry the right device-varying type.
+        zero_N = (x_ND[:, 0] * kernel[0, 0, 0]).astype(jnp.float32) * 0.0
+        start = (jax.lax.stop_gradient(zero_N) - 1e30, zero_N, zero_N)
+        starts = jnp.arange(chunks) * chunk
+        if chunks == 1:
+            (peak_N, total_N, picked_N), _ = walk(start, (kernel[0], starts[0]))
+        else:
+            (peak_N, total_N, picked_N), _ = jax.lax.scan(
+                jax.checkpoint(walk), start, (kernel, starts)
+            )
+        highest_N = collectives.all_reduce_max(
+            jax.lax.stop_gradient(peak_N), "tensor"
+        )
+        total_N = total_N * jnp.exp(peak_N - highest_N)
+        total_N = collectives.all_reduce(total_N, "tensor")
+        picked_N = collectives.all_reduce(picked_N, "tensor")
+        return picked_N - highest_N - jnp.log(total_N)
+
+
+class RewardHead(nn.Module):
+    """Linear head with bias on a hidden state: one float32 value per attribute.
+
+    Attributes:
+      d_model: width of the hidden state.
+      num_attributes: outputs; five in the report (section 3.1).
+    """
+
+    d_model: int
+    num_attributes: int = 5
+
+    @nn.compact
+    def __call__(self, x_ND: jax.Array) -> jax.Array:
+        shape = (self.d_model, self.num_attributes)
+        kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+        return x_ND.astype(jnp.float32) @ kernel + bias

@@ -1,0 +1,144 @@
+"""The decoder's Flax Linen modules, written with local (per-device) sizes.
+
+Inside a `shard_map` over `data, pipe, tensor` each module sees its shard of the
+parameters and of the activations; outside of one, where `init` runs, every axis has
+size 1 and the same code builds the global parameters. The residual stream is split
+over `tensor` along the sequence: a layer gathers it before its matrices and scatters
+the sum after them, twice.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from nemojax.models import attention
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import collectives
+
+
+def local_size(config_name: str, size: int) -> int:
+    """`size` divided over the tensor axis.
+
+    Raises:
+      ValueError: the axis does not divide it.
+    """
+    shards = collectives.axis_size("tensor")
+    if size % shards:
+        raise ValueError(f"{config_name}={size} does not divide over tensor={shards}")
+    return size // shards
+
+
+class LayerNorm1P(nn.Module):
+    """LayerNorm with bias whose stored weight is the scale minus one.
+
+    Statistics in float32, result in the input's dtype. Storing gamma - 1 means that
+    weight decay pulls the scale towards one and that zeros are the right start.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        weight = self.param("weight", nn.initializers.zeros, (width,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        return (normed * (1.0 + weight) + bias).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions; `attend` holds the mask or cache.
+
+    Call: `(x_BSD, positions_BS, attend) -> (y_BSD, what attend handed back)`, with
+    `x_BSD` gathered over the sequence and `y_BSD` a partial sum over `tensor`.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
+    ) -> tuple[jax.Array, Any]:
+        c = self.config
+        dtype = x_BSD.dtype
+        heads = local_size("num_heads", c.num_heads)
+        kv_heads = local_size("num_kv_heads", c.num_kv_heads)
+        plain = nn.initializers.normal(c.init_std)
+        scaled = nn.initializers.normal(c.init_std / (2 * c.num_layers) ** 0.5)
+
+        def project(name: str, count: int) -> jax.Array:
+            shape = (c.d_model, count * c.head_dim)
+            kernel = self.param(name, plain, shape, jnp.float32)
+            y = x_BSD @ kernel.astype(dtype)
+            return y.reshape(*y.shape[:2], count, c.head_dim)
+
+        def rotate(x_BSHK: jax.Array) -> jax.Array:
+            return attention.rotary(x_BSHK, positions_BS, c.rotary_dim, c.rope_theta)
+
+        q = checkpoint_name(rotate(project("query", heads)), "qkv")
+        k = checkpoint_name(rotate(project("key", kv_heads)), "qkv")
+        v = checkpoint_name(project("value", kv_heads), "qkv")
+        mixed, handed_back = attend(q, k, v)
+        mixed = checkpoint_name(mixed, "attention")
+        mixed = mixed.reshape(*mixed.shape[:2], heads * c.head_dim)
+        out = self.param("output", scaled, (heads * c.head_dim, c.d_model), jnp.float32)
+        return mixed @ out.astype(dtype), handed_back
+
+
+class SquaredReluMlp(nn.Module):
+    """`down(relu(up(x)) ** 2)` without bias; the result is a partial sum."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BSD: jax.Array) -> jax.Array:
+        c = self.config
+        d_ff = local_size("d_ff", c.d_ff)
+        plain = nn.initializers.normal(c.init_std)
+        scaled = nn.initializers.normal(c.init_std / (2 * c.num_layers) ** 0.5)
+        up = self.param("up", plain, (c.d_model, d_ff), jnp.float32)
+        down = self.param("down", scaled, (d_ff, c.d_model), jnp.float32)
+        hidden = checkpoint_name(x_BSD @ up.astype(x_BSD.dtype), "mlp_preactivation")
+        return jnp.square(jax.nn.relu(hidden)) @ down.astype(x_BSD.dtype)
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm layer on the residual stream.
+
+    Attributes:
+      config: sizes.
+      sequence_parallel: the residual stream is split over `tensor` along the
+        sequence (training); otherwise it is whole on every device (decoding).
+    """
+
+    config: ModelConfig
+    sequence_parallel: bool = True
+
+    def _gather(self, x: jax.Array) -> jax.Array:
+        return collectives.all_gather(x, "tensor", 1) if self.sequence_parallel else x
+
+    def _reduce(self, x: jax.Array) -> jax.Array:
+        if self.sequence_parallel:
+            return collectives.reduce_scatter(x, "tensor", 1)
+        return collectives.all_reduce(x, "tensor")
+
+    @nn.compact
+    def __call__(
+        self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
+    ) -> tuple[jax.Array, Any]:
+        epsilon = self.config.norm_epsilon
+        y = self._gather(LayerNorm1P(epsilon, name="attention_norm")(x_BSD))
+        y, handed_back = Attention(self.config, name="attention")(
+            y, positions_BS, attend
+        )
+        x_BSD = x_BSD + self._reduce(y)
+        y = self._gather(LayerNorm1P(epsilon, name="mlp_norm")(x_BSD))
+        return x_BSD + self._reduce(
+            SquaredReluMlp(self.config, name="mlp")(y)
+        ), handed_back

@@ -1,0 +1,1 @@
+"""The mesh, the collectives that layers use, and the pipeline schedules."""

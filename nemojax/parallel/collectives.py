@@ -1,0 +1,55 @@
+"""The collectives that layers use, by mesh-axis name.
+
+A layer is written once, with local (per-device) sizes. Outside of a `shard_map`,
+where no axis name is bound, an axis has size 1 and its collectives are identities:
+that is how `init` builds the global parameter tree with the same modules.
+"""
+
+import jax
+from jax import lax
+
+
+def axis_size(axis: str) -> int:
+    """Number of devices along a mesh axis; 1 where the axis is not bound."""
+    try:
+        return lax.axis_size(axis)
+    except NameError:
+        return 1
+
+
+def axis_index(axis: str) -> jax.Array | int:
+    """This device's coordinate along a mesh axis; 0 where the axis is not bound."""
+    try:
+        return lax.axis_index(axis)
+    except NameError:
+        return 0
+
+
+def all_gather(x: jax.Array, axis: str, dim: int) -> jax.Array:
+    """Concatenates the shards of `x` along `dim` on every device of the axis."""
+    if axis_size(axis) == 1:
+        return x
+    return lax.all_gather(x, axis, axis=dim, tiled=True)
+
+
+def reduce_scatter(x: jax.Array, axis: str, dim: int) -> jax.Array:
+    """Sums `x` over the axis and leaves each device its own slice of `dim`."""
+    if axis_size(axis) == 1:
+        return x
+    return lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True)
+
+
+def all_reduce(x: jax.Array, axis: str) -> jax.Array:
+    """Sums `x` over the axis; kept for size 1, where it only marks `x` as equal."""
+    try:
+        return lax.psum(x, axis)
+    except NameError:
+        return x
+
+
+def all_reduce_max(x: jax.Array, axis: str) -> jax.Array:
+    """Maximum of `x` over the axis. Carries no gradient: stop it before the call."""
+    try:
+        return lax.pmax(x, axis)
+    except NameError:
+        return x

@@ -1,0 +1,51 @@
+"""The device mesh: three named axes that every forward function is written for."""
+
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "pipe", "tensor")
+
+
+def make_mesh(
+    data: int = 1,
+    pipe: int = 1,
+    tensor: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh with the axes `data, pipe, tensor` (slowest network first).
+
+    Axes of size 1 are kept, so that one device runs the same program as a cluster.
+
+    Args:
+      data: number of model replicas, each with its own part of the batch.
+      pipe: number of pipeline stages.
+      tensor: number of devices that share each matrix.
+      devices: the devices to use; default: the first `data * pipe * tensor`.
+
+    Raises:
+      ValueError: an axis size below 1, or fewer devices than the axes ask for.
+    """
+    sizes = (data, pipe, tensor)
+    if min(sizes) < 1:
+        raise ValueError(f"mesh axis sizes must be at least 1, got {sizes}")
+    available = list(jax.devices() if devices is None else devices)
+    wanted = data * pipe * tensor
+    if wanted > len(available):
+        raise ValueError(
+            f"mesh {dict(zip(AXES, sizes, strict=True))} needs {wanted} devices, "
+            f"{len(available)} are present"
+        )
+    return jax.make_mesh(
+        sizes,
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=available[:wanted],
+    )
+
+
+def sharding(mesh: Mesh, *axes: str | tuple[str, ...] | None) -> NamedSharding:
+    """The sharding of one array: `axes[i]` names the mesh axes that split dim i."""
+    return NamedSharding(mesh, PartitionSpec(*axes))

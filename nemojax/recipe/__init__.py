@@ -1,0 +1,1 @@
+"""The stages of the whole recipe, each built from the packages below."""

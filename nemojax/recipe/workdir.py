@@ -1,0 +1,166 @@
+"""A run's folder: its configuration, its lock, and stages that finish once.
+
+A stage writes into `<name>.partial` and is renamed to `<name>` when it is done, so a
+folder without that ending is a finished stage whatever killed the process. Run again,
+the same configuration continues at the first unfinished stage; another one is refused.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+RESULT = "result.json"
+CONFIGURATION = "configuration.json"
+
+
+class WorkdirError(ValueError):
+    """A work folder that cannot be used; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOutput:
+    """A finished stage.
+
+    Attributes:
+      name: the stage.
+      directory: its files.
+      result: what it returned, as JSON gives it back.
+      seconds: wall-clock time it took, over all attempts that left their time.
+    """
+
+    name: str
+    directory: Path
+    result: dict[str, Any]
+    seconds: float
+
+
+class Workdir:
+    """The folder of one run; locked while this object is open."""
+
+    def __init__(self, path: str | Path, configuration: dict[str, Any]):
+        """Opens or creates the folder.
+
+        Raises:
+          WorkdirError: the folder holds a run of another configuration or something
+            else, or another process is using it. Nothing is changed then.
+        """
+        self.path = Path(path).absolute()
+        self.configuration = json.loads(json.dumps(configuration))
+        if self.path.exists() and not self.path.is_dir():
+            raise WorkdirError(f"{self.path} is a file: give --workdir a folder")
+        self._check_configuration()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        stored = self.path / CONFIGURATION
+        if not stored.exists():
+            write_json(stored, self.configuration)
+
+    def _check_configuration(self) -> None:
+        stored = self.path / CONFIGURATION
+        if not stored.exists():
+            foreign = self.path.exists() and any(
+                entry.name != ".lock" for entry in self.path.iterdir()
+            )
+            if foreign:
+                raise WorkdirError(
+                    f"{self.path} is not empty and holds no run: choose another "
+                    "--workdir"
+                )
+            return
+        try:
+            before = json.loads(stored.read_text())
+        except ValueError as error:
+            raise WorkdirError(f"{stored} cannot be read ({error})") from error
+        keys = sorted(before.keys() | self.configuration.keys())
+        changed = [k for k in keys if before.get(k) != self.configuration.get(k)]
+        if changed:
+            key = changed[0]
+            raise WorkdirError(
+                f"{self.path} holds a run with another configuration "
+                f"({key}: {before.get(key)!r} there, {self.configuration.get(key)!r} "
+                f"now{_and_more(changed)}): choose another --workdir, or remove it"
+            )
+
+    def _take_lock(self) -> IO[str]:
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise WorkdirError(
+                f"{self.path} is in use by another process: wait for it, or choose "
+                "another --workdir"
+            ) from None
+        return lock
+
+    def stage(
+        self, name: str, run: Callable[[Path], dict[str, Any]]
+    ) -> StageOutput:
+        """Runs a stage, or reads what it left if it is finished.
+
+        Args:
+          name: a file name; stages of a run have different names.
+          run: gets the folder to write to and returns a JSON object. It may find
+            there what an interrupted attempt left.
+        """
+        finished = self.path / name
+        partial = self.path / f"{name}.partial"
+        if not finished.exists():
+            partial.mkdir(exist_ok=True)
+            clock = _Clock(partial / ".seconds")
+            result = run(partial)
+            write_json(
+                partial / RESULT, {"result": result, "seconds": clock.total()}
+            )
+            os.rename(partial, finished)
+        stored = json.loads((finished / RESULT).read_text())
+        return StageOutput(name, finished, stored["result"], stored["seconds"])
+
+    def close(self) -> None:
+        """Releases the lock."""
+        self._lock.close()
+
+
+class _Clock:
+    """Seconds over several attempts at one stage."""
+
+    def __init__(self, path: Path):
+        self.start = time.monotonic()
+        self.path = path
+        try:
+            self.before = float(path.read_text())
+        except (OSError, ValueError):
+            self.before = 0.0
+
+    def total(self) -> float:
+        self.path.unlink(missing_ok=True)
+        return round(self.before + time.monotonic() - self.start, 2)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is either the old one or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def remove_stages(workdir: Path, names: list[str]) -> None:
+    """Removes finished and partial stages, so that they run again."""
+    for name in names:
+        for folder in (workdir / name, workdir / f"{name}.partial"):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def _and_more(changed: list[str]) -> str:
+    return f"; also {', '.join(changed[1:])}" if len(changed) > 1 else ""

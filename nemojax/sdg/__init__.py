@@ -1,0 +1,1 @@
+"""Synthetic data generation: prompts, dialogues, preferences, judges."""

@@ -1,0 +1,31 @@
+"""A task as the stages of data generation see it.
+
+Any object with a family and a prompt will do: the embedded world's tasks, rows of a
+benchmark, prompts that a model wrote.
+"""
+
+from typing import Protocol
+
+from nemojax.data.records import Conversation
+
+
+class Item(Protocol):
+    """Something to answer: `prompt` is one user message or a whole conversation."""
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def prompt(self) -> str | Conversation: ...
+
+
+def conversation(item: Item) -> Conversation:
+    """The item's prompt as a conversation that ends with a user turn."""
+    if isinstance(item.prompt, Conversation):
+        return item.prompt
+    return Conversation.of(item.prompt)
+
+
+def answered(item: Item, text: str) -> Conversation:
+    """The item's prompt with `text` as the assistant's answer."""
+    return conversation(item).with_response(text)

@@ -1,0 +1,1 @@
+"""What trains a model: optimizer, the one step, the one loop, checkpoints."""

@@ -1,0 +1,135 @@
+"""The one training loop."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nemojax.models import partition
+from nemojax.training import checkpoints as ckpt
+from nemojax.training import metrics, optimizer
+from nemojax.training.step import TrainState, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """What a run needs besides the batches.
+
+    Attributes:
+      name: shown in the progress line.
+      optimizer: AdamW and the schedule.
+      directory: holds `metrics.jsonl` and `checkpoints/`.
+      mesh: where it runs.
+      checkpoint_every: steps between checkpoints; 0: none.
+    """
+
+    name: str
+    optimizer: optimizer.OptimizerConfig
+    directory: Path
+    mesh: Mesh
+    checkpoint_every: int = 0
+
+
+def train(
+    run: TrainingRun, params: Any, train_step: Any, batches: Sequence[Any]
+) -> tuple[Any, list[dict[str, float]]]:
+    """Takes one step per batch, from the newest checkpoint if there is one.
+
+    The batches are indexed by the step, so a resumed run sees exactly what an
+    uninterrupted one sees. Metrics are fetched one step late: the device never waits
+    for the host.
+
+    Args:
+      run: settings.
+      params: the starting parameters; not changed.
+      train_step: as `step.make_train_step` compiles it.
+      batches: `batches[k]` is the batch of step k, a pytree of numpy arrays whose
+        first dim is split over `data` where the mesh divides it.
+
+    Returns:
+      The parameters after the last step, and one row of metrics a step.
+
+    Raises:
+      FloatingPointError: the loss is not finite; names the step.
+    """
+    params = jax.device_put(params, partition.param_shardings(params, run.mesh))
+    state = init_state(params, optimizer.make_optimizer(run.optimizer))
+    state = jax.device_put(state, _state_shardings(state, run.mesh))
+    saved = None
+    if run.checkpoint_every:
+        saved = ckpt.Checkpoints(run.directory / "checkpoints")
+        if saved.latest_step() is not None:
+            state = saved.restore(state)
+    done = int(state.step)
+    log = metrics.MetricsLog(run.directory / "metrics.jsonl", done)
+    try:
+        state = _steps(run, state, train_step, batches, done, log, saved)
+    finally:
+        log.close()
+        if saved is not None:
+            saved.close()
+    return state.params, metrics.read_metrics(log.path)
+
+
+def _steps(run, state: TrainState, train_step, batches, done: int, log, saved):
+    total = len(batches)
+    progress = metrics.Progress(run.name, total)
+    pending = None
+    for k in range(done, total):
+        rate = optimizer.learning_rate(run.optimizer, k, total)
+        started = time.monotonic()
+        batch = jax.tree.map(lambda leaf: _place(leaf, run.mesh), batches[k])
+        state, scalars = train_step(state, batch, np.float32(rate))
+        if pending is not None:
+            _report(pending, log, progress)
+        pending = (k + 1, rate, started, scalars)
+        if saved is not None and (k + 1) % run.checkpoint_every == 0 and k + 1 < total:
+            _report(pending, log, progress)
+            pending = None
+            saved.save(k + 1, state)
+    if pending is not None:
+        _report(pending, log, progress)
+    return state
+
+
+def _report(pending, log: metrics.MetricsLog, progress: metrics.Progress) -> None:
+    step, rate, started, scalars = pending
+    row = {name: float(value) for name, value in jax.device_get(scalars).items()}
+    if not np.isfinite(row["loss"]):
+        raise FloatingPointError(f"{progress.name}: loss {row['loss']} at step {step}")
+    seconds = time.monotonic() - started
+    log.write({"step": step, "learning_rate": rate, "seconds": seconds, **row})
+    progress.show(step, f"loss {row['loss']:.4f}")
+
+
+def _place(leaf: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Rows over `data` where they divide; everything else on every device."""
+    leaf = np.asarray(leaf)
+    rows = leaf.ndim >= 2 and leaf.shape[0] % mesh.shape["data"] == 0
+    spec = PartitionSpec("data") if rows else PartitionSpec()
+    return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+
+def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Moments live where their parameters live; scalars on every device."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    shardings = partition.param_shardings(state.params, mesh)
+    by_structure = jax.tree.structure(state.params)
+
+    def place(node):
+        if jax.tree.structure(node) == by_structure:
+            return shardings
+        return jax.tree.map(lambda _: everywhere, node)
+
+    opt_state = jax.tree.map(
+        place,
+        state.opt_state,
+        is_leaf=lambda node: jax.tree.structure(node) == by_structure,
+    )
+    return TrainState(shardings, opt_state, everywhere)
+

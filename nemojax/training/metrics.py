@@ -1,0 +1,91 @@
+"""What a run tells: `metrics.jsonl`, the progress line, the time left."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a step, flushed as it comes.
+
+    Re-opened by a resumed run, it drops the lines at or after `start_step` (and a
+    torn last line), so that each step stands there once.
+    """
+
+    def __init__(self, path: Path, start_step: int = 0):
+        self.path = path
+        kept = [row for row in read_metrics(path) if row["step"] <= start_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replacement = path.with_suffix(".tmp")
+        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(replacement, path)
+        self._file = path.open("a")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends one step."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; empty if it is missing; a torn last line is left."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """One line of progress: rewritten in a terminal, every 10 % elsewhere."""
+
+    def __init__(self, name: str, total: int, stream: IO[str] | None = None):
+        self.name = name
+        self.total = max(1, total)
+        self.stream = stream or sys.stderr
+        self.start = time.monotonic()
+        self.first: int | None = None
+        self._shown = 0.0
+        self._tenth = -1
+
+    def show(self, done: int, text: str = "") -> None:
+        """Reports `done` of the total, with the time left, at most 5 times a second."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.start = done, now
+        terminal = self.stream.isatty()
+        tenth = 10 * done // self.total
+        due = now - self._shown > 0.2 if terminal else tenth != self._tenth
+        if not due and done < self.total:
+            return
+        self._shown, self._tenth = now, tenth
+        steps = done - self.first
+        left = (now - self.start) / steps * (self.total - done) if steps else None
+        eta = f"{format_seconds(left)} left" if left is not None else ""
+        line = f"{self.name:<16} {done:>6}/{self.total} {text}  {eta}"
+        if terminal:
+            end = "\n" if done >= self.total else ""
+            self.stream.write(f"\r\x1b[2K{line}{end}")
+        else:
+            self.stream.write(line.rstrip() + "\n")
+        self.stream.flush()
+
+
+def format_seconds(seconds: float) -> str:
+    """`75` -> "1m15s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

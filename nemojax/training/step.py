@@ -1,0 +1,86 @@
+"""The one train step: any objective, micro-batches, one global division."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# (params, batch) -> (loss_sum, weight, {name: (sum, weight)})
+Objective = Callable[[Any, Any], tuple[jax.Array, jax.Array, dict[str, Any]]]
+
+
+class TrainState(NamedTuple):
+    """What a training run is: parameters, optimizer state, steps done (int32)."""
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+
+
+def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step. Copies `params`, since steps donate them."""
+    params = jax.tree.map(jnp.copy, params)
+    opt_state = jax.jit(optimizer.init)(params)
+    return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    micro_batches: int = 1,
+):
+    """Compiles `(state, batch, learning_rate) -> (state, metrics)`.
+
+    The objective gives sums and weights. They are added over the whole batch and
+    divided once, so that the result does not depend on micro-batches, packing or
+    padding. Gradients accumulate in float32. The state is donated.
+
+    Args:
+      objective: the loss of a batch.
+      optimizer: as `make_optimizer` makes it.
+      micro_batches: the leading dim of every leaf of a batch; the parts run one
+        after the other. 1: batches come without that dim.
+
+    Returns:
+      The compiled step. Metrics: `loss`, `grad_norm`, `weight` and the objective's
+      own, all scalars on the device.
+    """
+
+    def sums(params, batch):
+        loss_sum, weight, metrics = objective(params, batch)
+        metrics = {"loss": (loss_sum, weight), **metrics}
+        return loss_sum, (weight, metrics)
+
+    gradient = jax.value_and_grad(sums, has_aux=True)
+
+    def accumulated(params, batch):
+        if micro_batches == 1:
+            return gradient(params, batch)
+        part = jax.tree.map(lambda leaf: leaf[0], batch)
+        shapes = jax.eval_shape(gradient, params, part)
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+        return jax.lax.scan(add, zeros, batch)[0]
+
+    def train_step(state: TrainState, batch, learning_rate):
+        (_, (weight, metrics)), grads = accumulated(state.params, batch)
+        scale = 1.0 / jnp.maximum(weight, 1e-9)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32) * scale, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(
+            lambda p, u: p - learning_rate * u, state.params, updates
+        )
+        scalars = {
+            name: total / jnp.maximum(count, 1e-9)
+            for name, (total, count) in metrics.items()
+        }
+        scalars |= {"grad_norm": optax.global_norm(grads), "weight": weight}
+        return TrainState(params, opt_state, state.step + 1), scalars
+
+    return jax.jit(train_step, donate_argnums=0)

@@ -1,0 +1,149 @@
+import pytest
+
+from nemojax.data import fields, formats
+from nemojax.data.conversation_formats import FORMATS
+from nemojax.data.records import Conversation, Message
+
+CHAT = [{"from": "User", "value": "q"}, {"from": "Assistant", "value": "a"}]
+SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+MESSAGES = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+# One row of each format; all say the same.
+ROWS = {
+    "nemo_chat": {"system": "", "mask": "User", "conversations": CHAT},
+    "sharegpt": {"conversations": SHAREGPT, "tools": "[]"},
+    "messages": {"messages": MESSAGES},
+    "openmathinstruct": {"problem": "q", "generated_solution": "a", "solution": "b"},
+    "math": {"problem": "q", "solution": "a", "level": "Level 1"},
+    "alpaca": {"instruction": "q", "input": "", "output": "a"},
+    "gsm8k": {"question": "q", "answer": "a"},
+    "prompt_response": {"prompt": "q", "response": "a"},
+    "prompt_completion": {"prompt": "q", "completion": "a"},
+    "input_output": {"input": "q", "output": "a"},
+    "mbpp": {"text": "q", "code": "a", "test_list": []},
+}
+
+SINGLE_TURN = sorted(set(ROWS) - {"nemo_chat", "sharegpt", "messages"})
+
+
+def parse(row):
+    return next(entry for entry in FORMATS if entry.recognises(row)).parse(row)
+
+
+def rejection(row):
+    with pytest.raises(fields.Reject) as caught:
+        parse(row)
+    return caught.value.field, caught.value.reason
+
+
+def test_every_format_has_a_row_here():
+    assert set(ROWS) == {entry.name for entry in FORMATS}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_format_is_told_from_the_others(name):
+    assert formats.detect(ROWS[name]) == name
+
+
+@pytest.mark.parametrize("name", sorted(set(ROWS) - {"mbpp"}))
+def test_all_formats_give_the_same_conversation(name):
+    assert parse(ROWS[name]) == Conversation.of("q", "a")
+
+
+def test_mbpp_lists_setup_and_tests_and_has_unix_lines():
+    row = {
+        "text": "Add two numbers.",
+        "code": "def add(a, b): \r\n\treturn a + b",
+        "test_setup_code": "x = 1\r\ny = 2",
+        "test_list": ["assert add(1, 2) == 3", "assert add(x, y) == 3"],
+    }
+    conversation = parse(row)
+    prompt = conversation.messages[0].content
+    assert prompt.startswith("Add two numbers.\n")
+    assert prompt.endswith(
+        "\nx = 1\ny = 2\nassert add(1, 2) == 3\nassert add(x, y) == 3"
+    )
+    assert conversation.last_response == "def add(a, b): \n\treturn a + b"
+
+
+def test_alpaca_appends_the_input_and_may_have_a_system_message():
+    row = {"instruction": "Sort.", "input": "3 1 2", "output": "1 2 3", "system": "s"}
+    assert parse(row) == Conversation.of("Sort.\n\n3 1 2", "1 2 3", "s")
+    assert parse(row | {"input": None}) == Conversation.of("Sort.", "1 2 3", "s")
+
+
+def test_system_messages_come_from_beside_or_inside_the_turns():
+    expected = Conversation.of("q", "a", "s")
+    beside = {"conversations": SHAREGPT, "system": "s"}
+    inside = {"conversations": [{"from": "system", "value": "s"}, *SHAREGPT]}
+    messages = [{"role": "system", "content": "s"}, *MESSAGES]
+    assert parse(beside) == parse(inside) == parse({"messages": messages}) == expected
+
+
+def test_placeholders_stay_text():
+    row = {"instruction": "Who?", "input": "", "output": "{{name}} of {{author}}"}
+    assert parse(row).last_response == "{{name}} of {{author}}"
+
+
+def test_labels_of_turns_are_ignored():
+    turns = [CHAT[0], CHAT[1] | {"label": "helpfulness:4"}]
+    row = ROWS["nemo_chat"] | {"conversations": turns, "type": "VALUE_TO_TEXT"}
+    assert parse(row) == Conversation.of("q", "a")
+
+
+@pytest.mark.parametrize("mask", ["User", "System,User", "user"])
+def test_masks_that_hide_the_user_are_the_usual(mask):
+    assert parse(ROWS["nemo_chat"] | {"mask": mask}) == Conversation.of("q", "a")
+
+
+def test_rows_that_train_on_user_turns_are_rejected():
+    row = ROWS["nemo_chat"] | {"mask": "Assistant"}
+    assert rejection(row) == ("mask", "user turns not masked")
+
+
+@pytest.mark.parametrize("tools", ['[{"name": "search"}]', [{"name": "search"}]])
+@pytest.mark.parametrize("name", ["sharegpt", "messages"])
+def test_rows_that_offer_tools_are_skipped(name, tools):
+    assert rejection(ROWS[name] | {"tools": tools}) == ("tools", "tool calls")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_empty_response_is_rejected_in_every_format(name):
+    def emptied(value):
+        if isinstance(value, list):
+            return [emptied(item) for item in value]
+        if isinstance(value, dict):
+            return {key: emptied(item) for key, item in value.items()}
+        return " \n" if value == "a" else value
+
+    assert rejection(emptied(ROWS[name]))[1] == "empty response"
+
+
+@pytest.mark.parametrize("name", SINGLE_TURN)
+def test_empty_prompts_wrong_types_and_missing_fields_are_named(name):
+    entry = next(entry for entry in FORMATS if entry.name == name)
+    row = ROWS[name]
+    prompt_field = next(key for key, value in row.items() if value == "q")
+    answer_field = next(key for key, value in row.items() if value == "a")
+    for change, expected in [
+        ({prompt_field: " "}, (prompt_field, "empty prompt")),
+        ({prompt_field: 7}, (prompt_field, "wrong type")),
+        ({answer_field: None}, (answer_field, "wrong type")),
+        ({answer_field: True}, (answer_field, "wrong type")),
+    ]:
+        with pytest.raises(fields.Reject) as caught:
+            entry.parse(row | change)
+        assert (caught.value.field, caught.value.reason) == expected
+    without = {key: value for key, value in row.items() if key != answer_field}
+    with pytest.raises(fields.Reject) as caught:
+        entry.parse(without)
+    assert (caught.value.field, caught.value.reason) == (answer_field, "missing field")
+
+
+def test_long_dialogues_keep_every_turn():
+    turns = SHAREGPT * 3
+    assert [turn.role for turn in parse({"conversations": turns}).messages] == [
+        "user",
+        "assistant",
+    ] * 3
+    assert parse({"messages": MESSAGES * 2}).messages[-1] == Message("assistant", "a")
