@@ -72,13 +72,22 @@ def generate(
 
     Returns:
       Samples.
+
+    Raises:
+      ValueError: the mesh splits the model over `tensor`.
     """
     mesh = mesh or meshes.make_mesh()
+    if mesh.shape["tensor"] != 1:
+        raise ValueError(f"sampling needs tensor=1, got {mesh.shape['tensor']}")
     local = functools.partial(_generate_local, config, max_new_tokens)
     run = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(partition.param_specs(params), *(BATCH,) * 3, *(PartitionSpec(),) * 2),
+        in_specs=(
+            partition.param_specs(params),
+            *(BATCH,) * 3,
+            *(PartitionSpec(),) * 2,
+        ),
         out_specs=BATCH,
         # The decode loop runs a different number of steps on each data shard and
         # holds no collective; its carry types are not worth annotating one by one.
@@ -163,7 +172,7 @@ def _prefill(config, params, prompts, first_slot, max_new_tokens):
     layer = layers.DecoderLayer(config, sequence_parallel=False)
 
     def run_layer(x, layer_params):
-        return layer.apply({"params": layer_params}, x, positions, attend)
+        return layers.apply(layer, layer_params, x, positions, attend)
 
     x = forward.embed(config, params, prompts, sequence_parallel=False)
     x, cache = lax.scan(run_layer, x, params["layers"])
@@ -190,11 +199,11 @@ def _decode(config, params, token, position, first_slot, slot, cache):
             out = attention.attention(q, keys[index], values[index], mask[:, None, :])
             return out, None
 
-        x, _ = layer.apply({"params": layer_params}, x, position[:, None], attend)
+        x, _ = layers.apply(layer, layer_params, x, position[:, None], attend)
     return _last_logits(config, params, x), (keys, values)
 
 
 def _last_logits(config, params, x_BSD):
     x_BSD = forward.final_norm(config, params, x_BSD[:, -1:])
     head = heads.LanguageModelHead(config)
-    return head.apply({"params": params["lm_head"]}, x_BSD)[:, 0]
+    return layers.apply(head, params["lm_head"], x_BSD)[:, 0]

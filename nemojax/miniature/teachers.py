@@ -2,11 +2,12 @@
 
 import dataclasses
 import random
-from typing import Literal
+from typing import Literal, get_args
 
 from nemojax.miniature import grading, misconceptions, plans, slips, tasks
 
 Errors = Literal["random", "systematic", "mixed"]
+ERRORS: tuple[str, ...] = get_args(Errors)
 # errors -> the share of the error mass that is (random, systematic)
 _SHARES = {"random": (1.0, 0.0), "systematic": (0.0, 1.0), "mixed": (0.5, 0.5)}
 _WEAK_MAX_WORDS = 40

@@ -32,7 +32,10 @@ def rotary(
     half = rotary_dim // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions_BS[..., None, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angles).astype(x_BSHK.dtype), jnp.sin(angles).astype(x_BSHK.dtype)
+    cos, sin = (
+        jnp.cos(angles).astype(x_BSHK.dtype),
+        jnp.sin(angles).astype(x_BSHK.dtype),
+    )
     first, second, rest = jnp.split(x_BSHK, (half, rotary_dim), axis=-1)
     return jnp.concatenate(
         [first * cos - second * sin, second * cos + first * sin, rest], axis=-1

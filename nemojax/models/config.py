@@ -2,6 +2,16 @@
 
 import dataclasses
 
+_COUNTS = (
+    "vocab_size",
+    "num_layers",
+    "d_model",
+    "num_heads",
+    "head_dim",
+    "d_ff",
+    "vocab_chunk",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -45,7 +55,7 @@ class ModelConfig:
     vocab_chunk: int = 8192
 
     def __post_init__(self):
-        for name in ("vocab_size", "num_layers", "d_model", "num_heads", "d_ff"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:

@@ -85,7 +85,7 @@ def logits(
         return _head(config, params, x_BSD)
 
     out_spec = PartitionSpec("data", None, "tensor")
-    return _sharded(local, mesh, params, out_spec)(
+    return _sharded(config, local, mesh, params, out_spec)(
         params, *_defaults(tokens, positions, segment_ids)
     )
 
@@ -115,6 +115,9 @@ def token_log_probs(
     Returns:
       float32 [B, S], aligned with `tokens`: entry t is log p(token t | before t),
       and 0 where a segment starts, since nothing predicts its first token.
+
+    Raises:
+      ValueError: an unknown remat policy, or sizes that the mesh cannot split.
     """
 
     def local(params, tokens, positions, segment_ids):
@@ -123,8 +126,9 @@ def token_log_probs(
         B, S, D = x_BSD.shape
         targets = jnp.roll(tokens, -1, axis=1)
         head = heads.LanguageModelHead(config)
-        log_probs_N = head.apply(
-            {"params": params["lm_head"]},
+        log_probs_N = layers.apply(
+            head,
+            params["lm_head"],
             x_BSD.reshape(B * S, D),
             targets.reshape(B * S),
             method="log_probs",
@@ -133,7 +137,7 @@ def token_log_probs(
         continues = segment_ids == jnp.roll(segment_ids, 1, axis=1)
         return jnp.where(continues & (jnp.arange(S) > 0), log_probs, 0.0)
 
-    return _sharded(local, mesh, params, BATCH)(
+    return _sharded(config, local, mesh, params, BATCH)(
         params, *_defaults(tokens, positions, segment_ids)
     )
 
@@ -162,9 +166,10 @@ def rewards(
         x_BSD = hidden_states(config, params, tokens, positions, segment_ids, remat)
         kernel = params["reward_head"]["kernel"]
         head = heads.RewardHead(kernel.shape[0], kernel.shape[1])
-        return head.apply({"params": params["reward_head"]}, x_BSD)
+        return layers.apply(head, params["reward_head"], x_BSD)
 
-    return _sharded(local, mesh, params, PartitionSpec("data", "tensor"))(
+    out_spec = PartitionSpec("data", "tensor")
+    return _sharded(config, local, mesh, params, out_spec)(
         params, *_defaults(tokens, positions, segment_ids)
     )
 
@@ -188,7 +193,7 @@ def hidden_states(
     layer = layers.DecoderLayer(config)
 
     def run_layer(x_BSD, layer_params):
-        y, _ = layer.apply({"params": layer_params}, x_BSD, positions, attend)
+        y, _ = layers.apply(layer, layer_params, x_BSD, positions, attend)
         return y, None
 
     if REMAT_POLICIES[remat] is not None:
@@ -200,7 +205,7 @@ def hidden_states(
 
 def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True):
     """Token embeddings inside a `shard_map`, split over `tensor` along S or whole."""
-    x_BSD = heads.Embedding(config).apply({"params": params["embedding"]}, tokens)
+    x_BSD = layers.apply(heads.Embedding(config), params["embedding"], tokens)
     if sequence_parallel:
         return collectives.reduce_scatter(x_BSD, "tensor", 1)
     return collectives.all_reduce(x_BSD, "tensor")
@@ -209,12 +214,12 @@ def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True
 def final_norm(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
     """The LayerNorm before the heads."""
     norm = layers.LayerNorm1P(config.norm_epsilon)
-    return norm.apply({"params": params["final_norm"]}, x_BSD)
+    return layers.apply(norm, params["final_norm"], x_BSD)
 
 
 def _head(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
     head = heads.LanguageModelHead(config)
-    return head.apply({"params": params["lm_head"]}, x_BSD)
+    return layers.apply(head, params["lm_head"], x_BSD)
 
 
 def _defaults(tokens, positions, segment_ids):
@@ -226,9 +231,10 @@ def _defaults(tokens, positions, segment_ids):
     return tokens, jnp.asarray(positions), jnp.asarray(segment_ids)
 
 
-def _sharded(local: Callable, mesh: Mesh | None, params, out_spec):
+def _sharded(config: ModelConfig, local: Callable, mesh: Mesh | None, params, out_spec):
     """`local` under one fully manual `shard_map`, batch over `data`."""
     mesh = mesh or _one_device()
+    partition.check_divisible(config, mesh)
     return jax.shard_map(
         local,
         mesh=mesh,

@@ -76,7 +76,8 @@ class LanguageModelHead(nn.Module):
             new_peak = jnp.maximum(peak_N, highest)
             total_N = total_N * jnp.exp(peak_N - new_peak)
             total_N += jnp.exp(logits - new_peak[:, None]).sum(-1)
-            hit = column == local[:, None]
+            # A target of the next shard can equal a column of the padding.
+            hit = (column == local[:, None]) & (column < rows)
             picked_N += jnp.where(hit, logits, 0.0).sum(-1)
             return (new_peak, total_N, picked_N), None
 
@@ -90,9 +91,7 @@ class LanguageModelHead(nn.Module):
             (peak_N, total_N, picked_N), _ = jax.lax.scan(
                 jax.checkpoint(walk), start, (kernel, starts)
             )
-        highest_N = collectives.all_reduce_max(
-            jax.lax.stop_gradient(peak_N), "tensor"
-        )
+        highest_N = collectives.all_reduce_max(jax.lax.stop_gradient(peak_N), "tensor")
         total_N = total_N * jnp.exp(peak_N - highest_N)
         total_N = collectives.all_reduce(total_N, "tensor")
         picked_N = collectives.all_reduce(picked_N, "tensor")

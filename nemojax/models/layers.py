@@ -31,6 +31,11 @@ def local_size(config_name: str, size: int) -> int:
     return size // shards
 
 
+def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls a module with its parameters; our modules change no variables."""
+    return module.apply({"params": params}, *args, **kwargs)
+
+
 class LayerNorm1P(nn.Module):
     """LayerNorm with bias whose stored weight is the scale minus one.
 

@@ -1,6 +1,7 @@
 """The device mesh: three named axes that every forward function is written for."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -13,7 +14,7 @@ def make_mesh(
     pipe: int = 1,
     tensor: int = 1,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh with the axes `data, pipe, tensor` (slowest network first).
 

@@ -18,12 +18,16 @@ def answers(policy: Policy, tasks: Sequence[Task]) -> list[str]:
 def completions(policy: Policy, tasks: Sequence[Task]) -> list[str]:
     """Greedy answers in the format that a base model continues."""
     tokenizer = policy.tokenizer
-    bos = tokenizer.bos_id
-    prompts = [[bos, *tokenizer.encode(task.completion_prompt)] for task in tasks]
-    outputs = policy.complete(prompts, stop_id=bos)
+    prompts = [
+        [tokenizer.bos_id, *tokenizer.encode(task.completion_prompt)] for task in tasks
+    ]
+    outputs = policy.complete(prompts, stop_id=tokenizer.eos_id)
+    # Decoded with the prompt: alone, a continuation would lose its leading space.
     return [
-        task.parse_completion(tokenizer.decode(tokens))
-        for task, tokens in zip(tasks, outputs, strict=True)
+        task.parse_completion(
+            tokenizer.decode([*prompt, *tokens]).removeprefix(task.completion_prompt)
+        )
+        for task, prompt, tokens in zip(tasks, prompts, outputs, strict=True)
     ]
 
 
@@ -58,5 +62,7 @@ def family_metrics(
 def of_family(tasks: Sequence[Task], values: Sequence[Any], family: str) -> list[Any]:
     """The values of one family's tasks."""
     return [
-        value for task, value in zip(tasks, values, strict=True) if task.family == family
+        value
+        for task, value in zip(tasks, values, strict=True)
+        if task.family == family
     ]

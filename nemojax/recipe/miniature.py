@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from nemojax.data.tokenizer import Tokenizer
 from nemojax.miniature.grading import Task
 from nemojax.models import forward
-from nemojax.recipe import evaluation
+from nemojax.recipe import command, evaluation
 from nemojax.recipe import miniature_data as data
 from nemojax.recipe import miniature_preferences as preferences
 from nemojax.recipe.miniature_settings import SFT_WEIGHTS, Settings
@@ -66,7 +66,8 @@ class Recipe:
         return self.stages
 
     def _stage(self, name: str, run) -> StageOutput:
-        self.stages[name] = self.workdir.stage(name, run)
+        with command.in_stage(name):
+            self.stages[name] = self.workdir.stage(name, run)
         return self.stages[name]
 
     @functools.cached_property

@@ -14,6 +14,7 @@ from nemojax.data import tokenizer as tokenizers
 from nemojax.data.chat_template import ChatTemplate
 from nemojax.data.records import AttributeLabels, Conversation
 from nemojax.data.tokenizer import Tokenizer
+from nemojax.evals import statistics
 from nemojax.losses import aggregate
 from nemojax.miniature import annotator, closed_book, fact_tasks, tasks, teachers, text
 from nemojax.miniature.grading import Task
@@ -66,7 +67,7 @@ def pretraining_rows(
         seen = 0
         while seen < budget:
             for name, document in text.sample_labelled_documents(rng, 2_000, phase):
-                documents.append(tokenizer.encode(document))
+                documents.append([*tokenizer.encode(document), tokenizer.eos_id])
                 counts[name] += len(documents[-1]) + 1
                 seen += len(documents[-1]) + 1
         rows = packing.pack_documents(
@@ -176,7 +177,7 @@ def demonstrations(
     ]
     _write_journal(directory / f"{name}.jsonl", name, generator.name, rows)
     raw = [(task, texts[i][0]) for i, task in enumerate(found)]
-    statistics = {
+    found_statistics = {
         family: {
             "raw": _accuracy(raw, family),
             "kept": _accuracy(rows, family),
@@ -185,7 +186,7 @@ def demonstrations(
         }
         for family in weights
     }
-    return rows, statistics
+    return rows, found_statistics
 
 
 def score(
@@ -240,16 +241,18 @@ def general_examples(
     examples += [chat_example(tokenizer, row.prompt, row.answer) for row in grounded]
     replay = closed_book.replay_documents(rng, int(settings.replay_share * count))
     for document in replay:
-        tokens = [tokenizer.bos_id, *tokenizer.encode(document)]
+        tokens = [tokenizer.bos_id, *tokenizer.encode(document), tokenizer.eos_id]
         examples.append((tokens, [0] + [1] * (len(tokens) - 1)))
     return examples
 
 
-def _accuracy(rows: Sequence[Answered], family: str) -> float:
+def _accuracy(rows: Sequence[Answered], family: str) -> dict[str, Any] | None:
     correct = [
-        task.grade(answer).correct for task, answer in rows if task.family == family
+        int(task.grade(answer).correct)
+        for task, answer in rows
+        if task.family == family
     ]
-    return round(float(np.mean(correct)), 4) if correct else float("nan")
+    return statistics.share(correct).to_json() if correct else None
 
 
 def _write_journal(

@@ -67,7 +67,7 @@ class Settings:
     def pretrain(self) -> Phase:
         """Pretraining: cosine, as the report's."""
         optimizer = OptimizerConfig(2e-3, warmup_steps=50, beta2=0.98)
-        return Phase("pretrain", optimizer, rows=16, length=64, checkpoint_every=1000)
+        return Phase("pretrain", optimizer, rows=8, checkpoint_every=1000)
 
     def reward(self) -> Phase:
         """Reward model: 2 epochs, as HelpSteer2."""

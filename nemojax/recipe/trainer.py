@@ -65,11 +65,16 @@ class Trainer:
     def pretrain(
         self, params: Any, rows_NS: np.ndarray, phase: Phase, directory: Path
     ) -> tuple[Any, History]:
-        """Next-token training on full rows of tokens, in the order given."""
+        """Next-token training on full rows of tokens, in the order given.
+
+        A BOS starts a segment: documents do not attend to each other, which small
+        models learn from faster.
+        """
         count = len(rows_NS) // phase.rows
+        segments = packing.document_segments(rows_NS, bos_id=self.tokenizer.bos_id)
+        parts = [slice(i * phase.rows, (i + 1) * phase.rows) for i in range(count)]
         batches = [
-            data_batches.from_rows(rows_NS[i * phase.rows : (i + 1) * phase.rows])
-            for i in range(count)
+            data_batches.from_rows(rows_NS[part], segments[part]) for part in parts
         ]
         return self._fit("language_model", None, params, batches, phase, directory)
 

@@ -99,9 +99,7 @@ class Workdir:
             ) from None
         return lock
 
-    def stage(
-        self, name: str, run: Callable[[Path], dict[str, Any]]
-    ) -> StageOutput:
+    def stage(self, name: str, run: Callable[[Path], dict[str, Any]]) -> StageOutput:
         """Runs a stage, or reads what it left if it is finished.
 
         Args:
@@ -115,9 +113,7 @@ class Workdir:
             partial.mkdir(exist_ok=True)
             clock = _Clock(partial / ".seconds")
             result = run(partial)
-            write_json(
-                partial / RESULT, {"result": result, "seconds": clock.total()}
-            )
+            write_json(partial / RESULT, {"result": result, "seconds": clock.total()})
             os.rename(partial, finished)
         stored = json.loads((finished / RESULT).read_text())
         return StageOutput(name, finished, stored["result"], stored["seconds"])

@@ -69,7 +69,9 @@ def parameters_sha256(params: Any) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(
+            f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode()
+        )
         digest.update(array.tobytes())
     return digest.hexdigest()
 

@@ -131,5 +131,4 @@ def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
         state.opt_state,
         is_leaf=lambda node: jax.tree.structure(node) == by_structure,
     )
-    return TrainState(shardings, opt_state, everywhere)
-
+    return state._replace(params=shardings, opt_state=opt_state, step=everywhere)

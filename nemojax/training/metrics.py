@@ -11,8 +11,8 @@ from typing import IO, Any
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a step, flushed as it comes.
 
-    Re-opened by a resumed run, it drops the lines at or after `start_step` (and a
-    torn last line), so that each step stands there once.
+    Re-opened by a resumed run, it drops the lines after `start_step` (and a torn
+    last line), so that each step stands there once.
     """
 
     def __init__(self, path: Path, start_step: int = 0):
@@ -35,7 +35,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; empty if it is missing; a torn last line is left."""
+    """The rows of a `metrics.jsonl` up to a torn line; none if there is no file."""
     if not path.exists():
         return []
     rows = []

@@ -7,10 +7,18 @@ pretraining, SFT, reward modelling, DPO and RPO is the arithmetic on them.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nemojax.data.batches import Batch
-from nemojax.losses import attribute_regression, bradley_terry, dpo, language_model, rpo, sequences
+from nemojax.losses import (
+    attribute_regression,
+    bradley_terry,
+    dpo,
+    language_model,
+    rpo,
+    sequences,
+)
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.training.step import Objective
@@ -74,7 +82,7 @@ def language_model_objective(
 
     def objective(params, batch: Batch):
         log_probs = _log_probs(config, params, batch, mesh, remat)
-        return language_model.loss(log_probs, batch.loss_mask)
+        return language_model.loss(log_probs, jnp.asarray(batch.loss_mask))
 
     return objective
 
@@ -170,7 +178,8 @@ def sequence_log_probs(
 ) -> jax.Array:  # fmt: skip
     """Sums [N] of the packed sequences' masked token log-probs."""
     log_probs = _log_probs(config, params, text, mesh, remat)
-    return sequences.sequence_log_probs(log_probs, text.loss_mask, sequence_ids, count)
+    mask = jnp.asarray(text.loss_mask)
+    return sequences.sequence_log_probs(log_probs, mask, sequence_ids, count)
 
 
 def _log_probs(config, params, text: Batch, mesh, remat) -> jax.Array:

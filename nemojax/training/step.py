@@ -73,9 +73,7 @@ def make_train_step(
         scale = 1.0 / jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) * scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(
-            lambda p, u: p - learning_rate * u, state.params, updates
-        )
+        params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
         scalars = {
             name: total / jnp.maximum(count, 1e-9)
             for name, (total, count) in metrics.items()

@@ -176,6 +176,16 @@ def test_huge_work_is_refused_at_once(name):
     assert results in (None, [None])
 
 
+def test_joined_lists_and_numbers_are_bounded():
+    longest, largest = code_interpreter.MAX_LIST_LENGTH, code_interpreter.MAX_MAGNITUDE
+    joined = "def f(x):\n return x+x"
+    assert code_interpreter.run(joined, [[1] * (longest // 2)]) == [[1] * longest]
+    assert code_interpreter.run(joined, [[1] * (longest // 2 + 1)]) == [None]
+    added = "def f(x):\n return x[0]+x[1]"
+    assert code_interpreter.run(added, [[largest, 0]]) == [largest]
+    assert code_interpreter.run(added, [[largest, 1], [-largest, -1]]) == [None, None]
+
+
 def test_step_budget_counts_the_loop():
     program = code_interpreter.Program("def f(x):\n return [v for v in x]")
     assert program.run([1, 2, 3], steps=4) == [1, 2, 3]

@@ -1,0 +1,118 @@
+"""Several seeds of the miniature recipe in one table: floors, goals, stages.
+
+    python -m experiments.miniature_table runs/seed-*/report.json > docs/table.md
+
+Prints Markdown: the mean of each stage over the runs with its 95 % t-interval, every
+floor with the worst run, every goal with mean, interval and verdict, and the final
+model's parameter hashes. Reads only the reports; takes a second.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app
+
+from nemojax.evals import statistics, tables
+from nemojax.recipe import miniature_checks
+from nemojax.recipe.miniature_checks import FLOORS, GOALS, Check
+
+FAMILIES = ("math", "code", "instruction", "instruction_checks", "facts")
+
+
+def stage_table(reports: Sequence[Mapping[str, Any]]) -> tables.Table:
+    """Mean and interval over runs, by stage and family, and of the mean of three."""
+    rows = []
+    sides = [("Teacher", [report["teacher"] for report in reports])]
+    for index, stage in enumerate(reports[0]["stages"]):
+        sides.append((stage["name"], [report["stages"][index] for report in reports]))
+    for name, stages in sides:
+        cells = []
+        for family in FAMILIES:
+            values = [stage["metrics"][family]["value"] for stage in stages]
+            cells.append(cell(values))
+        three = [
+            miniature_checks.mean_of_three(
+                {key: value["value"] for key, value in stage["metrics"].items()}
+            )
+            for stage in stages
+        ]
+        rows.append([name, *cells, cell(three)])
+    header = ["stage", "math", "code", "instructions", "their checks", "facts",
+              "mean of three"]  # fmt: skip
+    return tables.Table(header, rows)
+
+
+def floor_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
+    """Each floor with the value of the worst run."""
+    rows = []
+    for check in FLOORS:
+        worst = min(run[check.name] for run in found)
+        held = "holds" if worst >= check.threshold else "DOES NOT HOLD"
+        rows.append([check.text, number(check, check.threshold), number(check, worst),
+                     held])  # fmt: skip
+    return tables.Table(["floor", "at least", "worst run", "verdict"], rows)
+
+
+def goal_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
+    """Each goal with its mean over the runs, the interval and the verdict."""
+    rows = []
+    for check in GOALS:
+        values = [run[check.name] for run in found if check.name in run]
+        if not values:
+            continue
+        mean = statistics.mean(values)
+        low, high = mean.interval or (mean.value, mean.value)
+        reached = low > 0 if check.above_zero else mean.value >= check.threshold
+        wanted = "> 0" if check.above_zero else f">= {number(check, check.threshold)}"
+        rows.append(
+            [
+                check.text,
+                wanted,
+                number(check, mean.value),
+                f"{number(check, low)} .. {number(check, high)}",
+                "reached" if reached else "not reached",
+            ]
+        )
+    return tables.Table(["goal", "wanted", "mean", "95 % interval", "verdict"], rows)
+
+
+def cell(values: Sequence[float]) -> str:
+    """`61.4 ±3.0`: mean and half of the t-interval over runs, in percent."""
+    mean = statistics.mean(values)
+    if mean.interval is None:
+        return tables.percent(mean.value)
+    half = (mean.interval[1] - mean.interval[0]) / 2
+    return f"{tables.percent(mean.value)} ±{tables.percent(half)}"
+
+
+def number(check: Check, value: float) -> str:
+    """A share or a difference in percent."""
+    return tables.percent(value, signed=check.unit == "difference")
+
+
+def main(argv: list[str]) -> None:
+    """Reads the reports named on the command line and prints the tables."""
+    if len(argv) < 2:
+        raise app.UsageError("name the report.json of one run or more")
+    reports = [json.loads(Path(path).read_text()) for path in argv[1:]]
+    found = [miniature_checks.quantities(report) for report in reports]
+    seeds = [str(report["settings"]["seed"]) for report in reports]
+    print(f"{len(reports)} runs, seeds {', '.join(seeds)}.\n")
+    print(stage_table(reports).to_markdown(), "\n")
+    print(floor_table(found).to_markdown(), "\n")
+    print(goal_table(found).to_markdown(), "\n")
+    for report in reports:
+        total = sum(report["times"].values())
+        last = list(report["parameters_sha256"].items())[-1]
+        print(
+            f"- seed {report['settings']['seed']}: {tables.duration(total)}, "
+            f"{last[0]} {last[1][:16]}",
+            file=sys.stdout,
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

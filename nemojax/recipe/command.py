@@ -1,0 +1,117 @@
+"""What every command has in common: its devices, and how it ends.
+
+A command that cannot go on says why in one line on stderr and what to do, without a
+traceback; a traceback is for our own mistakes. This module does not import jax, so
+that the devices can still be chosen.
+"""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+from nemojax.data.files import DataError
+from nemojax.recipe.workdir import WorkdirError
+
+SUCCESS = 0
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+_DEVICE_COUNT = "--xla_force_host_platform_device_count"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
+
+
+def main(run: Callable[[], int]) -> int:
+    """Runs a command; returns its exit status.
+
+    0 is success, 2 something that the user can mend (data, work folder, disk), 130 an
+    interruption. Any other error is a mistake of this project and is not caught.
+
+    Args:
+      run: the command; returns the exit status. It should not start jax's devices
+        before it is called, since their number is set here.
+    """
+    cpu_devices()
+    try:
+        return run()
+    except (DataError, WorkdirError) as error:
+        message = str(error)
+    except KeyboardInterrupt as error:
+        _say(f"interrupted{_where(error)}: run the same command again to continue")
+        return INTERRUPTED
+    except Exception as error:
+        message = _explanation(error)
+        if message is None:
+            raise
+    _say(message)
+    return BAD_INPUT
+
+
+def cpu_devices(most: int = 2) -> None:
+    """Splits a CPU into one jax device per core, `most` at the highest.
+
+    Small models do not use several cores otherwise. Has no effect on accelerators,
+    or where XLA_FLAGS sets the number, or once jax has looked for its devices.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _DEVICE_COUNT not in flags:
+        count = min(most, _cores())
+        os.environ["XLA_FLAGS"] = f"{flags} {_DEVICE_COUNT}={count}".strip()
+
+
+@contextlib.contextmanager
+def in_stage(name: str) -> Iterator[None]:
+    """Marks what goes wrong inside with the stage's name, for `main` to tell."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"in stage {name}")
+        raise
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _explanation(error: Exception) -> str | None:
+    """One line for an error of the operating system; None for any other error."""
+    if _disk_is_full(error):
+        return (
+            f"no space left on the disk{_where(error)}: free some, then run the same "
+            "command again to continue"
+        )
+    if isinstance(error, OSError):
+        name = error.filename if error.filename is not None else "input or output"
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{name}: {reason}{_where(error)}: check the path and its permissions"
+    return None
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether this error, or one that caused it, is that a disk is full.
+
+    Checkpoints are written by a library that hands on only the text of the error.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(text in str(error) for text in _DISK_FULL_TEXT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _where(error: BaseException) -> str:
+    notes = getattr(error, "__notes__", ())
+    return f" {notes[0]}" if notes else ""
+
+
+def _say(message: str) -> None:
+    """Prints one line on stderr, in the place of a progress line."""
+    clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
+    print(clear + " ".join(message.split()), file=sys.stderr)

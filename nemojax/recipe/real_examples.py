@@ -1,0 +1,114 @@
+"""Rows of a data folder as tokens: the blend, and what fits the context."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nemojax.data import corpus, packing
+from nemojax.data import tokenizer as tokenizers
+from nemojax.data.chat_template import ChatTemplate
+from nemojax.data.corpus import Document
+from nemojax.data.files import DataError
+from nemojax.data.records import Conversation, PreferencePair
+from nemojax.data.tokenizer import Tokenizer
+from nemojax.recipe.real_data import Counts, Material
+from nemojax.recipe.real_settings import Settings
+
+TEMPLATE = ChatTemplate(system_header=False, bos=True)
+
+
+def train_tokenizer(settings: Settings, material: Material) -> Tokenizer:
+    """SentencePiece BPE on a sample of the pretraining blend.
+
+    Raises:
+      files.DataError: the text is too small or too varied for the vocabulary.
+    """
+    blend = _blend(settings, material, "tokenizer", settings.tokenizer_bytes)
+    try:
+        return tokenizers.train(
+            (document.text for document in blend), vocab_size=settings.vocab_size
+        )
+    except ValueError as error:
+        raise DataError(f"pretrain/: {error}; add more text.") from error
+
+
+def pretraining_rows(
+    settings: Settings, material: Material, tokenizer: Tokenizer
+) -> tuple[np.ndarray, Counts]:
+    """Rows int32 [N, length] of the blend, and bytes of text by class."""
+    texts: list[list[int]] = []
+    tokens = 0
+    counts = dict.fromkeys(corpus.BLEND, 0)
+    # A token is at least one byte, save the one that begins a document.
+    bytes_needed = settings.pretrain_tokens * 16
+    for document in _blend(settings, material, "pretrain", bytes_needed):
+        texts.append(tokenizer.encode(document.text))
+        counts[document.text_class] += corpus.utf8_bytes(document.text)
+        tokens += len(texts[-1]) + 1
+        if tokens >= settings.pretrain_tokens + settings.length:
+            break
+    rows = packing.pack_documents(
+        texts, length=settings.length, bos_id=tokenizer.bos_id
+    )
+    return rows[: settings.pretrain_tokens // settings.length], counts
+
+
+def _blend(
+    settings: Settings, material: Material, name: str, total_bytes: int
+) -> Iterator[Document]:
+    seeds = np.random.SeedSequence([settings.seed, *name.encode()])
+    return corpus.sample_blend(
+        material.documents, corpus.BLEND, np.random.default_rng(seeds), total_bytes
+    )
+
+
+def fitting_examples(
+    tokenizer: Tokenizer, rows: Sequence[Conversation], length: int
+) -> tuple[list[packing.TokenSequence], int]:
+    """Encoded demonstrations of at most `length` tokens, and the number of longer."""
+    encoded = (TEMPLATE.encode(tokenizer, row) for row in rows)
+    kept = [example for example in encoded if len(example[0]) <= length]
+    return kept, len(rows) - len(kept)
+
+
+def fitting_pairs(
+    tokenizer: Tokenizer, pairs: Sequence[PreferencePair], length: int
+) -> tuple[list[PreferencePair], Counts]:
+    """Pairs of which both responses fit; a long dialogue loses its oldest turns.
+
+    Turns are dropped by two, a user's and the answer to it, equally for both
+    responses, until both fit. A pair that does not fit with the last user turn alone
+    is left out.
+
+    Returns:
+      The pairs, and the counts `shortened` and `too_long`.
+    """
+
+    def fits(pair: PreferencePair) -> bool:
+        responses = (pair.chosen, pair.rejected)
+        return all(
+            len(TEMPLATE.encode_response(tokenizer, pair.prompt, text)[0]) <= length
+            for text in responses
+        )
+
+    kept = []
+    counts = {"shortened": 0, "too_long": 0}
+    for pair in pairs:
+        fitted = next(filter(fits, _shorter_and_shorter(pair)), None)
+        if fitted is None:
+            counts["too_long"] += 1
+            continue
+        counts["shortened"] += fitted is not pair
+        kept.append(fitted)
+    return kept, counts
+
+
+def _shorter_and_shorter(pair: PreferencePair) -> Iterator[PreferencePair]:
+    yield pair
+    messages = pair.prompt.messages
+    system = messages[:1] if messages[0].role == "system" else ()
+    turns = messages[len(system) :]
+    while len(turns) > 2:
+        turns = turns[2:]
+        yield dataclasses.replace(pair, prompt=Conversation((*system, *turns)))

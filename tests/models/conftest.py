@@ -1,0 +1,70 @@
+"""A model of a few thousand parameters, whose every parameter matters."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from nemojax.models import forward
+from nemojax.models.config import ModelConfig
+
+# Heads times width is not d_model, and half a head is rotated, as in the real models.
+TINY = ModelConfig(
+    vocab_size=62,
+    num_layers=2,
+    d_model=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=12,
+    d_ff=80,
+    init_std=0.2,
+    compute_dtype="float32",
+    vocab_chunk=20,
+)
+
+
+@functools.cache
+def random_params(config: ModelConfig):
+    """Parameters with noise on top, so that norms, biases and heads are not zero."""
+    init = jax.jit(functools.partial(forward.init, config, num_attributes=5))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32),
+        init(jax.random.key(0)),
+    )
+
+
+@pytest.fixture(scope="session")
+def config():
+    """The tiny model's sizes."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def params():
+    """The tiny model's parameters, with a reward head."""
+    return random_params(TINY)
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    """int32 [4, 16] random tokens."""
+    rng = np.random.default_rng(1)
+    return rng.integers(0, TINY.vocab_size, (4, 16)).astype(np.int32)
+
+
+@pytest.fixture(scope="session")
+def outputs():
+    """(config, params, tokens, **options) -> (logits, token_log_probs, rewards)."""
+
+    @functools.partial(jax.jit, static_argnames=("config", "mesh", "remat"))
+    def run(config, params, tokens, mesh=None, remat="none", **arrays):
+        options = {"mesh": mesh, **arrays}
+        return (
+            forward.logits(config, params, tokens, **options),
+            forward.token_log_probs(config, params, tokens, remat=remat, **options),
+            forward.rewards(config, params, tokens, remat=remat, **options),
+        )
+
+    return run

@@ -1,0 +1,177 @@
+"""Objectives against arithmetic on single sequences, and what they optimise."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from nemojax.losses import rpo
+from nemojax.models import forward
+from nemojax.training import objectives, optimizer, step
+from nemojax.training.objectives import PreferenceBatch, PreferenceConfig, RewardBatch
+
+DPO = PreferenceConfig("dpo", beta=0.1)
+RPO = PreferenceConfig("rpo", beta=0.1, eta=0.5)
+
+
+@pytest.fixture(scope="module")
+def packed(pack, sequences):
+    """Eight sequences in three rows, with room for ten."""
+    return pack(sequences, 3, 26, max_sequences=10)
+
+
+def on_one_row(function, config, params, tokens, length=12):
+    """The first `len(tokens)` outputs of a forward function for one sequence."""
+    row = np.zeros((1, length), np.int32)
+    row[0, : len(tokens)] = tokens
+    return np.asarray(function(config, params, row))[0, : len(tokens)]
+
+
+@pytest.fixture(scope="module")
+def log_probs(config, params, sequences):
+    """Masked log-prob sum of each sequence, computed alone."""
+    function = jax.jit(forward.token_log_probs, static_argnums=0)
+    return np.array([
+        on_one_row(function, config, params, tokens) @ np.array(mask)
+        for tokens, mask in sequences
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pairs(packed, log_probs):
+    """Four pairs whose reference is the policy; the last of five slots is empty."""
+    reference = np.zeros(10, np.float32)
+    reference[:8] = log_probs
+    rewards = np.array([2, 1, 0.5, 0, 1, 3, 4, 4, np.nan, np.nan], np.float32)
+    valid = np.array([1, 1, 1, 1, 0], np.float32)
+    return PreferenceBatch(packed.batch, packed.sequence_ids, reference, rewards, valid)
+
+
+def evaluated(objective, params, batch):
+    """(mean loss, weight, mean metrics)."""
+    loss, weight, metrics = jax.jit(objective)(params, batch)
+    means = {name: float(a / b) for name, (a, b) in metrics.items()}
+    return float(loss / weight), float(weight), means
+
+
+def test_language_modelling_is_the_mean_negative_log_prob(
+    config, params, packed, sequences, log_probs
+):
+    objective = objectives.language_model_objective(config)
+    loss, weight, _ = evaluated(objective, params, packed.batch)
+    assert weight == sum(sum(mask) for _, mask in sequences)
+    assert loss == pytest.approx(-log_probs.sum() / weight, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def rewarding(params):
+    """Parameters whose reward head is not zero."""
+    rng = np.random.default_rng(3)
+    kernel = rng.normal(size=(32, 3)).astype(np.float32)
+    return params | {"reward_head": {"kernel": kernel, "bias": kernel[0]}}
+
+
+@pytest.fixture(scope="module")
+def rewards(config, rewarding, sequences):
+    """[8, 3] attributes at each sequence's last token, computed alone."""
+    function = jax.jit(forward.rewards, static_argnums=0)
+    return np.array([
+        on_one_row(function, config, rewarding, tokens)[-1] for tokens, _ in sequences
+    ])  # fmt: skip
+
+
+def test_attribute_regression_is_the_error_at_the_last_tokens(
+    config, rewarding, packed, rewards
+):
+    """Over what is labelled: missing labels and absent sequences do not count."""
+    labels = np.full((10, 3), -100.0, np.float32)
+    labels[:8] = np.arange(24).reshape(8, 3) % 5
+    labels[2, 1] = labels[5, 0] = -100.0
+    batch = RewardBatch(packed.batch, packed.last_token, labels)
+    objective = objectives.reward_objective(config)
+    loss, weight, _ = evaluated(objective, rewarding, batch)
+    known = labels[:8] != -100
+    assert weight == known.sum() == 22
+    errors = (rewards - labels[:8])[known]
+    assert loss == pytest.approx((errors**2).mean(), rel=1e-4)
+
+
+def test_bradley_terry_compares_attribute_0_of_neighbours(
+    config, rewarding, packed, rewards
+):
+    labels = np.full((10, 1), -100.0, np.float32)
+    labels[:8] = 1.0
+    batch = RewardBatch(packed.batch, packed.last_token, labels)
+    objective = objectives.bradley_terry_objective(config)
+    loss, weight, metrics = evaluated(objective, rewarding, batch)
+    gaps = rewards[0::2, 0] - rewards[1::2, 0]
+    assert weight == 4
+    assert loss == pytest.approx(np.log1p(np.exp(-gaps)).mean(), rel=1e-4)
+    assert metrics["accuracy"] == (gaps > 0).mean()
+
+
+def test_dpo_at_its_reference_has_no_gap_and_loss_log_2(config, params, pairs):
+    objective = objectives.preference_objective(config, DPO)
+    loss, weight, metrics = evaluated(objective, params, pairs)
+    assert weight == 4
+    assert loss == pytest.approx(np.log(2), rel=1e-5)
+    assert metrics["log_ratio_gap"] == pytest.approx(0, abs=1e-4)
+
+
+def test_rpo_at_its_reference_is_the_divergence_from_a_fair_coin(config, params, pairs):
+    """KL(Bernoulli(sigmoid(eta * reward gap)) || Bernoulli(1/2))."""
+    objective = objectives.preference_objective(config, RPO)
+    loss, _, metrics = evaluated(objective, params, pairs)
+    q = 1 / (1 + np.exp(-0.5 * np.array([1, 0.5, -2, 0])))
+    divergence = q * np.log(2 * q) + (1 - q) * np.log(2 * (1 - q))
+    assert loss == pytest.approx(divergence.mean(), abs=1e-5)
+    assert metrics["target_reward_gap"] == pytest.approx(-0.0625)
+    assert float(rpo.per_pair(np.zeros(1), np.ones(1))[0]) > 0
+
+
+def test_the_sft_term_is_the_chosen_log_prob(config, params, pairs, log_probs):
+    """With preference weight 0 it is all there is: rejection-sampling fine-tuning."""
+    only_sft = DPO._replace(sft_weight=0.25, preference_weight=0.0)
+    objective = objectives.preference_objective(config, only_sft)
+    loss, _, _ = evaluated(objective, params, pairs)
+    assert loss == pytest.approx(-0.25 * log_probs[0::2].mean(), rel=1e-5)
+
+
+def test_an_unknown_preference_loss_is_refused(config):
+    with pytest.raises(ValueError, match="'ppo'; dpo or rpo"):
+        objectives.preference_objective(config, DPO._replace(loss="ppo"))
+
+
+@functools.cache
+def trained(config, preference, steps=25):
+    """A compiled run of some steps: (params, batch) -> metrics of each step."""
+    adamw = optimizer.make_optimizer(optimizer.OptimizerConfig(1.0, weight_decay=0.0))
+    objective = objectives.preference_objective(config, preference)
+    take_step = step.make_train_step(objective, adamw)
+
+    def run(params, batch):
+        state, rows = step.init_state(params, adamw), []
+        for _ in range(steps):
+            state, metrics = take_step(state, batch, np.float32(1e-3))
+            rows.append({name: float(value) for name, value in metrics.items()})
+        return rows
+
+    return run
+
+
+def test_training_by_dpo_widens_the_gap(config, params, pairs):
+    rows = trained(config, DPO)(params, pairs)
+    assert rows[0]["loss"] == pytest.approx(np.log(2), rel=1e-4)
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["log_ratio_gap"] > rows[10]["log_ratio_gap"] > 1
+    assert rows[-1]["accuracy"] == 1
+
+
+def test_training_by_rpo_brings_the_gaps_to_their_targets(config, params, pairs):
+    """beta * gap goes to eta * reward gap, above zero here; DPO's would run away."""
+    rewards = np.tile(np.array([3.0, 1.0], np.float32), 5)
+    rows = trained(config, RPO, steps=60)(params, pairs._replace(rewards=rewards))
+    assert rows[-1]["log_ratio_gap"] > rows[0]["log_ratio_gap"] + 5
+    assert rows[-1]["implicit_reward_gap"] == pytest.approx(1.0, abs=0.1)
+    assert rows[-1]["loss"] < 0.05 * rows[0]["loss"]
