@@ -58,14 +58,24 @@ def attention(
       Outputs [B, S, H, K] in the dtype of `v_BTGK`; softmax in float32.
     """
     B, S, H, K = q_BSHK.shape
-    G = k_BTGK.shape[2]
-    q_BSGRK = q_BSHK.reshape(B, S, G, H // G, K)
+    T, G = k_BTGK.shape[1:3]
+    R = H // G
+    # The R query heads of a group share their keys: one matrix product a group.
+    q_BGRSK = (q_BSHK * K**-0.5).reshape(B, S, G, R, K).transpose(0, 2, 3, 1, 4)
     scores = jnp.einsum(
-        "bsgrk,btgk->bgrst", q_BSGRK, k_BTGK, preferred_element_type=jnp.float32
-    )
-    scores = jnp.where(mask_BST[:, None, None], scores * K**-0.5, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BTGK.dtype)
-    return jnp.einsum("bgrst,btgk->bsgrk", weights, v_BTGK).reshape(B, S, H, K)
+        "bgqk,btgk->bgqt",
+        q_BGRSK.reshape(B, G, R * S, K),
+        k_BTGK,
+        preferred_element_type=jnp.float32,
+    ).reshape(B, G, R, S, T)
+    scores = jnp.where(mask_BST[:, None, None], scores, -1e30)
+    peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - peak).reshape(B, G, R * S, T)
+    # Divided after the product: K numbers a query instead of T.
+    total = weights.sum(-1, keepdims=True)
+    mixed = jnp.einsum("bgqt,btgk->bgqk", weights.astype(v_BTGK.dtype), v_BTGK)
+    mixed = (mixed / total).astype(v_BTGK.dtype).reshape(B, G, R, S, K)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, S, H, K)
 
 
 def causal_mask(segment_ids_BS: jax.Array) -> jax.Array:

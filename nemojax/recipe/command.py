@@ -7,7 +7,10 @@ that the devices can still be chosen.
 
 import contextlib
 import errno
+import logging
 import os
+import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 
@@ -35,7 +38,8 @@ def main(run: Callable[[], int]) -> int:
     """
     cpu_devices()
     try:
-        return run()
+        with _quiet_libraries():
+            return run()
     except (DataError, WorkdirError) as error:
         message = str(error)
     except KeyboardInterrupt as error:
@@ -69,6 +73,38 @@ def in_stage(name: str) -> Iterator[None]:
     except BaseException as error:
         error.add_note(f"in stage {name}")
         raise
+
+
+def require_space(path: pathlib.Path, num_bytes: int) -> None:
+    """Raises WorkdirError where the disk of a folder has less space left.
+
+    For work that would find out only when it is done.
+    """
+    free = shutil.disk_usage(path).free
+    if free < num_bytes:
+        raise WorkdirError(
+            f"{path}: {num_bytes / 1e6:,.1f} MB are needed, the disk has "
+            f"{free / 1e6:,.1f} MB left: free some, then run the same command again "
+            "to continue"
+        )
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps libraries from printing tracebacks of their threads.
+
+    When a checkpoint cannot be written its threads print many, and then the same
+    error is raised to us.
+    """
+    logger, hook = logging.getLogger("absl"), sys.excepthook
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    sys.excepthook = lambda *error: None
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.excepthook = hook
 
 
 def _cores() -> int:

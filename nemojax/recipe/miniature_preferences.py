@@ -60,6 +60,9 @@ def preference_data(
         rng,
         mode="rpo" if mode == "rpo" else "dpo",
         max_pairs_per_prompt=settings.pairs_per_prompt,
+        # DPO calls the chosen response right and the rejected one wrong, so it needs
+        # one that is right; RPO also learns from degrees.
+        min_score_gap=0.25 if mode == "rpo" else 1.0,
     )
 
 

@@ -64,7 +64,9 @@ class Policy:
         ]
         return [
             Response(
-                chat_template.response_text(self.tokenizer, sample.tokens),
+                chat_template.response_text(
+                    self.tokenizer, self._with_text(sample.tokens)
+                ),
                 "stop" if sample.finish_reason == "stop" else "length",
                 len(sample.tokens),
             )
@@ -77,7 +79,11 @@ class Policy:
         """Greedy continuations of token prompts up to `stop_id` (without it)."""
         engine = dataclasses.replace(self._engine, stop_id=stop_id)
         samples = engine.sample(prompts, temperature=0.0, seeds=[0] * len(prompts))
-        return [sample.tokens for sample in samples]
+        return [self._with_text(sample.tokens) for sample in samples]
+
+    def _with_text(self, tokens: Sequence[int]) -> list[int]:
+        """Without the ids that round the model's vocabulary up: no text is theirs."""
+        return [token for token in tokens if token < self.tokenizer.vocab_size]
 
     def sample(
         self, prompts: Sequence[Sequence[int]], temperature: float, seed: int
@@ -105,7 +111,7 @@ class RewardScorer:
     tokenizer: Tokenizer
     template: ChatTemplate
     rows: int = 32
-    length: int = 128
+    length: int = 120
 
     def attributes(self, conversations: Sequence[Conversation]) -> np.ndarray:
         """float32 [N, K] values, read at the trailing control token.

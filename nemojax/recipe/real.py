@@ -14,12 +14,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from nemojax.data import batches as data_batches
 from nemojax.data.records import PreferencePair
 from nemojax.data.tokenizer import Tokenizer
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
-from nemojax.recipe import command, real_data, real_pretraining
+from nemojax.recipe import command, real_pretraining
 from nemojax.recipe import real_examples as examples
 from nemojax.recipe import real_measures as measures
 from nemojax.recipe.policy import RewardScorer
@@ -62,8 +61,11 @@ class Recipe:
         self._stage("tokenizer", self._tokenizer)
         self._stage("pretrain", self._pretrain)
         self._stage("reward_model", self._reward_model)
-        self._stage("code_sft", self._code_sft)
-        self._stage("general_sft", self._general_sft)
+        for name, before, phase in (
+            ("code_sft", "pretrain", self.settings.code_sft()),
+            ("general_sft", "code_sft", self.settings.general_sft()),
+        ):
+            self._stage(name, functools.partial(self._sft, name, before, phase))
         self._stage("dpo", self._dpo)
         before = "dpo"
         for name in self.rpo_names:
@@ -78,8 +80,18 @@ class Recipe:
 
     def _stage(self, name: str, run: Callable[[Path], dict[str, Any]]) -> None:
         with command.in_stage(name):
+            if not (self.workdir.path / name).exists():
+                command.require_space(self.workdir.path, self._stage_bytes)
             self.stages[name] = self.workdir.stage(name, run)
         self.tell(self.stages[name])
+
+    @property
+    def _stage_bytes(self) -> int:
+        """Of the disk, for one stage: parameters, and two checkpoints of the state."""
+        config = self.settings.model(self.settings.vocab_size)
+        init = functools.partial(forward.init, config)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        return 4 * forward.param_count(shapes) * (1 + 2 * 3)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -103,71 +115,45 @@ class Recipe:
         )
 
     @functools.cached_property
+    def fitted(self) -> examples.Fitted:
+        """The rows that fit the context."""
+        return examples.fit(self.settings, self.material, self.tokenizer)
+
+    @functools.cached_property
     def measures(self) -> measures.Measures:
         """What every policy is measured on."""
-        settings, material = self.settings, self.material
-        demonstrations = {}
-        for name in measures.SFT_SETS:
-            rows = getattr(material, name).held_out[: settings.held_out_rows]
-            demonstrations[name] = self._examples(f"held-out {name}", rows)[0]
+        settings = self.settings
+        texts = {
+            name: measures.texts(
+                self.tokenizer, documents, settings.length, settings.validation_bytes
+            )
+            for name, documents in self.material.validation.items()
+        }
+        pairs = self.fitted.held_out_pairs["preferences"]
         return measures.Measures(
             self.config,
             self.mesh,
             settings.rows,
             settings.length,
-            {
-                name: measures.texts(
-                    self.tokenizer, found, settings.length, settings.validation_bytes
-                )
-                for name, found in material.validation.items()
-            },
-            demonstrations,
-            measures.encoded_pairs(self.tokenizer, self._held_out_pairs[0]),
+            texts,
+            self.fitted.held_out,
+            measures.encoded_pairs(self.tokenizer, pairs),
         )
 
-    @functools.cached_property
-    def _training_pairs(self) -> tuple[list[PreferencePair], dict[str, int]]:
-        return self._pairs("preferences", self.material.preferences.train)
-
-    @functools.cached_property
-    def _held_out_pairs(self) -> tuple[list[PreferencePair], dict[str, int]]:
-        return self._pairs("held-out pairs", self.material.preferences.held_out)
-
-    def _pairs(self, kind: str, rows: Sequence[PreferencePair]):
-        found, counts = examples.fitting_pairs(
-            self.tokenizer, rows, self.settings.length
-        )
-        self._require(kind, found)
-        return found, counts
-
-    def _examples(self, kind: str, rows):
-        found, too_long = examples.fitting_examples(
-            self.tokenizer, rows, self.settings.length
-        )
-        self._require(kind, found)
-        return found, too_long
-
-    def _require(self, kind: str, found: Sequence[Any]) -> None:
-        if not found:
-            reason = f"none is held out, or none fits {self.settings.length} tokens"
-            raise real_data.nothing_left(kind, "the data folder", reason)
-
-    def _shapes(self, num_attributes: int) -> Any:
-        init = functools.partial(
+    def _init(self, num_attributes: int) -> Callable[[jax.Array], Any]:
+        return functools.partial(
             forward.init, self.config, num_attributes=num_attributes
         )
-        return jax.eval_shape(init, jax.random.key(0))
+
+    def _fresh(self, num_attributes: int = 0) -> Any:
+        key = jax.random.key(self.settings.seed)
+        return jax.jit(self._init(num_attributes))(key)
 
     def params(self, stage: str) -> Any:
         """The parameters that a stage left."""
-        shapes = self._shapes(1 if stage == "reward_model" else 0)
+        init = self._init(1 if stage == "reward_model" else 0)
+        shapes = jax.eval_shape(init, jax.random.key(0))
         return checkpoints.load_params(self.stages[stage].directory / PARAMS, shapes)
-
-    def _fresh(self, num_attributes: int = 0) -> Any:
-        init = functools.partial(
-            forward.init, self.config, num_attributes=num_attributes
-        )
-        return jax.jit(init)(jax.random.key(self.settings.seed))
 
     def _tokenizer(self, directory: Path) -> dict[str, Any]:
         tokenizer = examples.train_tokenizer(self.settings, self.material)
@@ -201,34 +187,26 @@ class Recipe:
 
     def _reward_model(self, directory: Path) -> dict[str, Any]:
         """A Bradley-Terry head on the pretrained trunk, both trained."""
-        own, counts = self._training_pairs
-        others, more = self._pairs("reward pairs", self.material.reward_pairs.train)
-        pairs = [*own, *others]
-        trunk = self.params("pretrain")
+        pairs = [pair for rows in self.fitted.pairs.values() for pair in rows]
+        counts = self.fitted.counts["reward_pairs"]
+        counts = counts | {"from_preferences": len(self.fitted.pairs["preferences"])}
         head = self._fresh(num_attributes=1)["reward_head"]
-        phase = self.settings.reward()
         params, history = self.trainer.bradley_terry(
-            {**trunk, "reward_head": head}, pairs, phase, directory
+            {**self.params("pretrain"), "reward_head": head},
+            pairs,
+            self.settings.reward(),
+            directory,
         )
-        held_out = {
-            "preferences": self._held_out_pairs[0],
-            "reward_pairs": examples.fitting_pairs(
-                self.tokenizer,
-                self.material.reward_pairs.held_out,
-                self.settings.length,
-            )[0],
-        }
-        accuracy = measures.reward_accuracy(self._scorer(params), held_out)
+        accuracy = measures.reward_accuracy(
+            self._scorer(params), self.fitted.held_out_pairs
+        )
         self._save(directory, params)
         return {
             "metrics": {"reward_accuracy": accuracy["all"]},
             "accuracy": accuracy,
             "history": _curve(history),
             "steps": len(history),
-            "counts": {
-                "pairs": len(pairs),
-                **{name: counts[name] + more[name] for name in counts},
-            },
+            "counts": counts,
         }
 
     def _scorer(self, params: Any) -> RewardScorer:
@@ -242,41 +220,25 @@ class Recipe:
             length=self.settings.length,
         )
 
-    def _code_sft(self, directory: Path) -> dict[str, Any]:
-        split = self.material.code_sft
-        rows, too_long = self._examples("code_sft", split.train)
-        counts = split.counts | {"too_long": too_long, "trained": len(rows)}
-        return self._sft(directory, "pretrain", rows, self.settings.code_sft(), counts)
-
-    def _general_sft(self, directory: Path) -> dict[str, Any]:
-        """The other demonstrations, with a few rows of the code stage."""
-        split = self.material.general_sft
-        rows, too_long = self._examples("general_sft", split.train)
-        code, _ = self._examples("code_sft", self.material.code_sft.train)
-        order = data_batches.epoch_order(self.settings.seed, 0, len(code))
-        replayed = [code[i] for i in order[: int(self.settings.code_share * len(rows))]]
-        counts = split.counts | {
-            "too_long": too_long,
-            "trained": len(rows) + len(replayed),
-            "from_code_stage": len(replayed),
-        }
-        phase = self.settings.general_sft()
-        return self._sft(directory, "code_sft", rows + replayed, phase, counts)
-
     def _sft(
-        self, directory: Path, start: str, rows, phase: Phase, counts: dict[str, int]
+        self, name: str, start: str, phase: Phase, directory: Path
     ) -> dict[str, Any]:
-        params, history = self.trainer.sft(self.params(start), rows, phase, directory)
-        return self._trained(directory, params, history, counts)
+        params, history = self.trainer.sft(
+            self.params(start), self.fitted.demonstrations[name], phase, directory
+        )
+        return self._trained(directory, params, history, self.fitted.counts[name])
 
     def _dpo(self, directory: Path) -> dict[str, Any]:
-        pairs, counts = self._training_pairs
+        pairs = self.fitted.pairs["preferences"]
         phase, loss = self.settings.dpo()
-        return self._prefer(directory, "general_sft", pairs, phase, loss, counts)
+        return self._prefer(directory, "general_sft", pairs, phase, loss)
 
     def _rpo(self, name: str, before: str, directory: Path) -> dict[str, Any]:
-        """RPO on the same pairs, with the rewards that the reward model gives them."""
-        pairs, counts = self._training_pairs
+        """RPO on the same pairs, with the rewards that the reward model gives them.
+
+        It was trained on these pairs, so it is surer of them than of new ones.
+        """
+        pairs = self.fitted.pairs["preferences"]
         rewards = measures.rewards(self._scorer(self.params("reward_model")), pairs)
         pairs = [
             dataclasses.replace(
@@ -285,7 +247,7 @@ class Recipe:
             for pair, (chosen, rejected) in zip(pairs, rewards, strict=True)
         ]
         phase, loss = self.settings.rpo(name.replace("_", " ").upper())
-        return self._prefer(directory, before, pairs, phase, loss, counts)
+        return self._prefer(directory, before, pairs, phase, loss)
 
     def _prefer(
         self,
@@ -294,13 +256,11 @@ class Recipe:
         pairs: Sequence[PreferencePair],
         phase: Phase,
         loss: PreferenceConfig,
-        counts: dict[str, int],
     ) -> dict[str, Any]:
         params, history = self.trainer.prefer(
             self.params(start), pairs, loss, phase, directory
         )
-        split = self.material.preferences
-        counts = split.counts | counts | {"trained": len(pairs)}
+        counts = self.fitted.counts["preferences"]
         return self._trained(directory, params, history, counts)
 
     def _trained(

@@ -37,7 +37,7 @@ class Material:
     """All rows of a data folder.
 
     Attributes:
-      files: size and SHA-256 of each file, by its path in the folder.
+      data_files: size and SHA-256 of each file, by its path in the folder.
       documents: pieces of training text by class.
       validation: held-out documents by class.
       code_sft, general_sft: demonstrations of the two stages.
@@ -46,7 +46,7 @@ class Material:
       quarantine: rows that gave no record.
     """
 
-    files: dict[str, str]
+    data_files: dict[str, str]
     documents: dict[str, list[Document]]
     validation: dict[str, list[Document]]
     code_sft: Split[Conversation]
@@ -75,7 +75,7 @@ def read(folder: files.PathLike, settings: Settings) -> Material:
         opening(pair.prompt) for split in pairs.values() for pair in split.held_out
     }
     return Material(
-        files=_fingerprint(pathlib.Path(folder), found),
+        data_files=_fingerprint(pathlib.Path(folder), found),
         documents={name: _pieces(texts) for name, texts in documents.items()},
         validation=validation,
         code_sft=reader.conversations("code_sft", found.code_sft, barred),
@@ -97,7 +97,8 @@ class _Reader:
         for name, of_class in paths.items():
             bad = files.Quarantine()
             found[name] = list(corpus.read_documents(of_class, name, bad))
-            self._check(bad, len(found[name]), f"{name} text", of_class)
+            rows = len(found[name]) + len(bad.rows)
+            self._check(bad, rows, f"{name} text", of_class)
         return found
 
     def conversations(
@@ -106,7 +107,7 @@ class _Reader:
         """Demonstrations; those whose prompt preference pairs hold out are dropped."""
         share, most = self.settings.held_out_share, self.settings.max_rows_per_file
         train, held_out = [], []
-        counts = dict.fromkeys(
+        counts: Counts = dict.fromkeys(
             ("rows", "quarantined", "held_out_prompt", "over_the_cap"), 0
         )
         bad = files.Quarantine()
@@ -122,35 +123,38 @@ class _Reader:
                     counts["held_out_prompt"] += 1
                 else:
                     kept.append(row)
-            train += kept[:most]
-            counts["over_the_cap"] += len(kept[most:])
-        self._check(bad, len(train) + len(held_out), stage, paths)
+            train += spread(kept, most)
+            counts["over_the_cap"] += max(0, len(kept) - most)
+        self._check(bad, counts["rows"], stage, paths)
         return Split(train, held_out, counts)
 
     def pairs(self, stage: str, paths: corpus.Files) -> Split[PreferencePair]:
         share = self.settings.preference_held_out_share
         bad = files.Quarantine()
         result = formats.read_preferences(paths, bad)
-        self._check(bad, len(result.records), stage, paths)
+        self._check(bad, result.rows, stage, paths)
         train, held_out = [], []
         for pair in result.records:
             (held_out if is_held_out(pair.prompt, share) else train).append(pair)
         return Split(train, held_out, {"rows": result.rows, "quarantined": result.bad})
 
     def _check(
-        self, bad: files.Quarantine, good: int, kind: str, paths: corpus.Files
+        self, bad: files.Quarantine, rows: int, kind: str, paths: corpus.Files
     ) -> None:
-        bad.check(good + len(bad.rows), self.settings.max_malformed_share)
+        bad.check(rows, self.settings.max_malformed_share)
         for row in bad.rows:
             self.quarantine.add(row)
-        if not good:
-            raise nothing_left(kind, paths[0].parent, "the files hold no usable row")
+        if rows == len(bad.rows):
+            names = ", ".join(map(str, paths))
+            raise DataError(
+                f"{names}: no usable row for {kind.replace('_', ' ')}; add some."
+            )
 
 
-def nothing_left(kind: str, place: object, reason: str) -> DataError:
-    """The error for a stage without rows."""
-    kind = kind.replace("_", " ")
-    return DataError(f"{place}: no row is left for {kind}: {reason}; add more data.")
+def spread(rows: Sequence[Record], most: int) -> list[Record]:
+    """At most `most` rows, evenly spread over all."""
+    count = min(most, len(rows))
+    return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def opening(conversation: Conversation) -> str:

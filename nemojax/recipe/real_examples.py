@@ -1,10 +1,11 @@
-"""Rows of a data folder as tokens: the blend, and what fits the context."""
+"""Rows of a data folder as tokens: the tokenizer, the blend, what fits the context."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from nemojax.data import batches as data_batches
 from nemojax.data import corpus, packing
 from nemojax.data import tokenizer as tokenizers
 from nemojax.data.chat_template import ChatTemplate
@@ -12,10 +13,80 @@ from nemojax.data.corpus import Document
 from nemojax.data.files import DataError
 from nemojax.data.records import Conversation, PreferencePair
 from nemojax.data.tokenizer import Tokenizer
-from nemojax.recipe.real_data import Counts, Material
+from nemojax.recipe.real_data import Counts, Material, spread
 from nemojax.recipe.real_settings import Settings
 
 TEMPLATE = ChatTemplate(system_header=False, bos=True)
+SFT_SETS = ("code_sft", "general_sft")
+PAIR_SETS = ("preferences", "reward_pairs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The rows that fit the context, by set.
+
+    Attributes:
+      demonstrations, held_out: encoded conversations of `SFT_SETS`; a few rows of the
+        code stage are in the general one, too.
+      pairs, held_out_pairs: of `PAIR_SETS`.
+      counts: what became of the training rows of each set.
+    """
+
+    demonstrations: dict[str, list[packing.TokenSequence]]
+    held_out: dict[str, list[packing.TokenSequence]]
+    pairs: dict[str, list[PreferencePair]]
+    held_out_pairs: dict[str, list[PreferencePair]]
+    counts: dict[str, Counts]
+
+
+def fit(settings: Settings, material: Material, tokenizer: Tokenizer) -> Fitted:
+    """Encodes all rows and leaves out, and counts, those longer than a row.
+
+    Raises:
+      files.DataError: a stage is left without rows.
+    """
+    found = Fitted({}, {}, {}, {}, {})
+    for name in SFT_SETS:
+        split = getattr(material, name)
+        rows, too_long = fitting_examples(tokenizer, split.train, settings.length)
+        measured, _ = fitting_examples(tokenizer, split.held_out, settings.length)
+        found.demonstrations[name] = rows
+        found.held_out[name] = spread(measured, settings.held_out_rows)
+        found.counts[name] = split.counts | {"too_long": too_long}
+    replay = _replay(settings, *(found.demonstrations[name] for name in SFT_SETS))
+    found.demonstrations["general_sft"] += replay
+    found.counts["general_sft"]["from_code_stage"] = len(replay)
+    for name in PAIR_SETS:
+        split = getattr(material, name)
+        pairs, counts = fitting_pairs(tokenizer, split.train, settings.length)
+        measured, _ = fitting_pairs(tokenizer, split.held_out, settings.length)
+        found.pairs[name] = spread(pairs, settings.max_pairs)
+        found.held_out_pairs[name] = spread(measured, settings.held_out_pairs)
+        counts["over_the_cap"] = len(pairs) - len(found.pairs[name])
+        found.counts[name] = split.counts | counts
+    for name in (*SFT_SETS, *PAIR_SETS):
+        rows = found.demonstrations.get(name) or found.pairs.get(name, ())
+        found.counts[name]["trained"] = len(rows)
+    _check(settings, found)
+    return found
+
+
+def _replay(settings: Settings, code: list, general: list) -> list:
+    order = data_batches.epoch_order(settings.seed, 0, len(code))
+    return [code[index] for index in order[: int(settings.code_share * len(general))]]
+
+
+def _check(settings: Settings, found: Fitted) -> None:
+    """Raises DataError if a stage has nothing to train on or to measure."""
+    sets = {**found.demonstrations, "preferences": found.pairs["preferences"]}
+    held_out = {**found.held_out, "preferences": found.held_out_pairs["preferences"]}
+    for what, rows_of in (("training in", sets), ("measuring", held_out)):
+        for name, rows in rows_of.items():
+            if not rows:
+                raise DataError(
+                    f"no row is left for {what} {name.replace('_', ' ')}: none fits "
+                    f"{settings.length} tokens; add more or shorter rows."
+                )
 
 
 def train_tokenizer(settings: Settings, material: Material) -> Tokenizer:
@@ -67,8 +138,11 @@ def fitting_examples(
     tokenizer: Tokenizer, rows: Sequence[Conversation], length: int
 ) -> tuple[list[packing.TokenSequence], int]:
     """Encoded demonstrations of at most `length` tokens, and the number of longer."""
-    encoded = (TEMPLATE.encode(tokenizer, row) for row in rows)
-    kept = [example for example in encoded if len(example[0]) <= length]
+    kept: list[packing.TokenSequence] = []
+    for row in rows:
+        example = TEMPLATE.encode(tokenizer, row)
+        if len(example[0]) <= length:
+            kept.append(example)
     return kept, len(rows) - len(kept)
 
 

@@ -17,10 +17,11 @@ from nemojax.evals import statistics
 from nemojax.evals.statistics import Estimate
 from nemojax.inference import scoring
 from nemojax.models.config import ModelConfig
+from nemojax.recipe import real_data
 from nemojax.recipe import real_examples as examples
 from nemojax.recipe.policy import RewardScorer
 
-SFT_SETS = ("code_sft", "general_sft")
+MAX_DOCUMENTS = 100
 SUM, MEAN = "preference_accuracy", "preference_accuracy_per_token"
 
 
@@ -144,7 +145,7 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 def texts(
     tokenizer: Tokenizer, documents: Sequence[Document], length: int, num_bytes: int
 ) -> list[Text]:
-    """The beginnings of all documents, about `num_bytes` together.
+    """The beginnings of documents, about `num_bytes` together.
 
     Args:
       tokenizer: gives the tokens.
@@ -152,6 +153,7 @@ def texts(
       length: most tokens of a row, the BOS before each of them included.
       num_bytes: shared out evenly; short documents leave theirs unused.
     """
+    documents = real_data.spread(documents, MAX_DOCUMENTS)
     most = max(1, num_bytes // len(documents))
     found = []
     for document in documents:

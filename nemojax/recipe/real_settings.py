@@ -20,14 +20,16 @@ class Settings:
       vocab_size: of the tokenizer.
       tokenizer_bytes: pretraining text that the tokenizer learns from.
       d_model, num_layers: of the model; its MLP is 4 times as wide as `d_model`.
-      length: tokens of a row; longer examples are left out, and counted.
+      length: tokens of a row; longer examples are left out, and counted. No multiple
+        of 128, whose rows fall on the same cache lines.
       rows: rows of a batch; even, for two devices.
       pretrain_tokens: of pretraining.
       validations: how often the validation text is measured along pretraining.
       validation_bytes: of each class of text.
       held_out_share: of the prompts of the fine-tuning sets.
       preference_held_out_share: of the prompts of the preference sets.
-      held_out_rows: rows of a fine-tuning set that are measured at most.
+      held_out_rows, held_out_pairs: rows of a set that are measured at most.
+      max_pairs: pairs that a preference stage trains on at most.
       max_rows_per_file: fine-tuning rows taken from one file at most, so that no file
         drowns the others.
       max_malformed_share: of the rows of one kind; more stops the run.
@@ -41,14 +43,16 @@ class Settings:
     tokenizer_bytes: int = 4_000_000
     d_model: int = 192
     num_layers: int = 4
-    length: int = 384
+    length: int = 376
     rows: int = 8
-    pretrain_tokens: int = 3_000_000
+    pretrain_tokens: int = 2_400_000
     validations: int = 6
     validation_bytes: int = 60_000
     held_out_share: float = 0.1
     preference_held_out_share: float = 0.25
     held_out_rows: int = 250
+    held_out_pairs: int = 1000
+    max_pairs: int = 10_000
     max_rows_per_file: int = 2000
     max_malformed_share: float = 0.05
     code_share: float = 0.02
@@ -65,9 +69,9 @@ class Settings:
             presets.small(-(-vocab_size // 64) * 64),
             d_model=self.d_model,
             num_layers=self.num_layers,
-            num_heads=max(1, self.d_model // 48),
+            num_heads=max(1, self.d_model // 64),
             num_kv_heads=1,
-            head_dim=48,
+            head_dim=64,
             d_ff=4 * self.d_model,
         )
 
@@ -118,14 +122,16 @@ def quick(seed: int = 0) -> Settings:
     return Settings(
         seed=seed,
         tokenizer_bytes=1_000_000,
-        d_model=96,
+        d_model=128,
         num_layers=2,
-        length=256,
-        pretrain_tokens=400_000,
+        length=248,
+        pretrain_tokens=250_000,
         validations=3,
         validation_bytes=15_000,
-        held_out_rows=60,
-        max_rows_per_file=250,
+        held_out_rows=50,
+        held_out_pairs=120,
+        max_pairs=300,
+        max_rows_per_file=200,
     )
 
 

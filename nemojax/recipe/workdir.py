@@ -17,6 +17,7 @@ from typing import IO, Any
 
 RESULT = "result.json"
 CONFIGURATION = "configuration.json"
+LOCK = ".lock"
 
 
 class WorkdirError(ValueError):
@@ -64,18 +65,17 @@ class Workdir:
     def _check_configuration(self) -> None:
         stored = self.path / CONFIGURATION
         if not stored.exists():
-            foreign = self.path.exists() and any(
-                entry.name != ".lock" for entry in self.path.iterdir()
-            )
-            if foreign:
+            # What a process that was killed while it made the folder leaves behind.
+            ours = {LOCK, f"{CONFIGURATION}.tmp"}
+            if self.path.exists() and {p.name for p in self.path.iterdir()} - ours:
                 raise WorkdirError(
                     f"{self.path} is not empty and holds no run: choose another "
                     "--workdir"
                 )
             return
         try:
-            before = json.loads(stored.read_text())
-        except ValueError as error:
+            before = dict(json.loads(stored.read_text()))
+        except (TypeError, ValueError) as error:
             raise WorkdirError(f"{stored} cannot be read ({error})") from error
         keys = sorted(before.keys() | self.configuration.keys())
         changed = [k for k in keys if before.get(k) != self.configuration.get(k)]
@@ -88,7 +88,7 @@ class Workdir:
             )
 
     def _take_lock(self) -> IO[str]:
-        lock = (self.path / ".lock").open("w")
+        lock = (self.path / LOCK).open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -112,8 +112,12 @@ class Workdir:
         if not finished.exists():
             partial.mkdir(exist_ok=True)
             clock = _Clock(partial / ".seconds")
-            result = run(partial)
-            write_json(partial / RESULT, {"result": result, "seconds": clock.total()})
+            try:
+                result = run(partial)
+            finally:
+                seconds = clock.stop()
+            write_json(partial / RESULT, {"result": result, "seconds": seconds})
+            clock.path.unlink()
             os.rename(partial, finished)
         stored = json.loads((finished / RESULT).read_text())
         return StageOutput(name, finished, stored["result"], stored["seconds"])
@@ -134,9 +138,11 @@ class _Clock:
         except (OSError, ValueError):
             self.before = 0.0
 
-    def total(self) -> float:
-        self.path.unlink(missing_ok=True)
-        return round(self.before + time.monotonic() - self.start, 2)
+    def stop(self) -> float:
+        """The sum with this attempt, left for the next one."""
+        seconds = round(self.before + time.monotonic() - self.start, 2)
+        self.path.write_text(f"{seconds}\n")
+        return seconds
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,7 +14,7 @@ class Checkpoints:
     """The checkpoints of one training run, newest wins.
 
     A step counts as saved when Orbax has renamed its folder into place; what a killed
-    save left behind is removed on opening.
+    save left behind is removed before the next one.
     """
 
     def __init__(self, directory: Path, *, keep: int = 1):

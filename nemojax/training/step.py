@@ -78,7 +78,7 @@ def make_train_step(
             name: total / jnp.maximum(count, 1e-9)
             for name, (total, count) in metrics.items()
         }
-        scalars |= {"grad_norm": optax.global_norm(grads), "weight": weight}
+        scalars |= {"grad_norm": optax.tree.norm(grads), "weight": weight}
         return TrainState(params, opt_state, state.step + 1), scalars
 
     return jax.jit(train_step, donate_argnums=0)

@@ -13,7 +13,7 @@ from nemojax.parallel import mesh as meshes
 
 @functools.cache
 def program(mesh):
-    """Log-probs, rewards, and the gradient of a sum that weighs each of them its way."""
+    """Log-probs, rewards, and the gradient of a sum that weighs every entry."""
 
     def loss(config, params, tokens, segments, weights):
         options = {"segment_ids": segments, "mesh": mesh}

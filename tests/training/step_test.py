@@ -36,8 +36,9 @@ def take(config, params):
 
 @pytest.fixture(scope="module")
 def spread(pack, sequences):
-    """One sequence a row, eight rows of 12."""
-    return pack(sequences, 8, 12).batch
+    """One sequence a row, eight rows of 26."""
+    rows = [pack([sequence], 1, 26).batch for sequence in sequences]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +64,17 @@ def test_the_loss_is_the_mean_over_all_targets(expected, sequences):
     assert metrics["grad_norm"] > 0.1
 
 
-def test_packing_changes_nothing(take, pack, sequences, expected):
-    """Eight rows of one sequence, or three rows of many."""
-    packed = pack(sequences, 3, 26)
-    assert packed.segment_ids.max() > 1
+def test_packing_and_rows_of_padding_change_nothing(take, pack, sequences, expected):
+    """Eight rows of one sequence, or three rows of many and five of padding."""
+    packed = pack(sequences, 8, 26)
+    assert packed.segment_ids[0].max() > 1
+    assert not packed.segment_ids[3:].any()
     assert_same(take(packed.batch), expected)
-
-
-def test_rows_of_padding_change_nothing(take, pack, sequences, expected):
-    assert_same(take(pack(sequences, 12, 12).batch), expected)
 
 
 def test_micro_batches_change_nothing(take, spread, expected):
     """Parts of unequal weight: a mean of means would differ."""
-    parts = jax.tree.map(lambda leaf: leaf.reshape(4, 2, 12), spread)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(4, 2, 26), spread)
     weights = parts.loss_mask.sum((1, 2))
     assert weights.max() > weights.min()
     assert_same(take(parts, micro_batches=4), expected)

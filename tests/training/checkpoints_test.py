@@ -1,0 +1,111 @@
+"""What is saved comes back bit for bit; what was not saved does not count."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nemojax.parallel import mesh as meshes
+from nemojax.training import checkpoints
+
+
+def tree(seed=0):
+    """Two dtypes and a nested shape."""
+    rng = np.random.default_rng(seed)
+    return {
+        "mlp": {"up": jnp.asarray(rng.normal(size=(1, 4, 6)), jnp.float32)},
+        "norm": jnp.asarray(rng.normal(size=3), jnp.bfloat16),
+        "step": jnp.int32(seed),
+    }
+
+
+def assert_equal(found, expected):
+    assert checkpoints.parameters_sha256(found) == checkpoints.parameters_sha256(
+        expected
+    )
+
+
+def test_parameters_come_back_and_replace_older_ones(tmp_path):
+    folder = tmp_path / "params"
+    for seed in (1, 2):
+        checkpoints.save_params(folder, tree(seed))
+        assert_equal(checkpoints.load_params(folder, tree(0)), tree(seed))
+
+
+def test_parameters_come_back_on_the_mesh_asked_for(tmp_path):
+    """Saved by one device, read by four that share dim 2."""
+    checkpoints.save_params(tmp_path / "params", tree(1))
+    mesh = meshes.make_mesh(data=2, tensor=2)
+    like = jax.tree.map(
+        lambda leaf: jax.device_put(leaf, meshes.sharding(mesh)), tree(0)
+    )
+    split = meshes.sharding(mesh, None, None, "tensor")
+    like["mlp"]["up"] = jax.device_put(like["mlp"]["up"], split)
+    found = checkpoints.load_params(tmp_path / "params", like)
+    assert found["mlp"]["up"].sharding == split
+    assert found["mlp"]["up"].addressable_shards[0].data.shape == (1, 4, 3)
+    assert_equal(found, tree(1))
+
+
+def test_the_newest_checkpoint_wins_and_the_others_go(tmp_path):
+    saved = checkpoints.Checkpoints(tmp_path / "checkpoints")
+    assert saved.latest_step() is None
+    with pytest.raises(ValueError, match=r"no checkpoint in .*checkpoints"):
+        saved.restore(tree())
+    for step in (3, 6):
+        saved.save(step, tree(step))
+    saved.close()
+    again = checkpoints.Checkpoints(tmp_path / "checkpoints")
+    assert again.latest_step() == 6
+    assert_equal(again.restore(tree(0)), tree(6))
+    again.close()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["6"]
+
+
+def test_a_save_that_was_killed_does_not_count_and_is_replaced(tmp_path):
+    """Before it is renamed, a checkpoint's folder has an ending of Orbax's."""
+    folder = tmp_path / "checkpoints"
+    saved = checkpoints.Checkpoints(folder)
+    saved.save(3, tree(3))
+    saved.close()
+    torn = folder / "6.orbax-checkpoint-tmp"
+    shutil.copytree(folder / "3", torn)
+    again = checkpoints.Checkpoints(folder)
+    assert again.latest_step() == 3
+    assert_equal(again.restore(tree(0)), tree(3))
+    again.save(6, tree(6))
+    again.close()
+    assert [path.name for path in folder.iterdir()] == ["6"]
+
+
+def test_equal_bits_have_equal_hashes_wherever_they_live():
+    mesh = meshes.make_mesh(tensor=2)
+    placed = tree(1)
+    split = meshes.sharding(mesh, None, "tensor")
+    placed["mlp"]["up"] = jax.device_put(placed["mlp"]["up"], split)
+    assert_equal(placed, jax.tree.map(np.asarray, tree(1)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t | {"step": t["step"] + 1},
+        lambda t: t | {"norm": t["norm"].at[1].set(-t["norm"][1])},
+        lambda t: t | {"norm": t["norm"].astype(jnp.float16)},
+        lambda t: t | {"mlp": {"up": t["mlp"]["up"].reshape(1, 6, 4)}},
+        lambda t: t | {"mlp": {"down": t["mlp"]["up"]}},
+        lambda t: {name: t[name] for name in ("mlp", "norm")},
+    ],
+    ids=["integer", "sign", "dtype", "shape", "name", "missing"],
+)
+def test_any_change_changes_the_hash(change):
+    before = checkpoints.parameters_sha256(tree(1))
+    assert checkpoints.parameters_sha256(change(tree(1))) != before
+
+
+def test_a_bit_changes_the_hash():
+    """-0.0 and 0.0 are equal numbers, but not equal bits."""
+    hashes = {checkpoints.parameters_sha256([jnp.float32(x)]) for x in (0.0, -0.0)}
+    assert len(hashes) == 2

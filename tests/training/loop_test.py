@@ -1,0 +1,147 @@
+"""A run that is stopped and started again ends like one that was not."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from nemojax.parallel import mesh as meshes
+from nemojax.training import checkpoints, loop, optimizer, step
+from tests.training import toy_run
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def lines(directory):
+    """`metrics.jsonl` without the seconds, which no two runs share."""
+    text = (directory / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert all(row.pop("seconds") >= 0 for row in rows)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """(hash of the last parameters, metrics) of a run that nothing stopped."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    params, rows = toy_run.train(directory, toy_run.Batches())
+    assert len(rows) == toy_run.STEPS
+    return checkpoints.parameters_sha256(params), lines(directory)
+
+
+def assert_ends_like(uninterrupted, directory, batches):
+    """Run in a folder once more, bit for bit and line for line."""
+    params, _ = toy_run.train(directory, batches)
+    assert checkpoints.parameters_sha256(params) == uninterrupted[0]
+    assert lines(directory) == uninterrupted[1]
+
+
+def test_metrics_have_a_row_a_step_and_the_rate_of_the_schedule(uninterrupted):
+    rows = uninterrupted[1]
+    assert [row["step"] for row in rows] == list(range(1, 8))
+    assert [row["learning_rate"] for row in rows] == [
+        optimizer.learning_rate(toy_run.OPTIMIZER, k, 7) for k in range(7)
+    ]
+    assert all(row["weight"] == 4 * 11 and row["grad_norm"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(("stop", "resumed"), [(2, 0), (3, 3), (5, 3), (6, 6)])
+def test_a_stopped_run_goes_on_from_its_checkpoint(
+    tmp_path, uninterrupted, stop, resumed
+):
+    """Checkpoints are at steps 3 and 6; earlier batches are not asked for again."""
+
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy_run.train(tmp_path, toy_run.Batches(stop, fail))
+    batches = toy_run.Batches()
+    assert_ends_like(uninterrupted, tmp_path, batches)
+    assert batches.asked == list(range(resumed, 7))
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path, uninterrupted):
+    """SIGKILL, in another process: nothing there has time to tidy up."""
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.training.toy_run", str(tmp_path), "5"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4]
+    assert_ends_like(uninterrupted, tmp_path, toy_run.Batches())
+
+
+def test_a_second_run_in_the_folder_repeats_the_steps_after_the_checkpoint(
+    tmp_path, uninterrupted
+):
+    toy_run.train(tmp_path, toy_run.Batches())
+    batches = toy_run.Batches()
+    assert_ends_like(uninterrupted, tmp_path, batches)
+    assert batches.asked == [6]
+
+
+def test_without_checkpoints_a_run_starts_again(tmp_path, uninterrupted):
+    for _ in range(2):
+        batches = toy_run.Batches()
+        params, rows = toy_run.train(tmp_path, batches, checkpoint_every=0)
+        assert batches.asked == list(range(7))
+        assert len(rows) == 7
+        assert checkpoints.parameters_sha256(params) == uninterrupted[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_run_on_a_mesh_resumes_on_one_device(tmp_path, uninterrupted):
+    """The checkpoint is of the model, not of the mesh; sums differ in rounding."""
+    toy_run.train(tmp_path, toy_run.Batches(), mesh=meshes.make_mesh(data=2))
+    _, rows = toy_run.train(tmp_path, toy_run.Batches())
+    losses = [row["loss"] for row in uninterrupted[1]]
+    np.testing.assert_allclose([row["loss"] for row in rows], losses, rtol=1e-4)
+
+
+def test_the_state_lives_where_the_parameters_live():
+    """tensor=2: each device holds half of a matrix and of its moments."""
+    mesh = meshes.make_mesh(tensor=2)
+    params = {"mlp": {"up": np.zeros((1, 4, 8), np.float32)}}
+    state = step.init_state(params, optimizer.make_optimizer(toy_run.OPTIMIZER))
+    placed = jax.device_put(state, loop._state_shardings(state, mesh))
+    matrices = [leaf for leaf in jax.tree.leaves(placed) if leaf.ndim == 3]
+    assert len(matrices) == 3  # the parameter and two moments
+    for leaf in matrices:
+        assert leaf.addressable_shards[0].data.shape == (1, 4, 4)
+
+
+def test_the_parameters_given_are_not_changed(tmp_path):
+    params = {"mlp": {"up": np.ones((1, 4, 8), np.float32)}}
+    given = jax.device_put(params)
+
+    def take_step(state, batch, rate):
+        moved = jax.tree.map(lambda p: p - rate * batch.sum(), state.params)
+        scalars = {"loss": np.float32(1)}
+        return state._replace(params=moved, step=state.step + 1), scalars
+
+    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, meshes.make_mesh())
+    after, rows = loop.train(run, given, take_step, [np.ones((2, 2), np.float32)])
+    np.testing.assert_array_equal(given["mlp"]["up"], 1)
+    assert (np.asarray(after["mlp"]["up"]) < 1).all()
+    assert [row["loss"] for row in rows] == [1.0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
+    def take_step(state, batch, rate):
+        loss = np.float32("nan") if int(state.step) == 1 else np.float32(1)
+        return state._replace(step=state.step + 1), {"loss": loss}
+
+    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, meshes.make_mesh())
+    params = {"mlp": {"up": np.ones((1, 2, 2), np.float32)}}
+    with pytest.raises(FloatingPointError, match="x: loss nan at step 2"):
+        loop.train(run, params, take_step, [np.ones((2, 2), np.float32)] * 5)
+    assert [row["step"] for row in lines(tmp_path)] == [1]
