@@ -39,10 +39,9 @@ def stage_table(reports: Sequence[Mapping[str, Any]]) -> tables.Table:
             )
             for stage in stages
         ]
-        rows.append([name, *cells, cell(three)])
-    header = ["stage", "math", "code", "instructions", "their checks", "facts",
-              "mean of three"]  # fmt: skip
-    return tables.Table(header, rows)
+        rows.append((name, *cells, cell(three)))
+    header = ("stage", *map(tables.label, FAMILIES), "mean of three")
+    return tables.Table(header, tuple(rows))
 
 
 def floor_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
@@ -51,9 +50,9 @@ def floor_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
     for check in FLOORS:
         worst = min(run[check.name] for run in found)
         held = "holds" if worst >= check.threshold else "DOES NOT HOLD"
-        rows.append([check.text, number(check, check.threshold), number(check, worst),
-                     held])  # fmt: skip
-    return tables.Table(["floor", "at least", "worst run", "verdict"], rows)
+        wanted = number(check, check.threshold)
+        rows.append((check.text, wanted, number(check, worst), held))
+    return tables.Table(("floor", "at least", "worst run", "verdict"), tuple(rows))
 
 
 def goal_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
@@ -67,16 +66,11 @@ def goal_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
         low, high = mean.interval or (mean.value, mean.value)
         reached = low > 0 if check.above_zero else mean.value >= check.threshold
         wanted = "> 0" if check.above_zero else f">= {number(check, check.threshold)}"
-        rows.append(
-            [
-                check.text,
-                wanted,
-                number(check, mean.value),
-                f"{number(check, low)} .. {number(check, high)}",
-                "reached" if reached else "not reached",
-            ]
-        )
-    return tables.Table(["goal", "wanted", "mean", "95 % interval", "verdict"], rows)
+        interval = f"{number(check, low)} .. {number(check, high)}"
+        verdict = "reached" if reached else "not reached"
+        rows.append((check.text, wanted, number(check, mean.value), interval, verdict))
+    header = ("goal", "wanted", "mean", "95 % interval", "verdict")
+    return tables.Table(header, tuple(rows))
 
 
 def cell(values: Sequence[float]) -> str:

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 DEVICES = 8
 
 # Before the first test imports jax, which reads both once.
@@ -11,3 +13,13 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
         f"{os.environ.get('XLA_FLAGS', '')} "
         f"--xla_force_host_platform_device_count={DEVICES}"
     ).strip()
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """For modules that mostly compile: half the time, for slower programs."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -92,9 +92,7 @@ class Recipe:
         """The parameters that a stage left."""
         width = 5 if "reward_model" in stage else 0
         shapes = jax.eval_shape(
-            functools.partial(
-                forward.init, self.trainer.config, num_attributes=width
-            ),
+            functools.partial(forward.init, self.trainer.config, num_attributes=width),
             jax.random.key(0),
         )
         return checkpoints.load_params(self.stages[stage].directory / PARAMS, shapes)

@@ -33,31 +33,31 @@ class Check:
     above_zero: bool = False
 
 
+_DIFF = "difference"
 FLOORS = (
     Check("reward_teacher", "Reward model, teacher pairs", 0.72),
-    Check("filter_math", "Filter lift, math", 0.05, "difference"),
-    Check("filter_code", "Filter lift, code", 0.05, "difference"),
-    Check("filter_instruction", "Filter lift, instructions", 0.05, "difference"),
-    Check("filter_facts", "Filter lift, facts", 0.05, "difference"),
+    Check("filter_math", "Filter lift, math", 0.05, _DIFF),
+    Check("filter_code", "Filter lift, code", 0.05, _DIFF),
+    Check("filter_instruction", "Filter lift, instructions", 0.05, _DIFF),
+    Check("filter_facts", "Filter lift, facts", 0.05, _DIFF),
     Check("code_sft_code", "Code SFT, code", 0.52),
     Check("general_math", "General SFT, math", 0.65),
     Check("general_instruction", "General SFT, instructions", 0.35),
     Check("general_code", "General SFT, code", 0.48),
-    Check("general_teacher", "General SFT - teacher", 0.04, "difference"),
-    Check("step_dpo", "DPO - General SFT", -0.02, "difference"),
-    Check("step_rpo_1", "RPO 1 - DPO", -0.02, "difference"),
-    Check("step_rpo_2", "RPO 2 - RPO 1", -0.02, "difference"),
-    Check("step_rpo_3", "RPO 3 - RPO 2", -0.02, "difference"),
+    Check("general_teacher", "General SFT - teacher", 0.04, _DIFF),
+    Check("step_dpo", "DPO - General SFT", -0.02, _DIFF),
+    Check("step_rpo_1", "RPO 1 - DPO", -0.02, _DIFF),
+    Check("step_rpo_2", "RPO 2 - RPO 1", -0.02, _DIFF),
+    Check("step_rpo_3", "RPO 3 - RPO 2", -0.02, _DIFF),
 )
 GOALS = (
     Check("reward_own", "Reward model, the SFT policy's own pairs", 0.65),
-    Check("code_sft_base", "Code SFT - Base, code, same prompts", 0.0, "difference", True),
-    Check("final_general", "Final - General SFT", 0.05, "difference"),
-    Check("final_control", "RPO 3 - control without preference loss", 0.0,
-          "difference", True),
+    Check("code_sft_base", "Code SFT - Base, code, same prompts", 0.0, _DIFF, True),
+    Check("final_general", "Final - General SFT", 0.05, _DIFF),
+    Check("final_control", "RPO 3 - control without preference loss", 0.0, _DIFF, True),
     Check("final_facts", "Facts of the final model", 0.45),
-    Check("final_teacher", "Final - teacher", 0.18, "difference"),
-)  # fmt: skip
+    Check("final_teacher", "Final - teacher", 0.18, _DIFF),
+)
 
 
 def quantities(report: Mapping[str, Any]) -> dict[str, float]:

@@ -70,9 +70,7 @@ def pretraining_rows(
                 documents.append([*tokenizer.encode(document), tokenizer.eos_id])
                 counts[name] += len(documents[-1]) + 1
                 seen += len(documents[-1]) + 1
-        rows = packing.pack_documents(
-            documents, length=length, bos_id=tokenizer.bos_id
-        )
+        rows = packing.pack_documents(documents, length=length, bos_id=tokenizer.bos_id)
         parts.append(rows[: budget // length])
     return np.concatenate(parts), counts
 
@@ -101,9 +99,7 @@ def annotated(
     ]
 
 
-def teacher_responses(
-    rng: random.Random, prompts: int, split: str
-) -> list[Answered]:
+def teacher_responses(rng: random.Random, prompts: int, split: str) -> list[Answered]:
     """Two responses a prompt by teachers of all kinds and strengths, some very weak."""
     found = []
     for task in tasks.sample_tasks(rng, split, prompts):
@@ -123,9 +119,7 @@ def generator_responses(
 ) -> list[list[str]]:
     """Samples of a generator at temperature 1, [N][K] texts."""
     prompts = [Conversation.of(task.prompt) for task in found]
-    responses = generator.generate(
-        prompts, samples=samples, temperature=1.0, seed=seed
-    )
+    responses = generator.generate(prompts, samples=samples, temperature=1.0, seed=seed)
     return [[response.text for response in row] for row in responses]
 
 
@@ -172,9 +166,7 @@ def demonstrations(
         best = rewards[np.arange(len(found)), chosen]
         top = filters.keep_top_share(best, [task.family for task in found], keep)
         kept, thresholds = top.keep, top.thresholds
-    rows = [
-        (task, texts[i][chosen[i]]) for i, task in enumerate(found) if kept[i]
-    ]
+    rows = [(task, texts[i][chosen[i]]) for i, task in enumerate(found) if kept[i]]
     _write_journal(directory / f"{name}.jsonl", name, generator.name, rows)
     raw = [(task, texts[i][0]) for i, task in enumerate(found)]
     found_statistics = {
@@ -231,13 +223,11 @@ def general_examples(
     """The general SFT blend: demonstrations, code replay, grounded facts, documents."""
     rng = stream(settings, "general-blend")
     count = len(rows)
-    rows = list(rows) + rng.sample(
-        list(code_rows), int(settings.code_share * count)
-    )
-    examples = [chat_example(tokenizer, prompt, answer) for prompt, answer in rows]
-    grounded = closed_book.grounded_fact_rows(
-        rng, int(settings.grounded_share * count)
-    )
+    rows = list(rows) + rng.sample(list(code_rows), int(settings.code_share * count))
+    examples: list[packing.TokenSequence] = [
+        chat_example(tokenizer, prompt, answer) for prompt, answer in rows
+    ]
+    grounded = closed_book.grounded_fact_rows(rng, int(settings.grounded_share * count))
     examples += [chat_example(tokenizer, row.prompt, row.answer) for row in grounded]
     replay = closed_book.replay_documents(rng, int(settings.replay_share * count))
     for document in replay:

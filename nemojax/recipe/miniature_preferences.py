@@ -73,9 +73,7 @@ def policy_answers(
     found = tasks.sample_tasks(rng, split, prompts)
     texts = data.generator_responses(policy.generator, found, 2, rng.randrange(2**31))
     return [
-        (task, answer)
-        for task, row in zip(found, texts, strict=True)
-        for answer in row
+        (task, answer) for task, row in zip(found, texts, strict=True) for answer in row
     ]
 
 

@@ -1,6 +1,7 @@
 """The report of the miniature recipe, from what its stages left."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,8 +94,10 @@ def build(settings: Settings, stages: Stages, tasks: Sequence[Task]) -> dict[str
 
 def comparisons(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """Paired comparisons of neighbouring stages, math, code and instructions."""
-    order = [n for n in ("general_sft", "dpo", "rpo_1", "rpo_2", "rpo_3") if n in stages]
-    pairs = [("teacher", "general_sft"), *zip(order, order[1:], strict=False)]
+    order = [
+        n for n in ("general_sft", "dpo", "rpo_1", "rpo_2", "rpo_3") if n in stages
+    ]
+    pairs = [("teacher", "general_sft"), *itertools.pairwise(order)]
     if len(order) > 1:
         pairs += [("general_sft", order[-1]), ("teacher", order[-1])]
         if f"control_{order[-1]}" in stages:
@@ -129,8 +132,9 @@ def samples(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
         change = [sides["after"][2][i] - sides["before"][2][i] for i in indices]
         # One of each outcome, as long as there is one: not only the good news.
         for wanted in (1, -1, 0):
-            for i in [i for i, c in zip(indices, change, strict=True) if c == wanted][:1]:
-                row = {"family": family, "prompt": tasks[i].prompt}
+            if wanted in change:
+                i = indices[change.index(wanted)]
+                row: dict[str, Any] = {"family": family, "prompt": tasks[i].prompt}
                 for side, (stage, texts, correct) in sides.items():
                     row[side] = _answer(tasks[i], stage, texts[i], correct[i])
                 found.append(row)
@@ -198,9 +202,7 @@ def _reward_model(stages: Stages) -> dict[str, Any]:
     rows = []
     for part in ("code", "general"):
         for family, found in stages["synthetic_data"].result[part].items():
-            rows.append(
-                {"family": family, "raw": found["raw"], "kept": found["kept"]}
-            )
+            rows.append({"family": family, "raw": found["raw"], "kept": found["kept"]})
     return {"pairs": pairs, "filter": rows}
 
 

@@ -113,6 +113,4 @@ def quick(seed: int = 0, teacher: str = "random") -> Settings:
 
 
 def _alignment(peak_lr: float, warmup: int = 10) -> OptimizerConfig:
-    return OptimizerConfig(
-        peak_lr, warmup_steps=warmup, beta2=0.98, weight_decay=0.01
-    )
+    return OptimizerConfig(peak_lr, warmup_steps=warmup, beta2=0.98, weight_decay=0.01)

@@ -1,5 +1,6 @@
 """A small made-up run with every section of the report."""
 
+import copy
 import math
 from typing import Any
 
@@ -34,6 +35,58 @@ def answer(stage: str, text: str, correct: bool | None, verdict: str) -> dict[st
     return {"stage": stage, "text": text, "correct": correct, "verdict": verdict}
 
 
+COMPARISONS = [
+    {
+        "before": "General SFT",
+        "after": "DPO",
+        "family": "math",
+        "value": 0.02,
+        "interval": [0.008, 0.033],
+        "won": 31,
+        "lost": 11,
+        "p_value": 0.0029,
+    },
+    {
+        "before": "DPO",
+        "after": "RPO 3",
+        "family": "all",
+        "value": 0.0003,
+        "interval": [-0.012, 0.014],
+        "won": 29,
+        "lost": 28,
+        "p_value": 1.0,
+    },
+]
+
+
+GOALS = [
+    {
+        "name": "Reward model on the policy's own pairs",
+        "threshold": 0.65,
+        "value": 0.682,
+        "interval": [0.65, 0.713],
+        "reached": True,
+    },
+    {
+        "name": "RPO 3 above the control without the preference loss",
+        "threshold": 0.0,
+        "relation": ">",
+        "unit": "difference",
+        "value": 0.004,
+        "interval": [-0.011, 0.019],
+        "reached": False,
+        "reason": "the interval holds 0",
+    },
+    {
+        "name": "Facts of the final model",
+        "threshold": 0.45,
+        "value": None,
+        "interval": None,
+        "reached": None,
+    },
+]
+
+
 @pytest.fixture
 def run() -> dict[str, Any]:
     """A report as `report.write_report` takes it; a new object for each test."""
@@ -66,54 +119,8 @@ def run() -> dict[str, Any]:
             "built in; the second teacher errs systematically.",
             "Base is prompted in its own format, the other stages in chat format.",
         ],
-        "comparisons": [
-            {
-                "before": "General SFT",
-                "after": "DPO",
-                "family": "math",
-                "value": 0.02,
-                "interval": [0.008, 0.033],
-                "won": 31,
-                "lost": 11,
-                "p_value": 0.0029,
-            },
-            {
-                "before": "DPO",
-                "after": "RPO 3",
-                "family": "all",
-                "value": 0.0003,
-                "interval": [-0.012, 0.014],
-                "won": 29,
-                "lost": 28,
-                "p_value": 1.0,
-            },
-        ],
-        "goals": [
-            {
-                "name": "Reward model on the policy's own pairs",
-                "threshold": 0.65,
-                "value": 0.682,
-                "interval": [0.65, 0.713],
-                "reached": True,
-            },
-            {
-                "name": "RPO 3 above the control without the preference loss",
-                "threshold": 0.0,
-                "relation": ">",
-                "unit": "difference",
-                "value": 0.004,
-                "interval": [-0.011, 0.019],
-                "reached": False,
-                "reason": "the interval holds 0",
-            },
-            {
-                "name": "Facts of the final model",
-                "threshold": 0.45,
-                "value": None,
-                "interval": None,
-                "reached": None,
-            },
-        ],
+        "comparisons": copy.deepcopy(COMPARISONS),
+        "goals": copy.deepcopy(GOALS),
         "reward_model": {
             "pairs": [
                 {

@@ -10,6 +10,8 @@ from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 NEVER = 10_000  # a stop id that is no token
 NEW = 8
 

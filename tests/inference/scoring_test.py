@@ -11,6 +11,8 @@ from nemojax.inference import scoring
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 ROWS, LENGTH = 4, 24
 
 

@@ -10,6 +10,8 @@ import pytest
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @functools.cache
 def program(mesh):

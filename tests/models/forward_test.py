@@ -10,6 +10,8 @@ import pytest
 
 from nemojax.models import forward
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def layer_norm(x, norm):
     centred = x - x.mean(-1, keepdims=True)

@@ -13,6 +13,8 @@ from jax.extend import core
 from nemojax.models import forward, heads, layers
 from nemojax.models.config import ModelConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 VOCABULARY = 97
 CONFIG = ModelConfig(
     vocab_size=VOCABULARY,
@@ -47,20 +49,28 @@ def fused(chunk, x, kernel, targets):
     return layers.apply(head, {"kernel": kernel}, x, targets, method="log_probs")
 
 
-@pytest.mark.parametrize("chunk", [1, 10, 96, 8192])
-def test_log_probs_and_gradients_are_those_of_log_softmax(inputs, chunk):
-    """For chunks that divide the vocabulary, do not, and hold all of it."""
+def with_gradients(function, inputs):
+    """((gradient of x, of kernel), log-probs) of a weighted sum of log-probs."""
     x, kernel, targets, weights = inputs
 
-    def result(function):
-        def weighted(x, kernel):
-            log_probs = function(x, kernel, targets)
-            return (log_probs * weights).sum(), log_probs
+    def weighted(x, kernel):
+        log_probs = function(x, kernel, targets)
+        return (log_probs * weights).sum(), log_probs
 
-        return jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))(x, kernel)
+    return jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))(x, kernel)
 
-    (x_grad, kernel_grad), log_probs = result(functools.partial(fused, chunk))
-    (x_expected, kernel_expected), expected = result(reference)
+
+@pytest.fixture(scope="module")
+def expected(inputs):
+    return with_gradients(reference, inputs)
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 96, 8192])
+def test_log_probs_and_gradients_are_those_of_log_softmax(inputs, expected, chunk):
+    """For chunks that divide the vocabulary, do not, and hold all of it."""
+    (x_expected, kernel_expected), expected = expected
+    function = functools.partial(fused, chunk)
+    (x_grad, kernel_grad), log_probs = with_gradients(function, inputs)
     np.testing.assert_allclose(log_probs, expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(x_grad, x_expected, atol=1e-4)
     np.testing.assert_allclose(kernel_grad, kernel_expected, atol=1e-4)

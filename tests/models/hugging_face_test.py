@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

@@ -11,6 +11,8 @@ from nemojax.models import forward, layers
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 # Large enough to measure standard deviations to 1 %.
 WIDE = ModelConfig(
     vocab_size=300,

@@ -8,6 +8,8 @@ from nemojax.data.records import Conversation
 from nemojax.inference import scoring
 from nemojax.recipe.policy import Policy, RewardScorer
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture(scope="module")
 def policy(config, make_params, tokenizer, trainer):

@@ -13,6 +13,8 @@ from nemojax.training import checkpoints
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 PHASE = Phase(
     "toy",
     OptimizerConfig(1e-2, "constant", weight_decay=0.0),

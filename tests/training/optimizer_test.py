@@ -12,6 +12,8 @@ import pytest
 from nemojax.training import optimizer
 from nemojax.training.optimizer import OptimizerConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def rates(total, **options):
     config = OptimizerConfig(peak_lr=2.0, **options)

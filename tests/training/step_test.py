@@ -11,6 +11,8 @@ import pytest
 from nemojax.parallel import mesh as meshes
 from nemojax.training import objectives, step
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 # Updates are gradients: with learning rate 1 the parameters lose their gradient.
 PLAIN = optax.identity()
 

@@ -3,7 +3,6 @@
 As a program, `python -m tests.training.toy_run FOLDER STEP` is killed at a step.
 """
 
-import functools
 import os
 import pathlib
 import signal
@@ -31,13 +30,9 @@ CONFIG = ModelConfig(
     compute_dtype="float32",
 )
 OPTIMIZER = optimizer.OptimizerConfig(1e-2, warmup_steps=2)
-
-
-@functools.cache
-def take_step(mesh):
-    """The compiled step on a mesh."""
-    objective = objectives.language_model_objective(CONFIG, mesh)
-    return step.make_train_step(objective, optimizer.make_optimizer(OPTIMIZER))
+STEP = step.make_train_step(
+    objectives.language_model_objective(CONFIG), optimizer.make_optimizer(OPTIMIZER)
+)
 
 
 class Batches:
@@ -58,12 +53,13 @@ class Batches:
         return data_batches.from_rows(rows.astype(np.int32))
 
 
-def train(directory, batches, **options):
+def train(directory, batches, checkpoint_every=CHECKPOINT_EVERY):
     """(parameters, metrics rows) of the run in a folder."""
-    settings = {"checkpoint_every": CHECKPOINT_EVERY, "mesh": meshes.make_mesh()}
-    run = loop.TrainingRun("toy", OPTIMIZER, directory, **(settings | options))
+    run = loop.TrainingRun(
+        "toy", OPTIMIZER, directory, meshes.make_mesh(), checkpoint_every
+    )
     params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
-    return loop.train(run, params, take_step(run.mesh), batches)
+    return loop.train(run, params, STEP, batches)
 
 
 def _kill():
@@ -71,4 +67,5 @@ def _kill():
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_disable_most_optimizations", True)  # as its test does
     train(pathlib.Path(sys.argv[1]), Batches(int(sys.argv[2]), _kill))
