@@ -1,0 +1,50 @@
+"""The miniature recipe at a size of seconds; also a program, to be killed.
+
+python -m tests.recipe.micro FOLDER
+"""
+
+import dataclasses
+import sys
+
+import jax
+
+from nemojax.evals import report as reports
+from nemojax.parallel import mesh as meshes
+from nemojax.recipe import command, miniature, miniature_report
+from nemojax.recipe.miniature_settings import Settings
+from nemojax.recipe.workdir import Workdir
+
+SETTINGS = Settings(
+    seed=1,
+    pretrain_tokens=20_000,
+    reward_prompts=40,
+    policy_reward_prompts=20,
+    code_rows=60,
+    general_rows=80,
+    preference_prompts=24,
+    rpo_rounds=1,
+    eval_tasks=8,
+)
+
+
+def run(folder):
+    """Runs or continues the recipe; returns its report."""
+    workdir = Workdir(folder, dataclasses.asdict(SETTINGS))
+    try:
+        mesh = meshes.make_mesh(data=min(2, jax.device_count()))
+        recipe = miniature.Recipe(SETTINGS, workdir, mesh)
+        stages = recipe.run()
+        report = miniature_report.build(SETTINGS, stages, recipe.tasks)
+        reports.write_report(folder, report)
+        return report
+    finally:
+        workdir.close()
+
+
+def main() -> int:
+    run(sys.argv[1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(main))
