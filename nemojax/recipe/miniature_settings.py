@@ -11,7 +11,7 @@ from nemojax.training.optimizer import OptimizerConfig
 # Scalar reward for training policies: no pay for complexity where longer is not better.
 POLICY_WEIGHTS = (0.65, 0.8, 0.45, 0.0, -0.1)
 SFT_WEIGHTS = {"math": 0.48, "instruction": 0.48, "facts": 0.04}
-PREFERENCE_WEIGHTS = {"math": 0.4, "code": 0.25, "instruction": 0.35}
+PREFERENCE_WEIGHTS = {"math": 0.35, "code": 0.25, "instruction": 0.35, "facts": 0.05}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Settings:
     general_rows: int = 6000
     teacher_samples: int = 2
     keep: float = 0.6
-    replay_share: float = 0.2
-    grounded_share: float = 0.15
+    replay_share: float = 0.3
+    grounded_share: float = 0.05
     code_share: float = 0.02
     preference_prompts: int = 2000
     preference_samples: int = 4
