@@ -113,7 +113,7 @@ def comparisons(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
                 "before": NAMES.get(before, _words(before)),
                 "after": NAMES.get(after, _words(after)),
                 "family": "math, code, instruction",
-                **_flat(compared),
+                **compared.to_json(),
             }
         )
     return rows
@@ -171,16 +171,6 @@ def _three(output: StageOutput, tasks: Sequence[Task]) -> list[int]:
         for task, value in zip(tasks, output.result["correct"], strict=True)
         if task.family in miniature_checks.THREE
     ]
-
-
-def _flat(compared: statistics.PairedComparison) -> dict[str, Any]:
-    row = compared.to_json()
-    difference = row.pop("difference")
-    return {
-        "value": difference["value"],
-        "interval": difference["interval"],
-        **{key: row[key] for key in ("won", "lost", "p_value")},
-    }
 
 
 def _reward_model(stages: Stages) -> dict[str, Any]:

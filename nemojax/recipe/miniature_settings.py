@@ -49,8 +49,8 @@ class Settings:
     policy_reward_prompts: int = 1000
     code_rows: int = 2400
     general_rows: int = 6000
-    teacher_samples: int = 2
-    keep: float = 0.6
+    teacher_samples: int = 4
+    keep: float = 0.8
     replay_share: float = 0.3
     grounded_share: float = 0.05
     code_share: float = 0.02
