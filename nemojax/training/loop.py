@@ -55,8 +55,11 @@ def train(
       The parameters after the last step, and one row of metrics a step.
 
     Raises:
+      ValueError: there is no batch.
       FloatingPointError: the loss is not finite; names the step.
     """
+    if not batches:
+        raise ValueError(f"{run.name}: the data do not fill one batch")
     params = jax.device_put(params, partition.param_shardings(params, run.mesh))
     state = init_state(params, optimizer.make_optimizer(run.optimizer))
     state = jax.device_put(state, _state_shardings(state, run.mesh))

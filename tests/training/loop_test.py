@@ -139,3 +139,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
     with pytest.raises(FloatingPointError, match="x: loss nan at step 2"):
         loop.train(run, params, take_step, [np.ones((2, 2), np.float32)] * 5)
     assert [row["step"] for row in lines(tmp_path)] == [1]
+
+
+def test_data_that_fill_no_batch_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="do not fill one batch"):
+        toy_run.train(tmp_path, [])
