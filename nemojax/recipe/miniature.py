@@ -156,7 +156,7 @@ class Recipe:
     def _reward_model(self, directory: Path) -> dict[str, Any]:
         rng = data.stream(self.settings, "reward-model")
         answered = data.teacher_responses(rng, self.settings.reward_prompts, "train")
-        held_out = data.teacher_responses(rng, 500, "test")
+        held_out = data.teacher_responses(rng, self.settings.reward_held_out, "test")
         return self._train_reward(
             directory, self.params("pretrain"), answered, {"teacher": held_out}
         )
@@ -170,8 +170,12 @@ class Recipe:
         )
         teacher = data.teacher_responses(rng, self.settings.reward_prompts, "train")
         held_out = {
-            "teacher": data.teacher_responses(rng, 500, "test"),
-            "own": preferences.policy_answers(policy, rng, 500, "test"),
+            "teacher": data.teacher_responses(
+                rng, self.settings.reward_held_out, "test"
+            ),
+            "own": preferences.policy_answers(
+                policy, rng, self.settings.reward_held_out, "test"
+            ),
         }
         return self._train_reward(
             directory, self.params("general_sft"), teacher + own, held_out

@@ -27,6 +27,7 @@ class Settings:
       second_phase: share of the tokens in the phase with questions and answers.
       reward_prompts: teacher prompts that are annotated, two responses each.
       policy_reward_prompts: prompts whose answers by the SFT policy are annotated.
+      reward_held_out: held-out prompts that measure a reward model.
       code_rows, general_rows: rows kept for the two SFT stages.
       teacher_samples: answers of the teacher to each prompt.
       keep: share of the teacher's best answers that is kept.
@@ -45,8 +46,9 @@ class Settings:
     vocab_size: int = 704
     pretrain_tokens: int = 3_200_000
     second_phase: float = 0.35
-    reward_prompts: int = 2000
+    reward_prompts: int = 3000
     policy_reward_prompts: int = 1000
+    reward_held_out: int = 1000
     code_rows: int = 2400
     general_rows: int = 6000
     teacher_samples: int = 4
@@ -105,6 +107,7 @@ def quick(seed: int = 0, teacher: str = "random") -> Settings:
         pretrain_tokens=400_000,
         reward_prompts=300,
         policy_reward_prompts=100,
+        reward_held_out=300,
         code_rows=300,
         general_rows=900,
         preference_prompts=100,

@@ -58,8 +58,9 @@ def fit(settings: Settings, material: Material, tokenizer: Tokenizer) -> Fitted:
     found.counts["general_sft"]["from_code_stage"] = len(replay)
     for name in PAIR_SETS:
         split = getattr(material, name)
-        pairs, counts = fitting_pairs(tokenizer, split.train, settings.length)
-        measured, _ = fitting_pairs(tokenizer, split.held_out, settings.length)
+        limits = (settings.length, settings.long_pair)
+        pairs, counts = fitting_pairs(tokenizer, split.train, *limits)
+        measured, _ = fitting_pairs(tokenizer, split.held_out, *limits)
         found.pairs[name] = spread(pairs, settings.max_pairs)
         found.held_out_pairs[name] = spread(measured, settings.held_out_pairs)
         counts["over_the_cap"] = len(pairs) - len(found.pairs[name])
@@ -147,42 +148,47 @@ def fitting_examples(
 
 
 def fitting_pairs(
-    tokenizer: Tokenizer, pairs: Sequence[PreferencePair], length: int
+    tokenizer: Tokenizer,
+    pairs: Sequence[PreferencePair],
+    length: int,
+    long_pair: int,
 ) -> tuple[list[PreferencePair], Counts]:
     """Pairs of which both responses fit; a long dialogue loses its oldest turns.
 
     Turns are dropped by two, a user's and the answer to it, equally for both
-    responses, until both fit. A pair that does not fit with the last user turn alone
-    is left out.
+    responses, until neither has more than `long_pair` tokens or one turn is left. A
+    pair that then has more than `length` tokens is left out.
 
     Returns:
       The pairs, and the counts `shortened` and `too_long`.
     """
-
-    def fits(pair: PreferencePair) -> bool:
-        responses = (pair.chosen, pair.rejected)
-        return all(
-            len(TEMPLATE.encode_response(tokenizer, pair.prompt, text)[0]) <= length
-            for text in responses
-        )
-
     kept = []
     counts = {"shortened": 0, "too_long": 0}
     for pair in pairs:
-        fitted = next(filter(fits, _shorter_and_shorter(pair)), None)
-        if fitted is None:
+        shorter, tokens = pair, _tokens(tokenizer, pair)
+        while tokens > long_pair and (dropped := _without_oldest(shorter)):
+            shorter, tokens = dropped, _tokens(tokenizer, dropped)
+        if tokens > length:
             counts["too_long"] += 1
             continue
-        counts["shortened"] += fitted is not pair
-        kept.append(fitted)
+        counts["shortened"] += shorter is not pair
+        kept.append(shorter)
     return kept, counts
 
 
-def _shorter_and_shorter(pair: PreferencePair) -> Iterator[PreferencePair]:
-    yield pair
+def _tokens(tokenizer: Tokenizer, pair: PreferencePair) -> int:
+    """Of the longer response, with the prompt."""
+    return max(
+        len(TEMPLATE.encode_response(tokenizer, pair.prompt, text)[0])
+        for text in (pair.chosen, pair.rejected)
+    )
+
+
+def _without_oldest(pair: PreferencePair) -> PreferencePair | None:
+    """The pair without its first user turn and the answer; None if it has no other."""
     messages = pair.prompt.messages
     system = messages[:1] if messages[0].role == "system" else ()
-    turns = messages[len(system) :]
-    while len(turns) > 2:
-        turns = turns[2:]
-        yield dataclasses.replace(pair, prompt=Conversation((*system, *turns)))
+    turns = messages[len(system) + 2 :]
+    if not turns:
+        return None
+    return dataclasses.replace(pair, prompt=Conversation((*system, *turns)))

@@ -22,6 +22,8 @@ class Settings:
       d_model, num_layers: of the model; its MLP is 4 times as wide as `d_model`.
       length: tokens of a row; longer examples are left out, and counted. No multiple
         of 128, whose rows fall on the same cache lines.
+      long_pair: tokens of a response with its prompt above which a preference pair
+        loses the oldest turns of its dialogue.
       rows: rows of a batch; even, for two devices.
       pretrain_tokens: of pretraining.
       validations: how often the validation text is measured along pretraining.
@@ -44,6 +46,7 @@ class Settings:
     d_model: int = 192
     num_layers: int = 4
     length: int = 376
+    long_pair: int = 160
     rows: int = 8
     pretrain_tokens: int = 2_400_000
     validations: int = 6
@@ -125,6 +128,7 @@ def quick(seed: int = 0) -> Settings:
         d_model=128,
         num_layers=2,
         length=248,
+        long_pair=120,
         pretrain_tokens=250_000,
         validations=3,
         validation_bytes=15_000,

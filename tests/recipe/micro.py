@@ -19,6 +19,7 @@ SETTINGS = Settings(
     pretrain_tokens=20_000,
     reward_prompts=40,
     policy_reward_prompts=20,
+    reward_held_out=60,
     code_rows=60,
     general_rows=80,
     preference_prompts=24,

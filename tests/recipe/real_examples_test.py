@@ -80,11 +80,36 @@ def test_general_stage_gets_its_share_of_code_rows(material, tokenizer):
 def test_long_dialogues_lose_their_oldest_turns_only(tokenizer):
     prompt = dialogue(real_folder.LONG, "yes", "And now?", "well", "Now?")
     pair = PreferencePair(prompt, "Now it is.", "No.")
-    kept, counts = real_examples.fitting_pairs(tokenizer, [pair], SETTINGS.length)
+    kept, counts = real_examples.fitting_pairs(tokenizer, [pair], 96, 96)
     assert kept == [
         PreferencePair(dialogue("And now?", "well", "Now?"), "Now it is.", "No.")
     ]
     assert counts == {"shortened": 1, "too_long": 0}
+
+
+def test_long_pair_is_shortened_but_only_an_overlong_one_is_left_out(tokenizer):
+    prompt = dialogue("Who?", "You.", "And now, after all that has been said?")
+    pair = PreferencePair(prompt, "Now it is.", "No.")
+    for long_pair, length, expected in (
+        (90, 90, (3, 0)),  # it fits as it is
+        (5, 90, (1, 0)),  # the last turn stays, though it is long
+        (5, 5, (0, 1)),
+    ):
+        kept, counts = real_examples.fitting_pairs(tokenizer, [pair], length, long_pair)
+        turns = sum(len(pair.prompt.messages) for pair in kept)
+        assert (turns, counts["too_long"]) == expected
+        assert counts["shortened"] == (turns == 1)
+
+
+def test_system_message_outlives_the_oldest_turns(tokenizer):
+    turns = dialogue(real_folder.LONG, "yes", "Now?").messages
+    prompt = Conversation((Message("system", "Be brief."), *turns))
+    pair = PreferencePair(prompt, "Yes.", "No.")
+    (kept,), _ = real_examples.fitting_pairs(tokenizer, [pair], 96, 96)
+    assert [message.content for message in kept.prompt.messages] == [
+        "Be brief.",
+        "Now?",
+    ]
 
 
 def test_pair_with_a_response_too_long_is_counted_out(tokenizer):
@@ -92,7 +117,7 @@ def test_pair_with_a_response_too_long_is_counted_out(tokenizer):
         PreferencePair(dialogue("Why?"), "Because.", real_folder.LONG),
         PreferencePair(dialogue("Why?"), "Because.", "No."),
     ]
-    kept, counts = real_examples.fitting_pairs(tokenizer, pairs, SETTINGS.length)
+    kept, counts = real_examples.fitting_pairs(tokenizer, pairs, 96, 96)
     assert kept == pairs[1:]
     assert counts == {"shortened": 0, "too_long": 1}
 

@@ -59,6 +59,7 @@ def settings(**changes: Any) -> Settings:
         "d_model": 32,
         "num_layers": 1,
         "length": 96,
+        "long_pair": 96,
         "rows": 2,
         "pretrain_tokens": 96 * 2 * 12,
         "validations": 3,
