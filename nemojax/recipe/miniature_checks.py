@@ -54,7 +54,7 @@ GOALS = (
     Check("reward_own", "Reward model, the SFT policy's own pairs", 0.65),
     Check("code_sft_base", "Code SFT - Base, code, same prompts", 0.0, _DIFF, True),
     Check("final_general", "Final - General SFT", 0.05, _DIFF),
-    Check("final_control", "RPO 3 - control without preference loss", 0.0, _DIFF, True),
+    Check("final_control", "RPO 3 - control (chosen only)", 0.0, _DIFF, True),
     Check("final_facts", "Facts of the final model", 0.45),
     Check("final_teacher", "Final - teacher", 0.18, _DIFF),
 )
@@ -82,7 +82,7 @@ def quantities(report: Mapping[str, Any]) -> dict[str, float]:
     found["final_general"] = mean_of_three(final) - mean_of_three(general)
     found["final_teacher"] = mean_of_three(final) - mean_of_three(teacher)
     found["final_facts"] = final["facts"]
-    control = stages.get("RPO 3, no preference loss")
+    control = stages.get("RPO 3, chosen only")
     if control:
         found["final_control"] = mean_of_three(final) - mean_of_three(control)
     completion = report.get("completion_format", {})

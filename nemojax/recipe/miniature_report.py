@@ -22,11 +22,11 @@ NAMES = {
     "rpo_1": "RPO 1",
     "rpo_2": "RPO 2",
     "rpo_3": "RPO 3",
-    "unfiltered_sft": "General SFT, unfiltered teacher",
-    "control_dpo": "DPO, no preference loss",
-    "control_rpo_1": "RPO 1, no preference loss",
-    "control_rpo_2": "RPO 2, no preference loss",
-    "control_rpo_3": "RPO 3, no preference loss",
+    "unfiltered_sft": "General SFT, unfiltered",
+    "control_dpo": "DPO, chosen only",
+    "control_rpo_1": "RPO 1, chosen only",
+    "control_rpo_2": "RPO 2, chosen only",
+    "control_rpo_3": "RPO 3, chosen only",
 }
 NOTES = (
     "Base is prompted in its own completion format, all later stages in the chat "

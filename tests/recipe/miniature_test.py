@@ -79,7 +79,7 @@ def test_quantities_are_differences_of_the_table(report):
 
 def test_the_page_shows_the_stages(folder):
     page = (folder / "report.html").read_text()
-    assert "General SFT" in page and "no preference loss" in page
+    assert "General SFT" in page and "chosen only" in page
 
 
 def test_a_second_run_trains_nothing_and_says_the_same(folder, report):
