@@ -284,9 +284,11 @@ class Recipe:
                 data.stream(self.settings, f"pairs-{stream}"),
                 loss.loss,
             )
-            after, history = self.trainer.prefer(
-                params, found.pairs, loss, phase, directory
-            )
+            after, history = params, []
+            if found.pairs:  # a very weak policy may have no right answer to choose
+                after, history = self.trainer.prefer(
+                    params, found.pairs, loss, phase, directory
+                )
             result = self._evaluated(directory, name, after, history)
             return result | {"pairs": len(found.pairs), "statistics": found.summary()}
 
