@@ -39,7 +39,7 @@ class Phase:
     Attributes:
       name: shown to the user.
       optimizer: AdamW and its schedule.
-      rows, length: shape of a packed batch. A length of 128 is three times slower on
+      rows, length: shape of a packed batch. A length of 128 was up to 3 times slower on
         CPUs than 120: its rows fall on the same cache lines.
       epochs: passes over the data.
       checkpoint_every: steps between checkpoints; 0: none.
