@@ -125,10 +125,17 @@ def country_document(rng: random.Random) -> str:
 
 
 def word_list(rng: random.Random) -> str:
-    """Returns a list of words of one kind, as text, in brackets or in capitals."""
+    """Returns a list of words of one kind, as text, in brackets or in capitals.
+
+    Half of the lists are longer than any task asks for: the fewer words are left, the
+    more there is to learn from never naming one twice.
+    """
     while True:
         category = rng.choice(world.CATEGORIES)
+        words = world.WORDS[category]["English"]
         count = rng.randint(1, instruction_tasks.MAX_COUNT)
+        if rng.random() < 0.5:
+            count = rng.randint(instruction_tasks.MAX_COUNT + 1, len(words))
         separator = rng.choice((", ", "; "))
         form = rng.choices(_LIST_FORMS, _LIST_WEIGHTS)[0]
         constraints = [form] if form in instruction_tasks.CONSTRAINTS else []
@@ -137,7 +144,7 @@ def word_list(rng: random.Random) -> str:
         key = instruction_tasks.make_key(category, count, "English", constraints)
         if not split.is_test(key):
             break
-    listed = separator.join(rng.sample(world.WORDS[category]["English"], count))
+    listed = separator.join(rng.sample(words, count))
     if form == "counted":
         return f"{world.NUMBER_WORDS['English'][count]} {category}: {listed}."
     if form == "announced":

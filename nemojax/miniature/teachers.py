@@ -10,7 +10,8 @@ Errors = Literal["random", "systematic", "mixed"]
 ERRORS: tuple[str, ...] = get_args(Errors)
 # errors -> the share of the error mass that is (random, systematic)
 _SHARES = {"random": (1.0, 0.0), "systematic": (0.0, 1.0), "mixed": (0.5, 0.5)}
-_WEAK_MAX_WORDS = 40
+# Not much more than a program, so that no answer is longer than a row of tokens.
+_WEAK_MAX_CHARACTERS = 140
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,4 +74,4 @@ def weak_answer(task: grading.Task, rng: random.Random) -> str:
     if form < 0.8:
         return " ".join(words[: max(1, len(words) // 2)])
     looped = words + words[-2:] * rng.randint(1, 4)
-    return " ".join(looped[:_WEAK_MAX_WORDS])
+    return " ".join(looped)[:_WEAK_MAX_CHARACTERS]

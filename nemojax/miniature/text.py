@@ -26,7 +26,7 @@ _FLAG_FORMS = {
 def _foreign_list(rng: random.Random, language: str) -> str:
     while True:
         category = rng.choice(world.CATEGORIES)
-        count = rng.randint(2, instruction_tasks.MAX_COUNT)
+        count = rng.randint(2, len(world.WORDS[category][language]))
         if not split.is_test(instruction_tasks.make_key(category, count, language, ())):
             break
     words = rng.sample(world.WORDS[category][language], count)

@@ -23,7 +23,11 @@ from nemojax.models import forward
 from nemojax.recipe import command, evaluation
 from nemojax.recipe import miniature_data as data
 from nemojax.recipe import miniature_preferences as preferences
-from nemojax.recipe.miniature_settings import SFT_WEIGHTS, Settings
+from nemojax.recipe.miniature_settings import (
+    REWARD_WEIGHTS,
+    SFT_WEIGHTS,
+    Settings,
+)
 from nemojax.recipe.policy import Policy, RewardScorer
 from nemojax.recipe.trainer import Phase, Trainer
 from nemojax.recipe.workdir import StageOutput, Workdir
@@ -155,7 +159,9 @@ class Recipe:
 
     def _reward_model(self, directory: Path) -> dict[str, Any]:
         rng = data.stream(self.settings, "reward-model")
-        answered = data.teacher_responses(rng, self.settings.reward_prompts, "train")
+        answered = data.teacher_responses(
+            rng, self.settings.reward_prompts, "train", REWARD_WEIGHTS
+        )
         held_out = data.teacher_responses(rng, self.settings.reward_held_out, "test")
         return self._train_reward(
             directory, self.params("pretrain"), answered, {"teacher": held_out}
@@ -168,7 +174,9 @@ class Recipe:
         own = preferences.policy_answers(
             policy, rng, self.settings.policy_reward_prompts, "train"
         )
-        teacher = data.teacher_responses(rng, self.settings.reward_prompts, "train")
+        teacher = data.teacher_responses(
+            rng, self.settings.reward_prompts, "train", REWARD_WEIGHTS
+        )
         held_out = {
             "teacher": data.teacher_responses(
                 rng, self.settings.reward_held_out, "test"

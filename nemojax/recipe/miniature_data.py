@@ -27,6 +27,8 @@ from nemojax.sdg.journal import Journal, Row
 
 TEMPLATE = ChatTemplate(system_header=False, bos=True)
 EXTRA_PIECES = ("User", "Assistant", "####")
+# At least this share of the prompts has an answer that the reward filter lets through.
+PROMPTS_KEPT = 0.75
 FILTER_WEIGHTS = aggregate.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
 
 # A task with a response, and whether the response is right.
@@ -99,10 +101,15 @@ def annotated(
     ]
 
 
-def teacher_responses(rng: random.Random, prompts: int, split: str) -> list[Answered]:
+def teacher_responses(
+    rng: random.Random,
+    prompts: int,
+    split: str,
+    weights: Mapping[str, float] | None = None,
+) -> list[Answered]:
     """Two responses a prompt by teachers of all kinds and strengths, some very weak."""
     found = []
-    for task in tasks.sample_tasks(rng, split, prompts):
+    for task in tasks.sample_tasks(rng, split, prompts, weights):
         for _ in range(2):
             if rng.random() < 0.15:
                 response = teachers.weak_answer(task, rng)
@@ -140,33 +147,40 @@ def demonstrations(
     scorer: RewardScorer | None,
     directory: Path,
 ) -> tuple[list[Answered], dict[str, Any]]:
-    """Teacher answers: best of K by the reward model, then the best share a family.
+    """Teacher answers, of which the reward model lets the better ones through.
 
+    As in the report (section 3.2.2) an answer has to reach a threshold, here that of
+    the best `keep` of its family. Of a prompt's answers that do, one is drawn: the
+    best of them would be the reward model's favourite words time and again.
     Ground truth is only read for the statistics, never for the choice. Without a
     scorer the first answer is taken and nothing is dropped: the control row.
 
     Returns:
-      At least `count` rows, and by family the accuracy of raw and kept answers.
+      `count` rows, fewer if fewer have an answer that passes, and by family the
+      accuracy of raw and kept answers.
     """
     rng = stream(settings, name)
-    keep = settings.keep if scorer else 1.0
-    found = tasks.sample_tasks(rng, "train", math.ceil(count / keep), weights)
+    prompts = math.ceil(count / PROMPTS_KEPT) if scorer else count
+    found = tasks.sample_tasks(rng, "train", prompts, weights)
     teacher = scripted_teacher(settings)
     generator = teacher_generator(teacher, found)
     texts = generator_responses(
         generator, found, settings.teacher_samples, rng.randrange(2**31)
     )
+    passed = np.ones((len(found), settings.teacher_samples), bool)
     thresholds: dict[str, float] = {}
     if scorer is None:
-        chosen = [0] * len(found)
-        kept = np.ones(len(found), bool)
+        passed[:, 1:] = False
     else:
         rewards = score(scorer, found, texts)
-        chosen = filters.keep_best(rewards)
-        best = rewards[np.arange(len(found)), chosen]
-        top = filters.keep_top_share(best, [task.family for task in found], keep)
-        kept, thresholds = top.keep, top.thresholds
-    rows = [(task, texts[i][chosen[i]]) for i, task in enumerate(found) if kept[i]]
+        families = np.repeat([task.family for task in found], rewards.shape[1])
+        top = filters.keep_top_share(rewards.ravel(), list(families), settings.keep)
+        passed, thresholds = top.keep.reshape(rewards.shape), top.thresholds
+    rows = [
+        (task, rng.choice([text for text, ok in zip(row, good, strict=True) if ok]))
+        for task, row, good in zip(found, texts, passed, strict=True)
+        if good.any()
+    ][:count]
     _write_journal(directory / f"{name}.jsonl", name, generator.name, rows)
     raw = [(task, texts[i][0]) for i, task in enumerate(found)]
     found_statistics = {

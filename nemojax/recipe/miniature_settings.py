@@ -10,8 +10,11 @@ from nemojax.training.optimizer import OptimizerConfig
 
 # Scalar reward for training policies: no pay for complexity where longer is not better.
 POLICY_WEIGHTS = (0.65, 0.8, 0.45, 0.0, -0.1)
+# A fact is learnt by heart, not by rule: the reward model must see each one often.
+REWARD_WEIGHTS = {"math": 0.3, "code": 0.2, "instruction": 0.25, "facts": 0.25}
 SFT_WEIGHTS = {"math": 0.48, "instruction": 0.48, "facts": 0.04}
-PREFERENCE_WEIGHTS = {"math": 0.35, "code": 0.25, "instruction": 0.35, "facts": 0.05}
+# More of what General SFT leaves to be learnt.
+PREFERENCE_WEIGHTS = {"math": 0.2, "code": 0.35, "instruction": 0.4, "facts": 0.05}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Settings:
       reward_held_out: held-out prompts that measure a reward model.
       code_rows, general_rows: rows kept for the two SFT stages.
       teacher_samples: answers of the teacher to each prompt.
-      keep: share of the teacher's best answers that is kept.
+      keep: share of a family's answers that the reward model lets through.
       replay_share: pretraining documents per SFT row in the general stage.
       grounded_share: questions made from documents per SFT row.
       code_share: rows of the code stage replayed in the general stage (report: 2 %).
@@ -46,17 +49,17 @@ class Settings:
     vocab_size: int = 704
     pretrain_tokens: int = 3_200_000
     second_phase: float = 0.35
-    reward_prompts: int = 3000
-    policy_reward_prompts: int = 1000
+    reward_prompts: int = 4000
+    policy_reward_prompts: int = 1500
     reward_held_out: int = 1000
     code_rows: int = 2400
     general_rows: int = 6000
     teacher_samples: int = 4
-    keep: float = 0.8
+    keep: float = 0.5
     replay_share: float = 0.3
     grounded_share: float = 0.05
     code_share: float = 0.02
-    preference_prompts: int = 2000
+    preference_prompts: int = 2500
     preference_samples: int = 4
     pairs_per_prompt: int = 2
     rpo_rounds: int = 3
@@ -105,8 +108,8 @@ def quick(seed: int = 0, teacher: str = "random") -> Settings:
         seed=seed,
         teacher=teacher,
         pretrain_tokens=400_000,
-        reward_prompts=300,
-        policy_reward_prompts=100,
+        reward_prompts=400,
+        policy_reward_prompts=150,
         reward_held_out=300,
         code_rows=300,
         general_rows=900,

@@ -25,6 +25,7 @@ class Settings:
       long_pair: tokens of a response with its prompt above which a preference pair
         loses the oldest turns of its dialogue.
       rows: rows of a batch; even, for two devices.
+      preference_rows: rows of a batch of preference pairs.
       pretrain_tokens: of pretraining.
       validations: how often the validation text is measured along pretraining.
       validation_bytes: of each class of text.
@@ -48,6 +49,7 @@ class Settings:
     length: int = 376
     long_pair: int = 160
     rows: int = 8
+    preference_rows: int = 24
     pretrain_tokens: int = 2_400_000
     validations: int = 6
     validation_bytes: int = 60_000
@@ -62,8 +64,8 @@ class Settings:
     reward_epochs: int = 1
     code_epochs: int = 1
     general_epochs: int = 1
-    dpo_epochs: int = 1
-    rpo_epochs: int = 1
+    dpo_epochs: int = 2
+    rpo_epochs: int = 2
     rpo_rounds: int = 1
 
     def model(self, vocab_size: int) -> ModelConfig:
@@ -97,13 +99,15 @@ class Settings:
 
     def dpo(self) -> tuple[Phase, PreferenceConfig]:
         """DPO with the SFT term; beta within the report's range."""
-        phase = self._phase("DPO", _preference(1e-4), self.dpo_epochs)
-        return phase, PreferenceConfig("dpo", beta=3e-3, sft_weight=1e-5)
+        phase = self._phase("DPO", _preference(3e-4), self.dpo_epochs)
+        phase = dataclasses.replace(phase, rows=self.preference_rows)
+        return phase, PreferenceConfig("dpo", beta=3e-3, sft_weight=3e-4)
 
     def rpo(self, name: str) -> tuple[Phase, PreferenceConfig]:
         """One round of RPO; beta within the report's range, eta = 1."""
-        phase = self._phase(name, _preference(1e-4), self.rpo_epochs)
-        return phase, PreferenceConfig("rpo", beta=3e-3, eta=1.0, sft_weight=1e-5)
+        phase = self._phase(name, _preference(3e-4), self.rpo_epochs)
+        phase = dataclasses.replace(phase, rows=self.preference_rows)
+        return phase, PreferenceConfig("rpo", beta=3e-3, eta=1.0, sft_weight=3e-4)
 
     def configuration(self) -> dict[str, Any]:
         """All numbers, those of the phases and of the model included, as JSON."""
