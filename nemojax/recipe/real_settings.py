@@ -65,7 +65,7 @@ class Settings:
     code_epochs: int = 1
     general_epochs: int = 1
     dpo_epochs: int = 2
-    rpo_epochs: int = 2
+    rpo_epochs: int = 1
     rpo_rounds: int = 1
 
     def model(self, vocab_size: int) -> ModelConfig:
