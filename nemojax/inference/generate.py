@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from nemojax.models import attention, forward, heads, layers, partition
+from nemojax.models import attention, forward, layers, partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 
@@ -205,5 +205,4 @@ def _decode(config, params, token, position, first_slot, slot, cache):
 
 def _last_logits(config, params, x_BSD):
     x_BSD = forward.final_norm(config, params, x_BSD[:, -1:])
-    head = heads.LanguageModelHead(config)
-    return layers.apply(head, params["lm_head"], x_BSD)[:, 0]
+    return forward.local_logits(config, params, x_BSD)[:, 0]

@@ -9,34 +9,60 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from nemojax.models.config import RopeScaling
 
 # (queries_BSHK, keys_BSGK, values_BSGK) -> (outputs_BSHK, anything to hand back).
 # Training, prefill and decoding differ only in this function.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
+def rotary_frequencies(
+    rotary_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> np.ndarray:
+    """Radians per position, float32 [rotary_dim / 2].
+
+    Args:
+      rotary_dim: even; the rotated dimensions of a head.
+      theta: base of the frequencies.
+      scaling: stretches the long wavelengths (Llama 3.1).
+    """
+    # Rounded to float32 where the published implementations do: at position 100,000
+    # an error in the last place of a frequency turns a query by 0.006.
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    wavelengths = (theta ** exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1) / wavelengths
+    if scaling is None:
+        return frequencies
+    # How often a wave turns over within the original context.
+    turns = scaling.original_positions * frequencies / np.float32(2 * np.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    stretched = frequencies / scaling.factor
+    return np.where(kept < 1, kept * frequencies + (1 - kept) * stretched, frequencies)
+
+
 def rotary(
-    x_BSHK: jax.Array, positions_BS: jax.Array, rotary_dim: int, theta: float
+    x_BSHK: jax.Array, positions_BS: jax.Array, frequencies: np.ndarray
 ) -> jax.Array:
-    """Rotates the first `rotary_dim` of each head, in halves (not interleaved).
+    """Rotates the first dimensions of each head, in halves (not interleaved).
 
     Args:
       x_BSHK: queries or keys.
       positions_BS: int32 positions.
-      rotary_dim: even; the rest of the head passes through.
-      theta: base of the frequencies.
+      frequencies: [R / 2], as `rotary_frequencies`; what is beyond R passes through.
 
     Returns:
       Array like `x_BSHK`. Angles are computed in float32.
     """
-    half = rotary_dim // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    half = len(frequencies)
     angles = positions_BS[..., None, None].astype(jnp.float32) * frequencies
     cos, sin = (
         jnp.cos(angles).astype(x_BSHK.dtype),
         jnp.sin(angles).astype(x_BSHK.dtype),
     )
-    first, second, rest = jnp.split(x_BSHK, (half, rotary_dim), axis=-1)
+    first, second, rest = jnp.split(x_BSHK, (half, 2 * half), axis=-1)
     return jnp.concatenate(
         [first * cos - second * sin, second * cos + first * sin, rest], axis=-1
     )

@@ -1,7 +1,9 @@
-"""The description of a decoder: sizes and the published constants."""
+"""The description of a decoder: sizes, published constants, kinds of its parts."""
 
 import dataclasses
 
+NORMS = ("layernorm1p", "rmsnorm")
+ACTIVATIONS = ("squared_relu", "swiglu")
 _COUNTS = (
     "vocab_size",
     "num_layers",
@@ -9,17 +11,47 @@ _COUNTS = (
     "num_heads",
     "head_dim",
     "d_ff",
+    "max_positions",
     "vocab_chunk",
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A Nemotron-shaped decoder (Nemotron-4 340B report, section 2.1).
+class RopeScaling:
+    """Llama 3.1's stretching of rotary frequencies for longer contexts.
 
-    Pre-norm decoder with LayerNorm1P (with bias), rotary embedding on a part of each
-    head, grouped-query attention, squared-ReLU MLP, no bias in linear layers, and
-    separate input and output embeddings.
+    Wavelengths below `original_positions / high_frequency_factor` stay, those above
+    `original_positions / low_frequency_factor` are `factor` times as long, and those
+    between are interpolated.
+
+    Attributes:
+      factor: how much longer the context becomes.
+      low_frequency_factor, high_frequency_factor: where the two regimes end.
+      original_positions: context that the model was first trained on.
+    """
+
+    factor: float = 8.0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self):
+        if not 0 < self.low_frequency_factor < self.high_frequency_factor:
+            raise ValueError(
+                f"low_frequency_factor={self.low_frequency_factor} must be positive "
+                f"and less than high_frequency_factor={self.high_frequency_factor}"
+            )
+        if self.factor < 1 or self.original_positions < 1:
+            raise ValueError(f"{self} needs factor >= 1 and original_positions >= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A pre-norm decoder: grouped-query attention, rotary positions, no linear bias.
+
+    The defaults are Nemotron's (Nemotron-4 340B report, section 2.1): LayerNorm1P with
+    bias, rotary embedding on half of each head, squared-ReLU MLP, separate input and
+    output embeddings. Llama's differ in `norm`, `activation` and the rotary fields.
 
     Attributes:
       vocab_size: rows of the two embedding tables.
@@ -31,9 +63,14 @@ class ModelConfig:
       d_ff: width of the MLP's hidden layer.
       rotary_fraction: share of each head that is rotated.
       rope_theta: base of the rotary frequencies.
-      norm_epsilon: added to the variance in LayerNorm.
+      rope_scaling: how the frequencies are stretched; None: not.
+      norm: one of `NORMS`.
+      activation: of the MLP, one of `ACTIVATIONS`; "swiglu" has a gate.
+      tied_embeddings: the output embedding is the input embedding.
+      norm_epsilon: added to the variance (the mean square of RMSNorm).
       init_std: standard deviation of initial weights; the two output projections
         of a layer use `init_std / sqrt(2 * num_layers)`.
+      max_positions: context that the model was trained for; nothing enforces it.
       compute_dtype: dtype of activations and of weights at use; parameters are
         stored in float32.
       vocab_chunk: columns of the logits that exist at one time per token in the
@@ -49,8 +86,13 @@ class ModelConfig:
     d_ff: int
     rotary_fraction: float = 0.5
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm: str = "layernorm1p"
+    activation: str = "squared_relu"
+    tied_embeddings: bool = False
     norm_epsilon: float = 1e-5
     init_std: float = 0.0134
+    max_positions: int = 4096
     compute_dtype: str = "bfloat16"
     vocab_chunk: int = 8192
 
@@ -58,6 +100,12 @@ class ModelConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name, value, valid in (
+            ("norm", self.norm, NORMS),
+            ("activation", self.activation, ACTIVATIONS),
+        ):
+            if value not in valid:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(valid)}")
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} must divide "

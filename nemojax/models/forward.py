@@ -38,8 +38,9 @@ def init(config: ModelConfig, key: jax.Array, *, num_attributes: int = 0):
       num_attributes: outputs of a reward head beside the LM head; 0 for none.
 
     Returns:
-      `{"embedding", "layers", "final_norm", "lm_head"[, "reward_head"]}`. Call it
-      under `jax.eval_shape` to count parameters of any size.
+      `{"embedding", "layers", "final_norm"[, "lm_head"][, "reward_head"]}`; without
+      "lm_head" if the embeddings are tied. Call it under `jax.eval_shape` to count
+      parameters of any size.
     """
     keys = jax.random.split(key, 3)
     x_BSD = jnp.zeros((1, 1, config.d_model), jnp.float32)
@@ -57,9 +58,11 @@ def init(config: ModelConfig, key: jax.Array, *, num_attributes: int = 0):
         "layers": jax.vmap(init_layer)(jax.random.split(keys[1], config.num_layers))[
             "params"
         ],
-        "final_norm": params_of(layers.LayerNorm1P(config.norm_epsilon), key, x_BSD),
-        "lm_head": params_of(heads.LanguageModelHead(config), keys[2], x_BSD),
+        "final_norm": params_of(layers.make_norm(config), key, x_BSD),
     }
+    if not config.tied_embeddings:
+        head = heads.LanguageModelHead(config)
+        params["lm_head"] = params_of(head, keys[2], x_BSD)
     if num_attributes:
         head = heads.RewardHead(config.d_model, num_attributes)
         params["reward_head"] = params_of(head, key, x_BSD[0])
@@ -82,7 +85,7 @@ def logits(
     def local(params, tokens, positions, segment_ids):
         x_BSD = hidden_states(config, params, tokens, positions, segment_ids)
         x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
-        return _head(config, params, x_BSD)
+        return local_logits(config, params, x_BSD)
 
     out_spec = PartitionSpec("data", None, "tensor")
     return _sharded(config, local, mesh, params, out_spec)(
@@ -128,7 +131,7 @@ def token_log_probs(
         head = heads.LanguageModelHead(config)
         log_probs_N = layers.apply(
             head,
-            params["lm_head"],
+            head_params(params),
             x_BSD.reshape(B * S, D),
             targets.reshape(B * S),
             method="log_probs",
@@ -212,14 +215,18 @@ def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True
 
 
 def final_norm(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
-    """The LayerNorm before the heads."""
-    norm = layers.LayerNorm1P(config.norm_epsilon)
-    return layers.apply(norm, params["final_norm"], x_BSD)
+    """The normalisation before the heads."""
+    return layers.apply(layers.make_norm(config), params["final_norm"], x_BSD)
 
 
-def _head(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
-    head = heads.LanguageModelHead(config)
-    return layers.apply(head, params["lm_head"], x_BSD)
+def head_params(params):
+    """The parameters of the LM head: its own, or the input embedding's if tied."""
+    return params.get("lm_head") or {"kernel": params["embedding"]["table"]}
+
+
+def local_logits(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
+    """Inside a `shard_map`: logits of this device's rows of the vocabulary."""
+    return layers.apply(heads.LanguageModelHead(config), head_params(params), x_BSD)
 
 
 def _defaults(tokens, positions, segment_ids):

@@ -54,7 +54,28 @@ class LayerNorm1P(nn.Module):
         centred = x32 - x32.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (normed * (1.0 + weight) + bias).astype(x.dtype)
+        return (normed * (1.0 + weight.astype(jnp.float32)) + bias).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """`x / rms(x)`, computed in float32, times a weight in the input's dtype."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        weight = self.param("weight", nn.initializers.ones, (width,), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        mean_square = jnp.square(x32).mean(-1, keepdims=True)
+        normed = x32 * jax.lax.rsqrt(mean_square + self.epsilon)
+        return normed.astype(x.dtype) * weight.astype(x.dtype)
+
+
+def make_norm(config: ModelConfig, name: str | None = None) -> nn.Module:
+    """The normalisation that the config names."""
+    norms = {"layernorm1p": LayerNorm1P, "rmsnorm": RMSNorm}
+    return norms[config.norm](config.norm_epsilon, name=name)
 
 
 class Attention(nn.Module):
@@ -76,6 +97,9 @@ class Attention(nn.Module):
         kv_heads = local_size("num_kv_heads", c.num_kv_heads)
         plain = nn.initializers.normal(c.init_std)
         scaled = nn.initializers.normal(c.init_std / (2 * c.num_layers) ** 0.5)
+        frequencies = attention.rotary_frequencies(
+            c.rotary_dim, c.rope_theta, c.rope_scaling
+        )
 
         def project(name: str, count: int) -> jax.Array:
             shape = (c.d_model, count * c.head_dim)
@@ -84,7 +108,7 @@ class Attention(nn.Module):
             return y.reshape(*y.shape[:2], count, c.head_dim)
 
         def rotate(x_BSHK: jax.Array) -> jax.Array:
-            return attention.rotary(x_BSHK, positions_BS, c.rotary_dim, c.rope_theta)
+            return attention.rotary(x_BSHK, positions_BS, frequencies)
 
         q = checkpoint_name(rotate(project("query", heads)), "qkv")
         k = checkpoint_name(rotate(project("key", kv_heads)), "qkv")
@@ -96,8 +120,11 @@ class Attention(nn.Module):
         return mixed @ out.astype(dtype), handed_back
 
 
-class SquaredReluMlp(nn.Module):
-    """`down(relu(up(x)) ** 2)` without bias; the result is a partial sum."""
+class Mlp(nn.Module):
+    """`down(relu(up(x)) ** 2)`, or `down(silu(gate(x)) * up(x))`, without bias.
+
+    The result is a partial sum over `tensor`.
+    """
 
     config: ModelConfig
 
@@ -110,7 +137,13 @@ class SquaredReluMlp(nn.Module):
         up = self.param("up", plain, (c.d_model, d_ff), jnp.float32)
         down = self.param("down", scaled, (d_ff, c.d_model), jnp.float32)
         hidden = checkpoint_name(x_BSD @ up.astype(x_BSD.dtype), "mlp_preactivation")
-        return jnp.square(jax.nn.relu(hidden)) @ down.astype(x_BSD.dtype)
+        if c.activation == "swiglu":
+            gate = self.param("gate", plain, (c.d_model, d_ff), jnp.float32)
+            opened = x_BSD @ gate.astype(x_BSD.dtype)
+            hidden *= jax.nn.silu(checkpoint_name(opened, "mlp_preactivation"))
+        else:
+            hidden = jnp.square(jax.nn.relu(hidden))
+        return hidden @ down.astype(x_BSD.dtype)
 
 
 class DecoderLayer(nn.Module):
@@ -137,13 +170,11 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
     ) -> tuple[jax.Array, Any]:
-        epsilon = self.config.norm_epsilon
-        y = self._gather(LayerNorm1P(epsilon, name="attention_norm")(x_BSD))
+        y = self._gather(make_norm(self.config, "attention_norm")(x_BSD))
         y, handed_back = Attention(self.config, name="attention")(
             y, positions_BS, attend
         )
         x_BSD = x_BSD + self._reduce(y)
-        y = self._gather(LayerNorm1P(epsilon, name="mlp_norm")(x_BSD))
-        return x_BSD + self._reduce(
-            SquaredReluMlp(self.config, name="mlp")(y)
-        ), handed_back
+        y = self._gather(make_norm(self.config, "mlp_norm")(x_BSD))
+        y = Mlp(self.config, name="mlp")(y)
+        return x_BSD + self._reduce(y), handed_back

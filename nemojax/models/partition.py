@@ -15,6 +15,7 @@ _SPECS = {
     ("attention", "value"): PartitionSpec(None, None, "tensor"),
     ("attention", "output"): PartitionSpec(None, "tensor"),
     ("mlp", "up"): PartitionSpec(None, None, "tensor"),
+    ("mlp", "gate"): PartitionSpec(None, None, "tensor"),
     ("mlp", "down"): PartitionSpec(None, "tensor"),
 }
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from nemojax.models import attention
+from nemojax.models.config import RopeScaling
 
 B, S, H, G, K = 2, 5, 6, 2, 8
 ROTARY, THETA = 4, 100.0
+FREQUENCIES = attention.rotary_frequencies(ROTARY, THETA)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def rotate(x, position):
     """One head vector [K] at one position."""
     positions = np.full((1, 1), position, np.int32)
     x = np.asarray(x, np.float32)[None, None, None]
-    return np.asarray(attention.rotary(x, positions, ROTARY, THETA))[0, 0, 0]
+    return np.asarray(attention.rotary(x, positions, FREQUENCIES))[0, 0, 0]
 
 
 def test_rotary_at_position_zero_is_the_identity(rng):
@@ -51,7 +53,27 @@ def test_rotary_scores_depend_on_the_distance_only(rng):
 def test_rotary_keeps_the_dtype():
     x = jax.numpy.ones((1, 1, 1, K), "bfloat16")
     positions = np.ones((1, 1), np.int32)
-    assert attention.rotary(x, positions, ROTARY, THETA).dtype == "bfloat16"
+    assert attention.rotary(x, positions, FREQUENCIES).dtype == "bfloat16"
+
+
+def test_llama_31_keeps_short_waves_and_stretches_long_ones():
+    """The published frequencies of a head of 128 with base 500,000."""
+    plain = attention.rotary_frequencies(128, 500_000.0)
+    found = attention.rotary_frequencies(128, 500_000.0, RopeScaling())
+    np.testing.assert_array_equal(found[:29], plain[:29])
+    np.testing.assert_allclose(found[35:], plain[35:] / 8, rtol=1e-6)
+    smoothed = [
+        2.16657063e-3,
+        1.37189368e-3,
+        8.5675146e-4,
+        5.24846e-4,
+        3.126937e-4,
+        1.785078e-4,
+    ]
+    np.testing.assert_allclose(found[29:35], smoothed, rtol=1e-5)
+    np.testing.assert_allclose(
+        found[[28, 35, 63]], [3.21144611e-3, 9.556212e-5, 3.06892590e-7], rtol=1e-6
+    )
 
 
 def test_attention_is_a_softmax_over_the_visible_keys(rng):

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from nemojax.models.config import RopeScaling
+
 
 @pytest.mark.parametrize(
     "name",
@@ -33,3 +35,23 @@ def test_an_odd_number_of_rotated_dimensions_is_refused(config):
 @pytest.mark.parametrize(("fraction", "dims"), [(0.0, 0), (0.5, 6), (1.0, 12)])
 def test_rotary_dim_is_the_fraction_of_a_head(config, fraction, dims):
     assert dataclasses.replace(config, rotary_fraction=fraction).rotary_dim == dims
+
+
+@pytest.mark.parametrize("name", ["norm", "activation"])
+def test_an_unknown_kind_is_refused_with_the_valid_ones(config, name):
+    with pytest.raises(ValueError, match=f"{name}='gelu' is not one of .*, "):
+        dataclasses.replace(config, **{name: "gelu"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"factor": 0.5},
+        {"original_positions": 0},
+        {"low_frequency_factor": 4.0},
+        {"low_frequency_factor": 0.0},
+    ],
+)
+def test_a_rotary_scaling_that_shortens_or_crosses_is_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        RopeScaling(**changes)

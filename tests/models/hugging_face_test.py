@@ -1,84 +1,218 @@
-"""The model is Hugging Face's Nemotron, weight for weight; runs where torch is."""
+"""Our logits are those of transformers; runs where torch is installed."""
+
+import functools
 
 import jax
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+from nemojax.interop import huggingface
+from nemojax.models import forward
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
-@pytest.fixture(scope="module")
-def nemotron(config):
-    """A random Nemotron with our tiny sizes, whose norms and biases are not trivial."""
+NEMOTRON = {
+    "model_type": "nemotron",
+    "vocab_size": 62,
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "partial_rotary_factor": 0.5,
+    "hidden_act": "relu2",
+    "norm_eps": 1e-5,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 62,
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+LLAMA31_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+VARIANTS = {
+    "nemotron": NEMOTRON,
+    "nemotron-mha": NEMOTRON | {"num_key_value_heads": 4},
+    "nemotron-one-kv-head": NEMOTRON | {"num_key_value_heads": 1},
+    "nemotron-quarter-rotary": NEMOTRON
+    | {"partial_rotary_factor": 0.25, "head_dim": 16},
+    "nemotron-whole-rotary": NEMOTRON | {"partial_rotary_factor": 1.0},
+    "nemotron-square": NEMOTRON | {"head_dim": 8},
+    "nemotron-epsilon": NEMOTRON | {"norm_eps": 1e-2},
+    "nemotron-tied": NEMOTRON | {"tie_word_embeddings": True},
+    "llama": LLAMA,
+    "llama-mha": LLAMA | {"num_key_value_heads": 4},
+    "llama-wide-heads": LLAMA | {"head_dim": 16},
+    "llama-epsilon": LLAMA | {"rms_norm_eps": 1e-2},
+    "llama-theta": LLAMA
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}},
+    "llama-31": LLAMA
+    | {
+        "rope_parameters": LLAMA31_ROPE,
+        "max_position_embeddings": 131_072,
+        "head_dim": 16,
+    },
+    "llama-tied": LLAMA | {"tie_word_embeddings": True},
+}
+
+
+@functools.cache
+def reference(name, dtype="float32"):
+    """A random model of transformers whose norms and biases are not trivial."""
     torch.manual_seed(0)
-    model = transformers.NemotronForCausalLM(
-        transformers.NemotronConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            partial_rotary_factor=config.rotary_fraction,
-            norm_eps=config.norm_epsilon,
-            hidden_act="relu2",
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-            attn_implementation="eager",
-        )
+    config = transformers.AutoConfig.for_model(**VARIANTS[name])
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=getattr(torch, dtype), attn_implementation="eager"
     )
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(0, 0.2)
+        for weight_name, weight in model.named_parameters():
+            value = torch.empty(weight.shape).normal_(0, 0.1)
+            if "norm" in weight_name and name.startswith("llama"):
+                value += 1.0
+            weight.copy_(value)
     return model.eval()
 
 
-def our_params(state, num_layers):
-    """Our tree from a Nemotron state dict: linear layers are stored transposed."""
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """name -> (config, params), read from what transformers wrote."""
 
-    def stack(name, transpose=False):
-        layers = [state[f"model.layers.{i}.{name}"] for i in range(num_layers)]
-        return np.stack([layer.T if transpose else layer for layer in layers])
+    @functools.cache
+    def load(name, dtype="float32"):
+        path = tmp_path_factory.mktemp(name)
+        reference(name, dtype).save_pretrained(path)
+        return huggingface.load(path)
 
-    def norm(name):
-        return {"weight": stack(f"{name}.weight"), "bias": stack(f"{name}.bias")}
-
-    return {
-        "embedding": {"table": state["model.embed_tokens.weight"]},
-        "layers": {
-            "attention_norm": norm("input_layernorm"),
-            "attention": {
-                ours: stack(f"self_attn.{theirs}_proj.weight", transpose=True)
-                for ours, theirs in zip(
-                    ("query", "key", "value", "output"), "qkvo", strict=True
-                )
-            },
-            "mlp_norm": norm("post_attention_layernorm"),
-            "mlp": {
-                name: stack(f"mlp.{name}_proj.weight", transpose=True)
-                for name in ("up", "down")
-            },
-        },
-        "final_norm": {
-            "weight": state["model.norm.weight"],
-            "bias": state["model.norm.bias"],
-        },
-        "lm_head": {"kernel": state["lm_head.weight"]},
-    }
+    return load
 
 
-def test_logits_are_those_of_hugging_face(config, params, tokens, outputs, nemotron):
-    state = {name: value.numpy() for name, value in nemotron.state_dict().items()}
-    ours = our_params(state, config.num_layers)
-    wanted = {name: params[name] for name in params if name != "reward_head"}
-    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, wanted)
+@functools.partial(jax.jit, static_argnames="config")
+def run(config, params, tokens, positions, segment_ids):
+    return forward.logits(
+        config, params, tokens, positions=positions, segment_ids=segment_ids
+    )
+
+
+def ours(loaded, name, tokens, *, dtype="float32", offset=0, segment_ids=None):
+    config, params = loaded(name, dtype)
+    positions = np.broadcast_to(offset + np.arange(tokens.shape[1]), tokens.shape)
+    if segment_ids is None:
+        segment_ids = np.ones_like(tokens)
+    return np.asarray(run(config, params, tokens, positions, segment_ids))
+
+
+def theirs(name, tokens, dtype="float32", **options):
     with torch.no_grad():
-        expected = nemotron(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
-    ours["reward_head"] = params["reward_head"]
-    logits, _, _ = outputs(config, ours, tokens)
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(logits / scale, expected / scale, atol=1e-5)
+        inputs = torch.tensor(tokens, dtype=torch.long)
+        return reference(name, dtype)(inputs, **options).logits.float().numpy()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits(loaded, tokens, name):
+    expected = theirs(name, tokens)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(ours(loaded, name, tokens), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["nemotron", "llama-theta", "llama-31"])
+@pytest.mark.parametrize("offset", [8_190, 100_000])
+def test_logits_far_into_the_context(loaded, tokens, name, offset):
+    """Rotary positions past 8,192, where Llama 3.1's frequencies are stretched."""
+    positions = torch.arange(offset, offset + tokens.shape[1])[None]
+    expected = theirs(name, tokens, position_ids=positions)
+    found = ours(loaded, name, tokens, offset=offset)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["nemotron", "llama-31"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_padded_rows(loaded, tokens, name, side):
+    """Padding is segment 0 here and attention mask 0 there."""
+    mask = np.ones_like(tokens)
+    for row, count in enumerate((0, 3, 7, 12)):
+        place = slice(0, count) if side == "left" else slice(16 - count, None)
+        mask[row, place] = 0
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    expected = theirs(
+        name,
+        tokens,
+        attention_mask=torch.tensor(mask),
+        position_ids=torch.tensor(positions),
+    )
+    config, params = loaded(name)
+    found = np.asarray(run(config, params, tokens, positions, mask))
+    np.testing.assert_allclose(found[mask > 0], expected[mask > 0], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["nemotron", "llama-31"])
+def test_logits_of_packed_segments_are_those_of_separate_runs(loaded, tokens, name):
+    ends = (5, 9, 16)
+    segment_ids = np.repeat([1, 2, 3], np.diff((0, *ends)))
+    positions = np.concatenate([np.arange(n) for n in np.diff((0, *ends))])
+    config, params = loaded(name)
+    shape = tokens.shape
+    found = np.asarray(
+        run(
+            config,
+            params,
+            tokens,
+            np.broadcast_to(positions, shape),
+            np.broadcast_to(segment_ids, shape),
+        )
+    )
+    for start, end in zip((0, *ends[:-1]), ends, strict=True):
+        expected = theirs(name, tokens[:, start:end])
+        np.testing.assert_allclose(found[:, start:end], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["nemotron", "llama", "llama-31"])
+def test_logits_in_bfloat16(loaded, tokens, name):
+    """Both round in other places: they differ by less than twice what either rounds."""
+    exact = theirs(name, tokens)
+    rounding = np.abs(theirs(name, tokens, "bfloat16") - exact)
+    config, _ = loaded(name, "bfloat16")
+    assert config.compute_dtype == "bfloat16"
+    found = ours(loaded, name, tokens, dtype="bfloat16")
+    assert np.abs(found - exact).mean() < 2 * rounding.mean()
+    assert np.abs(found - exact).max() < 3 * rounding.max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["nemotron", "nemotron-tied", "llama", "llama-31"])
+def test_what_is_saved_loads_without_a_complaint(loaded, tokens, tmp_path, name, dtype):
+    config, params = loaded(name, dtype)
+    huggingface.save(tmp_path / "model", config, params)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not any(info[key] for key in info), info
+    wanted = reference(name, dtype).state_dict()
+    found = model.state_dict()
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert found[key].dtype == value.dtype
+        assert torch.equal(found[key], value), key
+    with torch.no_grad():
+        again = model(torch.tensor(tokens, dtype=torch.long)).logits
+    np.testing.assert_array_equal(again.float().numpy(), theirs(name, tokens, dtype))

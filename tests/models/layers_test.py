@@ -1,5 +1,6 @@
 """The modules against NumPy, and how their parameters start."""
 
+import dataclasses
 import functools
 
 import jax
@@ -63,9 +64,32 @@ def test_mlp_squares_the_relu():
     x = rng.normal(size=(1, 3, 64)).astype(np.float32)
     up = rng.normal(size=(64, 128)).astype(np.float32)
     down = rng.normal(size=(128, 64)).astype(np.float32)
-    out = layers.apply(layers.SquaredReluMlp(WIDE), {"up": up, "down": down}, x)
+    out = layers.apply(layers.Mlp(WIDE), {"up": up, "down": down}, x)
     expected = np.maximum(x @ up, 0) ** 2 @ down
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_a_gated_mlp_opens_with_silu():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 3, 64)).astype(np.float32)
+    up, gate = rng.normal(size=(2, 64, 128)).astype(np.float32)
+    down = rng.normal(size=(128, 64)).astype(np.float32)
+    gated = dataclasses.replace(WIDE, activation="swiglu")
+    params = {"up": up, "gate": gate, "down": down}
+    out = layers.apply(layers.Mlp(gated), params, x)
+    opened = x @ gate
+    expected = (opened / (1 + np.exp(-opened)) * (x @ up)) @ down
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_rms_norm_divides_by_the_root_mean_square():
+    x = np.array([[3.0, -4.0, 0.0, 0.0]], np.float32)
+    weight = np.array([1.0, 2.0, 1.0, 1.0], np.float32)
+    out = layers.apply(layers.RMSNorm(epsilon=0.0), {"weight": weight}, x)
+    np.testing.assert_allclose(out, [[1.2, -3.2, 0.0, 0.0]], rtol=1e-6)
+    assert (
+        layers.RMSNorm(1e-5).init(jax.random.key(0), x)["params"]["weight"] == 1
+    ).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,305 @@
+"""Hugging Face checkpoints of Nemotron and Llama models, in and out.
+
+`load` reads each device's shard of each parameter straight from the files; `save`
+writes one tensor at a time. Both keep the dtype: a checkpoint that goes in and out
+comes back bit for bit.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nemojax.interop import config_json, names, weights
+from nemojax.interop.names import Tensor
+from nemojax.models import forward, partition
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
+
+CONFIG = "config.json"
+REWARD_HEAD = "reward_head.safetensors"
+MAX_FILE_BYTES = 5_000_000_000
+# Buffers that old exports hold and that follow from the config.
+_DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
+
+Progress = Callable[[int, int], None]
+
+
+def load(
+    directory: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> tuple[ModelConfig, Any]:
+    """Reads a checkpoint.
+
+    Args:
+      directory: with `config.json` and safetensors; if `save` put a reward head
+        beside them, it is read too.
+      mesh: where the parameters go, as `models.partition` says; default: one device.
+      progress: called with leaves done and all leaves.
+
+    Returns:
+      The config, and the parameter tree as `models.forward.init` makes it, in the
+      dtypes of the files.
+
+    Raises:
+      ValueError: no such checkpoint, a model that is not supported, or tensors that
+        are missing, too many or of another shape; all of them are named.
+    """
+    directory = pathlib.Path(directory)
+    config = config_json.from_json(_read_json(directory / CONFIG))
+    mesh = mesh or meshes.make_mesh()
+    partition.check_divisible(config, mesh)
+    reader = weights.Reader(directory)
+    shapes = _shapes(config)
+    found = names.tensors(config)
+    _check(directory, config, shapes, found, reader)
+    tree: dict[str, Any] = {}
+    for done, tensor in enumerate(found):
+        progress(done, len(found))
+        _put(tree, tensor.path, _leaf(config, reader, tensor, shapes, mesh))
+    progress(len(found), len(found))
+    if (directory / REWARD_HEAD).exists():
+        tree["reward_head"] = _load_reward_head(directory / REWARD_HEAD, mesh)
+    return config, tree
+
+
+def save(
+    directory: str | os.PathLike[str],
+    config: ModelConfig,
+    params: Any,
+    tokenizer: Any = None,
+    *,
+    vocab_size: int | None = None,
+    fields: Mapping[str, Any] | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Writes a checkpoint that `transformers` reads.
+
+    Everything is written beside the directory first, which then appears at once: a
+    directory of that name is a whole checkpoint.
+
+    Args:
+      directory: must not exist, or be empty.
+      config: of the model.
+      params: the tree; written in its dtypes.
+      tokenizer: has `save(path)`; written as `tokenizer.model`.
+      vocab_size: rows of the embeddings that are written, without the padding that
+        follows them; default: all.
+      fields: further fields of `config.json`, such as token ids.
+      max_file_bytes: of one safetensors file.
+      progress: called with tensors done and all tensors.
+
+    Raises:
+      ValueError: Hugging Face has no such model, the tree is not the config's, or the
+        directory is in use.
+    """
+    directory = pathlib.Path(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} exists and is not empty")
+    rows = config.vocab_size if vocab_size is None else vocab_size
+    if not 0 < rows <= config.vocab_size:
+        raise ValueError(f"vocab_size={rows} of a table of {config.vocab_size} rows")
+    written = config_json.to_json(config) | {"vocab_size": rows} | dict(fields or {})
+    found = names.tensors(config)
+    _check_tree(config, params)
+    announced = {
+        name: (shape, dtype)
+        for tensor in found
+        for name, shape, dtype in _announce(config, params, tensor, rows)
+    }
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+    def values() -> Iterator[tuple[str, np.ndarray]]:
+        done = 0
+        for tensor in found:
+            for name, value in _values(config, params, tensor, rows):
+                progress(done, len(announced))
+                yield name, value
+                done += 1
+
+    weights.write(partial, announced, values(), max_file_bytes)
+    progress(len(announced), len(announced))
+    if "reward_head" in params:
+        head = {k: np.asarray(v) for k, v in params["reward_head"].items()}
+        shapes = {k: (v.shape, v.dtype) for k, v in head.items()}
+        weights.write_file(partial / REWARD_HEAD, shapes, iter(head.items()))
+    if tokenizer is not None:
+        tokenizer.save(partial / "tokenizer.model")
+    (partial / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+    if directory.exists():
+        directory.rmdir()
+    partial.rename(directory)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: holds no JSON object")
+    return fields
+
+
+def _shapes(config: ModelConfig) -> Any:
+    """The tree of our shapes."""
+    init = functools.partial(forward.init, config)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def _get(tree: Any, path: names.Path) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _put(tree: dict[str, Any], path: names.Path, leaf: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = leaf
+
+
+def _their_shape(tensor: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    shape = shape[1:] if tensor.stacked else shape
+    return shape[::-1] if tensor.transposed else shape
+
+
+def _check(
+    directory: pathlib.Path,
+    config: ModelConfig,
+    shapes: Any,
+    found: list[Tensor],
+    reader: weights.Reader,
+) -> None:
+    """Raises ValueError naming every tensor that is missing, too many or misshapen."""
+    expected = {
+        name: _their_shape(tensor, _get(shapes, tensor.path).shape)
+        for tensor in found
+        for name in tensor.names(config.num_layers)
+    }
+    ignored = _DERIVED + (("lm_head.weight",) if config.tied_embeddings else ())
+    problems = []
+    for name, shape in expected.items():
+        have = reader.shapes.get(name)
+        if have is None:
+            problems.append(f"{name}: missing, expected {list(shape)}")
+        elif have != shape:
+            problems.append(f"{name}: {list(have)}, expected {list(shape)}")
+    problems += [
+        f"{name}: {list(shape)}, which the model has no place for"
+        for name, shape in reader.shapes.items()
+        if name not in expected and not name.endswith(ignored)
+    ]
+    if problems:
+        raise ValueError(
+            f"{directory}: {len(problems)} tensors are not those of {CONFIG}:\n  "
+            + "\n  ".join(problems)
+        )
+
+
+def _leaf(
+    config: ModelConfig, reader: weights.Reader, tensor: Tensor, shapes: Any, mesh: Mesh
+) -> jax.Array:
+    """One leaf of our tree; every device's part is read by itself."""
+    shape = _get(shapes, tensor.path).shape
+    spec = _get(partition.param_specs(shapes), tensor.path)
+    sources = tensor.names(config.num_layers)
+    dtype = reader.dtypes[sources[0]]
+
+    def read(name: str, index: weights.Slices) -> np.ndarray:
+        value = reader.read(name, index[::-1] if tensor.transposed else index)
+        if np.isnan(value).any():
+            logging.warning("%s holds NaN", name)
+        return value.T if tensor.transposed else value
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        if not tensor.stacked:
+            return read(sources[0], index).astype(dtype, copy=False)
+        chosen = sources[index[0]]
+        out = np.empty((len(chosen), *_sizes_of(index[1:], shape[1:])), dtype)
+        for place, name in enumerate(chosen):
+            out[place] = read(name, index[1:])
+        return out
+
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, spec), part)
+
+
+def _sizes_of(index: weights.Slices, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(
+        len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True)
+    )
+
+
+def _load_reward_head(path: pathlib.Path, mesh: Mesh) -> dict[str, jax.Array]:
+    """The head that `save` wrote: `kernel` [D, K] and `bias` [K]."""
+    reader = weights.Reader(path.parent, [path])
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return {
+        name: jax.device_put(reader.read(name), everywhere) for name in reader.shapes
+    }
+
+
+def _check_tree(config: ModelConfig, params: Any) -> None:
+    """Raises ValueError if the language model's tree is not the config's."""
+    wanted = jax.tree_util.tree_flatten_with_path(_shapes(config))[0]
+    have = {k: v for k, v in params.items() if k != "reward_head"}
+    found = dict(jax.tree_util.tree_flatten_with_path(have)[0])
+    problems = []
+    for path, leaf in wanted:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        value = found.pop(path, None)
+        if value is None:
+            problems.append(f"{name}: missing, expected {list(leaf.shape)}")
+        elif value.shape != leaf.shape:
+            problems.append(f"{name}: {list(value.shape)}, expected {list(leaf.shape)}")
+    problems += [
+        f"{jax.tree_util.keystr(path, simple=True, separator='.')}: the config has none"
+        for path in found
+    ]
+    if problems:
+        raise ValueError("the parameters are not the config's: " + "; ".join(problems))
+
+
+def _rows(tensor: Tensor, rows: int) -> slice | None:
+    """Which rows of a tensor are written: those of a vocabulary without padding."""
+    tables = (("embedding", "table"), ("lm_head", "kernel"))
+    return slice(rows) if tensor.path in tables else None
+
+
+def _announce(
+    config: ModelConfig, params: Any, tensor: Tensor, rows: int
+) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
+    """Name, shape and dtype of the tensors of a leaf."""
+    leaf = _get(params, tensor.path)
+    shape = _their_shape(tensor, leaf.shape)
+    if _rows(tensor, rows):
+        shape = (rows, *shape[1:])
+    for name in tensor.names(config.num_layers):
+        yield name, shape, np.dtype(leaf.dtype)
+
+
+def _values(
+    config: ModelConfig, params: Any, tensor: Tensor, rows: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value of the tensors of a leaf, one layer on the host at a time."""
+    leaf = _get(params, tensor.path)
+    for layer, name in enumerate(tensor.names(config.num_layers)):
+        value = np.asarray(leaf[layer] if tensor.stacked else leaf)
+        if part := _rows(tensor, rows):
+            value = value[part]
+        yield name, value.T if tensor.transposed else value

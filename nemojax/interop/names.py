@@ -1,0 +1,64 @@
+"""The name map: where each Hugging Face tensor lives in our parameter tree.
+
+Nemotron and Llama use the same names; a config decides which of them exist. Linear
+layers are stored [out, in] there and [in, out] here, and our layers are stacked.
+"""
+
+import dataclasses
+
+from nemojax.models.config import ModelConfig
+
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One leaf of our tree and the tensors that it is made of.
+
+    Attributes:
+      path: keys of the leaf in our parameter tree.
+      name: of the tensor; holds "{layer}" if the leaf stacks one tensor a layer.
+      transposed: whether the tensor is the transpose of our matrix.
+    """
+
+    path: Path
+    name: str
+    transposed: bool = False
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the leaf's first dimension is the layer."""
+        return "{layer}" in self.name
+
+    def names(self, num_layers: int) -> list[str]:
+        """The tensors' names, in layer order."""
+        if not self.stacked:
+            return [self.name]
+        return [self.name.format(layer=layer) for layer in range(num_layers)]
+
+
+def tensors(config: ModelConfig) -> list[Tensor]:
+    """All leaves of `config`'s language model, in the order of the forward pass."""
+    layer = "model.layers.{layer}."
+    found = [Tensor(("embedding", "table"), "model.embed_tokens.weight")]
+    found += _norm(config, ("layers", "attention_norm"), layer + "input_layernorm")
+    for ours, theirs in zip(
+        ("query", "key", "value", "output"), ("q", "k", "v", "o"), strict=True
+    ):
+        name = f"{layer}self_attn.{theirs}_proj.weight"
+        found.append(Tensor(("layers", "attention", ours), name, transposed=True))
+    name = layer + "post_attention_layernorm"
+    found += _norm(config, ("layers", "mlp_norm"), name)
+    gate = ("gate",) if config.activation == "swiglu" else ()
+    for part in (*gate, "up", "down"):
+        name = f"{layer}mlp.{part}_proj.weight"
+        found.append(Tensor(("layers", "mlp", part), name, transposed=True))
+    found += _norm(config, ("final_norm",), "model.norm")
+    if not config.tied_embeddings:
+        found.append(Tensor(("lm_head", "kernel"), "lm_head.weight"))
+    return found
+
+
+def _norm(config: ModelConfig, path: Path, name: str) -> list[Tensor]:
+    parts = ("weight",) if config.norm == "rmsnorm" else ("weight", "bias")
+    return [Tensor((*path, part), f"{name}.{part}") for part in parts]

@@ -1,0 +1,215 @@
+"""Sharded safetensors files: read by slices, written one tensor at a time.
+
+Neither side holds more than a tensor in memory, however large the model is.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+Slices = tuple[slice, ...]
+Shapes = Mapping[str, tuple[Sequence[int], np.dtype]]
+
+
+class Reader:
+    """The tensors of a directory, by name.
+
+    Attributes:
+      shapes: of every tensor.
+      dtypes: of every tensor.
+    """
+
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        files: Sequence[pathlib.Path] | None = None,
+    ):
+        """Reads the headers of all files of the model, or of `files`.
+
+        Raises:
+          ValueError: there are no safetensors, the index names a file or a tensor that
+            is not there, a file is truncated or no safetensors file, a tensor is in
+            two files, or a tensor's dtype is not supported.
+        """
+        self._files: dict[str, pathlib.Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        directory = pathlib.Path(directory)
+        index = {} if files else _read_index(directory)
+        for path in files or _files(directory, index):
+            self._read_header(path)
+        lost = [n for n, file in index.items() if self._file_name(n) != file]
+        if lost:
+            raise ValueError(
+                f"{directory / INDEX}: tensors that are not in the file it names: "
+                f"{', '.join(lost)}"
+            )
+
+    def _file_name(self, name: str) -> str | None:
+        return self._files[name].name if name in self._files else None
+
+    def _read_header(self, path: pathlib.Path) -> None:
+        with _open(path) as file:
+            for name in file.keys():  # noqa: SIM118 (the file is no mapping)
+                view = file.get_slice(name)
+                if name in self._files:
+                    raise ValueError(f"{path}: {name} is also in {self._files[name]}")
+                if view.get_dtype() not in _DTYPES:
+                    raise ValueError(
+                        f"{path}: {name} has dtype {view.get_dtype()}, which is none "
+                        f"of {', '.join(_DTYPES)}"
+                    )
+                self._files[name] = path
+                self.shapes[name] = tuple(view.get_shape())
+                self.dtypes[name] = _DTYPES[view.get_dtype()]
+
+    def read(self, name: str, index: Slices = ()) -> np.ndarray:
+        """A tensor, or the part of it that `index` names, as a copy."""
+        # Opened anew: mapped pages that were read stay resident while it is open.
+        with _open(self._files[name]) as file:
+            return file.get_slice(name)[index] if index else file.get_tensor(name)
+
+
+def _open(path: pathlib.Path) -> Any:
+    try:
+        return safetensors.safe_open(path, "numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: no whole safetensors file: {error}") from error
+
+
+def _read_index(directory: pathlib.Path) -> Mapping[str, str]:
+    """The index's map from tensor to file; empty without an index."""
+    path = directory / INDEX
+    if not path.exists():
+        return {}
+    try:
+        names = json.loads(path.read_text())["weight_map"]
+        ok = all(pathlib.PurePath(file).name == file for file in names.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no safetensors index: {error}") from error
+    if not ok:
+        raise ValueError(f"{path}: names a file outside of its directory")
+    return names
+
+
+def _files(directory: pathlib.Path, index: Mapping[str, str]) -> list[pathlib.Path]:
+    if not index:
+        path = directory / SINGLE
+        if not path.is_file():
+            raise ValueError(f"{directory}: holds neither {SINGLE} nor {INDEX}")
+        return [path]
+    paths = [directory / name for name in sorted(set(index.values()))]
+    lost = [path.name for path in paths if not path.is_file()]
+    if lost:
+        raise ValueError(f"{directory}: the index names missing {', '.join(lost)}")
+    return paths
+
+
+def plan(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Groups tensors, in their order, into files of at most `max_bytes`.
+
+    A tensor that is larger gets a file of its own.
+    """
+    groups: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if not groups or size > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def write(
+    directory: pathlib.Path,
+    shapes: Shapes,
+    values: Iterator[tuple[str, np.ndarray]],
+    max_file_bytes: int,
+) -> None:
+    """Writes tensors as files with an index, or as one file if they fit.
+
+    Args:
+      directory: exists.
+      shapes: shape and dtype of each tensor, in the order of `values`.
+      values: the tensors; taken one at a time.
+      max_file_bytes: of a file.
+
+    Raises:
+      ValueError: a dtype that safetensors has no name for here, or values that are
+        not those announced.
+    """
+    sizes = _sizes(shapes)
+    groups = plan(sizes, max_file_bytes)
+    weight_map = {}
+    for number, names in enumerate(groups, 1):
+        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        file = SINGLE if len(groups) == 1 else file
+        weight_map |= dict.fromkeys(names, file)
+        write_file(directory / file, {name: shapes[name] for name in names}, values)
+    if len(groups) > 1:
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": weight_map,
+        }
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_file(
+    path: pathlib.Path, shapes: Shapes, values: Iterator[tuple[str, np.ndarray]]
+) -> None:
+    """Writes one file: as `write`; takes only its own tensors from `values`."""
+    with path.open("wb") as stream:
+        stream.write(_header(shapes))
+        for expected, (shape, dtype) in shapes.items():
+            name, value = next(values)
+            if (name, value.shape, value.dtype) != (expected, tuple(shape), dtype):
+                raise ValueError(
+                    f"{name} {value.dtype}{list(value.shape)} where {expected} "
+                    f"{dtype}{list(shape)} was announced"
+                )
+            np.ascontiguousarray(value).reshape(-1).view(np.uint8).tofile(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sizes(shapes: Shapes) -> dict[str, int]:
+    """Bytes of each tensor."""
+    return {
+        name: int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def _header(shapes: Shapes) -> bytes:
+    """The length of the header, and the header, padded to 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, size in _sizes(shapes).items():
+        shape, dtype = shapes[name]
+        if dtype not in _NAMES:
+            raise ValueError(f"{name}: safetensors of dtype {dtype} are not supported")
+        entries[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, start + size],
+        }
+        start += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
