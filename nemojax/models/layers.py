@@ -18,6 +18,9 @@ from nemojax.models import attention
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives
 
+# What an attached adapter of a kernel is called: [in, rank] and [rank, out].
+LORA_SUFFIXES = ("_lora_a", "_lora_b")
+
 
 def local_size(config_name: str, size: int) -> int:
     """`size` divided over the tensor axis.
@@ -34,6 +37,27 @@ def local_size(config_name: str, size: int) -> int:
 def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls a module with its parameters; our modules change no variables."""
     return module.apply({"params": params}, *args, **kwargs)
+
+
+def linear(
+    module: nn.Module, name: str, init: Any, shape: tuple[int, int], x: jax.Array
+) -> jax.Array:
+    """`x @ kernel`, plus the low-rank term if an adapter is attached (`lora.attach`).
+
+    Args:
+      module: owns the kernel.
+      name: of the kernel.
+      init: its initializer.
+      shape: local [in, out].
+      x: [..., in]; the product is in its dtype.
+    """
+    kernel = module.param(name, init, shape, jnp.float32)
+    y = x @ kernel.astype(x.dtype)
+    down, up = (f"{name}{suffix}" for suffix in LORA_SUFFIXES)
+    if module.has_variable("params", down):
+        low = x @ module.get_variable("params", down).astype(x.dtype)
+        y += low @ module.get_variable("params", up).astype(x.dtype)
+    return y
 
 
 class LayerNorm1P(nn.Module):
@@ -92,7 +116,6 @@ class Attention(nn.Module):
         self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
     ) -> tuple[jax.Array, Any]:
         c = self.config
-        dtype = x_BSD.dtype
         heads = local_size("num_heads", c.num_heads)
         kv_heads = local_size("num_kv_heads", c.num_kv_heads)
         plain = nn.initializers.normal(c.init_std)
@@ -103,8 +126,7 @@ class Attention(nn.Module):
 
         def project(name: str, count: int) -> jax.Array:
             shape = (c.d_model, count * c.head_dim)
-            kernel = self.param(name, plain, shape, jnp.float32)
-            y = x_BSD @ kernel.astype(dtype)
+            y = linear(self, name, plain, shape, x_BSD)
             return y.reshape(*y.shape[:2], count, c.head_dim)
 
         def rotate(x_BSHK: jax.Array) -> jax.Array:
@@ -116,8 +138,8 @@ class Attention(nn.Module):
         mixed, handed_back = attend(q, k, v)
         mixed = checkpoint_name(mixed, "attention")
         mixed = mixed.reshape(*mixed.shape[:2], heads * c.head_dim)
-        out = self.param("output", scaled, (heads * c.head_dim, c.d_model), jnp.float32)
-        return mixed @ out.astype(dtype), handed_back
+        shape = (heads * c.head_dim, c.d_model)
+        return linear(self, "output", scaled, shape, mixed), handed_back
 
 
 class Mlp(nn.Module):
@@ -134,16 +156,15 @@ class Mlp(nn.Module):
         d_ff = local_size("d_ff", c.d_ff)
         plain = nn.initializers.normal(c.init_std)
         scaled = nn.initializers.normal(c.init_std / (2 * c.num_layers) ** 0.5)
-        up = self.param("up", plain, (c.d_model, d_ff), jnp.float32)
-        down = self.param("down", scaled, (d_ff, c.d_model), jnp.float32)
-        hidden = checkpoint_name(x_BSD @ up.astype(x_BSD.dtype), "mlp_preactivation")
+        wide, narrow = (c.d_model, d_ff), (d_ff, c.d_model)
+        hidden = linear(self, "up", plain, wide, x_BSD)
+        hidden = checkpoint_name(hidden, "mlp_preactivation")
         if c.activation == "swiglu":
-            gate = self.param("gate", plain, (c.d_model, d_ff), jnp.float32)
-            opened = x_BSD @ gate.astype(x_BSD.dtype)
-            hidden *= jax.nn.silu(checkpoint_name(opened, "mlp_preactivation"))
+            gate = linear(self, "gate", plain, wide, x_BSD)
+            hidden *= jax.nn.silu(checkpoint_name(gate, "mlp_preactivation"))
         else:
             hidden = jnp.square(jax.nn.relu(hidden))
-        return hidden @ down.astype(x_BSD.dtype)
+        return linear(self, "down", scaled, narrow, hidden)
 
 
 class DecoderLayer(nn.Module):

@@ -4,6 +4,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nemojax.models.config import ModelConfig
+from nemojax.models.layers import LORA_SUFFIXES
 
 # By the last two names of a parameter's path. A layer's parameters carry a leading
 # [num_layers] dim. Everything that is not named here is on every device.
@@ -24,10 +25,20 @@ def param_specs(params):
     """The tree of PartitionSpecs of a parameter tree (arrays or shapes)."""
 
     def spec(path, _):
-        names = tuple(entry.key for entry in path)
-        return _SPECS.get(names[-2:], PartitionSpec())
+        module, name = ("", *(entry.key for entry in path))[-2:]
+        return _SPECS.get((module, name)) or _adapter_spec(module, name)
 
     return jax.tree_util.tree_map_with_path(spec, params)
+
+
+def _adapter_spec(module: str, name: str) -> PartitionSpec:
+    """That of an attached adapter: split as the side of the kernel that it touches."""
+    for suffix, place in zip(LORA_SUFFIXES, (1, 2), strict=True):
+        if name.endswith(suffix):
+            kernel = _SPECS.get((module, name.removesuffix(suffix)), PartitionSpec())
+            axis = (*kernel, None, None, None)[place]
+            return PartitionSpec(*(None,) * place, axis) if axis else PartitionSpec()
+    return PartitionSpec()
 
 
 def param_shardings(params, mesh: Mesh):

@@ -31,6 +31,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     micro_batches: int = 1,
+    combine: Callable[[Any, Any], Any] | None = None,
 ):
     """Compiles `(state, batch, learning_rate) -> (state, metrics)`.
 
@@ -43,33 +44,37 @@ def make_train_step(
       optimizer: as `make_optimizer` makes it.
       micro_batches: the leading dim of every leaf of a batch; the parts run one
         after the other. 1: batches come without that dim.
+      combine: `(trained, frozen) -> params`, such as the attaching of adapters. The
+        state then holds the trained part alone, and the step takes the frozen part,
+        which has no gradients and no optimizer state, as its fourth argument.
 
     Returns:
       The compiled step. Metrics: `loss`, `grad_norm`, `weight` and the objective's
       own, all scalars on the device.
     """
 
-    def sums(params, batch):
+    def sums(params, batch, frozen):
+        params = combine(params, frozen) if combine else params
         loss_sum, weight, metrics = objective(params, batch)
         metrics = {"loss": (loss_sum, weight), **metrics}
         return loss_sum, (weight, metrics)
 
     gradient = jax.value_and_grad(sums, has_aux=True)
 
-    def accumulated(params, batch):
+    def accumulated(params, batch, frozen):
         if micro_batches == 1:
-            return gradient(params, batch)
+            return gradient(params, batch, frozen)
         part = jax.tree.map(lambda leaf: leaf[0], batch)
-        shapes = jax.eval_shape(gradient, params, part)
+        shapes = jax.eval_shape(gradient, params, part, frozen)
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, gradient(params, part)), None
+            return jax.tree.map(jnp.add, total, gradient(params, part, frozen)), None
 
         return jax.lax.scan(add, zeros, batch)[0]
 
-    def train_step(state: TrainState, batch, learning_rate):
-        (_, (weight, metrics)), grads = accumulated(state.params, batch)
+    def train_step(state: TrainState, batch, learning_rate, frozen=None):
+        (_, (weight, metrics)), grads = accumulated(state.params, batch, frozen)
         scale = 1.0 / jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) * scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

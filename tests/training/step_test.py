@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from nemojax.models import lora
 from nemojax.parallel import mesh as meshes
 from nemojax.training import objectives, step
 
@@ -125,3 +126,36 @@ def test_the_given_parameters_survive_the_donated_state():
     take_step = step.make_train_step(quadratic, PLAIN)
     take_step(step.init_state(params, PLAIN), np.ones(1, np.float32), np.float32(1))
     assert float(params["p"]) == 5.0
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_of_a_frozen_model_the_adapters_alone_are_trained(
+    config, params, spread, micro_batches
+):
+    """No gradient and no optimizer state of the base; the loss falls all the same."""
+    adapted = lora.LoraConfig(rank=2, alpha=4.0)
+    optimizer = optax.scale_by_adam()
+    take_step = step.make_train_step(
+        objectives.language_model_objective(config),
+        optimizer,
+        micro_batches=micro_batches,
+        combine=lambda adapters, base: lora.attach(base, adapters, adapted.scale),
+    )
+    before = jax.tree.map(np.array, params)
+    adapters = lora.init(adapted, params, jax.random.key(0))
+    state = step.init_state(adapters, optimizer)
+    sizes = {leaf.size for leaf in jax.tree.leaves(adapters)}
+    assert {leaf.size for leaf in jax.tree.leaves(state.opt_state)} <= sizes | {1}
+    batch = spread
+    if micro_batches > 1:
+        batch = jax.tree.map(
+            lambda leaf: np.reshape(leaf, (micro_batches, -1, *leaf.shape[1:])), batch
+        )
+    losses = []
+    for _ in range(8):
+        state, metrics = take_step(state, batch, np.float32(0.02), params)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0] - 0.1
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    changed = [np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(state.params)]
+    assert all(changed)
