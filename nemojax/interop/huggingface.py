@@ -10,12 +10,12 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nemojax.interop import config_json, names, weights
@@ -55,22 +55,51 @@ def load(
       ValueError: no such checkpoint, a model that is not supported, or tensors that
         are missing, too many or of another shape; all of them are named.
     """
+    config = read_config(directory)
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves(directory, mesh, progress=progress):
+        _put(tree, path, leaf)
+    return config, tree
+
+
+def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
+    """The model that a checkpoint holds; raises ValueError as `load`."""
+    path = pathlib.Path(directory) / CONFIG
+    try:
+        return config_json.from_json(_read_json(path))
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def leaves(
+    directory: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Iterator[tuple[names.Path, jax.Array]]:
+    """The leaves of a checkpoint's tree, one at a time; as `load` otherwise.
+
+    All tensors' names and shapes are checked before the first leaf comes.
+    """
     directory = pathlib.Path(directory)
-    config = config_json.from_json(_read_json(directory / CONFIG))
+    config = read_config(directory)
     mesh = mesh or meshes.make_mesh()
     partition.check_divisible(config, mesh)
     reader = weights.Reader(directory)
     shapes = _shapes(config)
     found = names.tensors(config)
     _check(directory, config, shapes, found, reader)
-    tree: dict[str, Any] = {}
     for done, tensor in enumerate(found):
         progress(done, len(found))
-        _put(tree, tensor.path, _leaf(config, reader, tensor, shapes, mesh))
+        yield tensor.path, _leaf(config, reader, tensor, shapes, mesh)
     progress(len(found), len(found))
     if (directory / REWARD_HEAD).exists():
-        tree["reward_head"] = _load_reward_head(directory / REWARD_HEAD, mesh)
-    return config, tree
+        head = weights.Reader(directory, [directory / REWARD_HEAD])
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        for name in head.shapes:
+            yield ("reward_head", name), jax.device_put(head.read(name), everywhere)
 
 
 def save(
@@ -79,6 +108,7 @@ def save(
     params: Any,
     tokenizer: Any = None,
     *,
+    files: Iterable[pathlib.Path] = (),
     vocab_size: int | None = None,
     fields: Mapping[str, Any] | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
@@ -92,8 +122,10 @@ def save(
     Args:
       directory: must not exist, or be empty.
       config: of the model.
-      params: the tree; written in its dtypes.
+      params: the tree; written in its dtypes. A leaf may have a method `load` that
+        gives the array, which is then read only when it is written.
       tokenizer: has `save(path)`; written as `tokenizer.model`.
+      files: are copied beside the weights, those of a tokenizer for one.
       vocab_size: rows of the embeddings that are written, without the padding that
         follows them; default: all.
       fields: further fields of `config.json`, such as token ids.
@@ -133,11 +165,13 @@ def save(
     weights.write(partial, announced, values(), max_file_bytes)
     progress(len(announced), len(announced))
     if "reward_head" in params:
-        head = {k: np.asarray(v) for k, v in params["reward_head"].items()}
+        head = {k: np.asarray(_array(v)) for k, v in params["reward_head"].items()}
         shapes = {k: (v.shape, v.dtype) for k, v in head.items()}
         weights.write_file(partial / REWARD_HEAD, shapes, iter(head.items()))
     if tokenizer is not None:
         tokenizer.save(partial / "tokenizer.model")
+    for file in files:
+        shutil.copyfile(file, partial / file.name)
     (partial / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
     if directory.exists():
         directory.rmdir()
@@ -166,6 +200,10 @@ def _get(tree: Any, path: names.Path) -> Any:
     for key in path:
         tree = tree[key]
     return tree
+
+
+def _array(leaf: Any) -> Any:
+    return leaf.load() if hasattr(leaf, "load") else leaf
 
 
 def _put(tree: dict[str, Any], path: names.Path, leaf: Any) -> None:
@@ -224,7 +262,7 @@ def _leaf(
     def read(name: str, index: weights.Slices) -> np.ndarray:
         value = reader.read(name, index[::-1] if tensor.transposed else index)
         if np.isnan(value).any():
-            logging.warning("%s holds NaN", name)
+            warnings.warn(f"{name} holds NaN", stacklevel=2)
         return value.T if tensor.transposed else value
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
@@ -245,20 +283,14 @@ def _sizes_of(index: weights.Slices, shape: tuple[int, ...]) -> tuple[int, ...]:
     )
 
 
-def _load_reward_head(path: pathlib.Path, mesh: Mesh) -> dict[str, jax.Array]:
-    """The head that `save` wrote: `kernel` [D, K] and `bias` [K]."""
-    reader = weights.Reader(path.parent, [path])
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return {
-        name: jax.device_put(reader.read(name), everywhere) for name in reader.shapes
-    }
-
-
 def _check_tree(config: ModelConfig, params: Any) -> None:
     """Raises ValueError if the language model's tree is not the config's."""
     wanted = jax.tree_util.tree_flatten_with_path(_shapes(config))[0]
     have = {k: v for k, v in params.items() if k != "reward_head"}
-    found = dict(jax.tree_util.tree_flatten_with_path(have)[0])
+    stored = jax.tree_util.tree_flatten_with_path(
+        have, is_leaf=lambda value: hasattr(value, "load")
+    )[0]
+    found: dict[Any, Any] = dict(stored)
     problems = []
     for path, leaf in wanted:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -297,7 +329,7 @@ def _values(
     config: ModelConfig, params: Any, tensor: Tensor, rows: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value of the tensors of a leaf, one layer on the host at a time."""
-    leaf = _get(params, tensor.path)
+    leaf = _array(_get(params, tensor.path))
     for layer, name in enumerate(tensor.names(config.num_layers)):
         value = np.asarray(leaf[layer] if tensor.stacked else leaf)
         if part := _rows(tensor, rows):

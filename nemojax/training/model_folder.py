@@ -1,0 +1,160 @@
+"""A model as a folder: `model.json`, the parameters, and files beside them.
+
+    model.json     the ModelConfig
+    params/        Orbax; any mesh restores it
+    tokenizer.model, ...
+
+Leaves are written and read one at a time, so that a model that fits no memory can
+still be converted. The folder appears when all of it is written.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from orbax.checkpoint.experimental import v1 as ocp
+
+from nemojax.models import partition
+from nemojax.models.config import ModelConfig, RopeScaling
+from nemojax.parallel import mesh as meshes
+
+MODEL = "model.json"
+PARAMS = "params"
+# Orbax writes and reads a leaf in pieces of about this size.
+CHUNK_BYTES = 64 * 2**20
+
+Path = tuple[str, ...]
+PathLike = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredLeaf:
+    """A leaf that is still on the disk: `load` reads it."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    load: Callable[[], jax.Array]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def write(
+    directory: PathLike,
+    config: ModelConfig,
+    leaves: Iterable[tuple[Path, jax.Array]],
+    files: Iterable[pathlib.Path] = (),
+) -> None:
+    """Writes a model.
+
+    Args:
+      directory: must not exist, or be empty.
+      config: of the model.
+      leaves: path in the parameter tree and value; taken one at a time.
+      files: are copied into the folder, a tokenizer for one.
+
+    Raises:
+      ValueError: the directory is in use.
+    """
+    directory = pathlib.Path(directory).absolute()
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory} exists and is not empty")
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    saving = ocp.options.ArrayOptions.Saving
+    options = ocp.options.ArrayOptions(
+        saving=saving(
+            storage_options=saving.StorageOptions(chunk_byte_size=CHUNK_BYTES)
+        )
+    )
+    with ocp.Context(array_options=options):
+        for path, leaf in leaves:
+            ocp.partial.save(partial / PARAMS, _nested(path, leaf))
+            del leaf
+        ocp.partial.finalize(partial / PARAMS)
+    for file in files:
+        shutil.copyfile(file, partial / pathlib.Path(file).name)
+    (partial / MODEL).write_text(json.dumps(dataclasses.asdict(config), indent=2))
+    if directory.exists():
+        directory.rmdir()
+    partial.rename(directory)
+
+
+def read_config(directory: PathLike) -> ModelConfig:
+    """The config of a model folder.
+
+    Raises:
+      ValueError: it is no model folder.
+    """
+    path = pathlib.Path(directory) / MODEL
+    try:
+        fields = json.loads(path.read_text())
+        if fields.get("rope_scaling"):
+            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        return ModelConfig(**fields)
+    except (OSError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: no model: {error}") from error
+
+
+def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
+    """The parameter tree of a model folder, with `StoredLeaf` leaves.
+
+    Args:
+      directory: of the model.
+      mesh: where the leaves go when they are read; default: one device.
+    """
+    mesh = mesh or meshes.make_mesh()
+    params = pathlib.Path(directory).absolute() / PARAMS
+    found = ocp.metadata(params).metadata
+    shardings = partition.param_shardings(found, mesh)
+
+    def leaf(path, value, sharding):
+        shape = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+        names = tuple(entry.key for entry in path)
+        return StoredLeaf(
+            tuple(value.shape),
+            value.dtype,
+            functools.partial(_load_leaf, params, found, names, shape),
+        )
+
+    return jax.tree_util.tree_map_with_path(leaf, found, shardings)
+
+
+def read(directory: PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig, Any]:
+    """The config and the parameters of a model folder, on a mesh."""
+    config = read_config(directory)
+    tree = stored(directory, mesh)
+    shapes = jax.tree.map(
+        lambda leaf: leaf.load(), tree, is_leaf=lambda x: isinstance(x, StoredLeaf)
+    )
+    return config, shapes
+
+
+def _load_leaf(
+    params: pathlib.Path, found: Any, names: Path, shape: jax.ShapeDtypeStruct
+) -> jax.Array:
+    def wanted(path, _):
+        here = tuple(entry.key for entry in path) == names
+        return shape if here else ocp.PLACEHOLDER
+
+    tree = ocp.load(params, jax.tree_util.tree_map_with_path(wanted, found))
+    for name in names:
+        tree = tree[name]
+    return tree
+
+
+def _nested(path: Path, leaf: Any) -> Any:
+    for name in reversed(path):
+        leaf = {name: leaf}
+    return leaf

@@ -1,0 +1,95 @@
+"""The converter as a command: both ways, bit for bit, and what it refuses."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+safetensors = pytest.importorskip("safetensors.numpy")
+
+from nemojax.interop import huggingface, weights  # noqa: E402
+from nemojax.training import model_folder  # noqa: E402
+from tests.interop.tiny import LLAMA, assert_same, random_params  # noqa: E402
+
+
+def convert(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.convert", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A Hugging Face checkpoint in bfloat16 with a reward head and a tokenizer."""
+    path = tmp_path_factory.mktemp("hf") / "model"
+    params = random_params(LLAMA, "bfloat16", 5)
+    tokenizer = path.with_name("tokenizer.json")
+    tokenizer.write_text("{}")
+    huggingface.save(path, LLAMA, params, files=[tokenizer], max_file_bytes=9999)
+    return path
+
+
+def test_there_and_back_again_is_bit_exact(checkpoint, tmp_path):
+    there = convert(f"--from_hf={checkpoint}", f"--to={tmp_path / 'model'}")
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.endswith(f"{tmp_path / 'model'}\n")
+    config, tree = model_folder.read(tmp_path / "model")
+    assert config == huggingface.read_config(checkpoint)
+    assert_same(tree, random_params(LLAMA, "bfloat16", 5))
+
+    back = convert(
+        f"--from={tmp_path / 'model'}", f"--to_hf={tmp_path / 'hf'}", "--json=-"
+    )
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout)["parameters"] == 10_309
+    before, after = weights.Reader(checkpoint), weights.Reader(tmp_path / "hf")
+    assert before.shapes == after.shapes
+    for name in before.shapes:
+        one, other = before.read(name), after.read(name)
+        np.testing.assert_array_equal(one.view(np.uint16), other.view(np.uint16))
+    for name in ("config.json", "tokenizer.json", huggingface.REWARD_HEAD):
+        assert (checkpoint / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--from_hf=a"], ["--from_hf=a", "--to_hf=b"], ["--from=a", "--to=b"]],
+)
+def test_flags_that_do_not_go_together_are_refused(flags):
+    done = convert(*flags)
+    assert done.returncode == 2
+    assert "--from_hf with --to, or --from with --to_hf" in done.stderr
+
+
+def test_nothing_is_written_from_a_bad_checkpoint(checkpoint, tmp_path):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    tensors = {"lm_head.weight": np.zeros((2, 2), np.float32)}
+    safetensors.save_file(tensors, bad / weights.SINGLE)
+    done = convert(f"--from_hf={bad}", f"--to={tmp_path / 'model'}")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "lm_head.weight: [2, 2], expected [64, 16]" in done.stderr
+    assert "model.embed_tokens.weight: missing" in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_in_use_is_left_alone(checkpoint, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "note.txt").write_text("mine")
+    done = convert(f"--from_hf={checkpoint}", f"--to={tmp_path / 'model'}")
+    assert done.returncode == 2
+    assert "exists and is not empty" in done.stderr
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["note.txt"]
+
+
+def test_what_is_no_model_folder_is_refused(tmp_path):
+    done = convert(f"--from={tmp_path}", f"--to_hf={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "model.json: no model" in done.stderr
