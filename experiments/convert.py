@@ -104,7 +104,7 @@ def run() -> int:
     given = [name for name, value in values.items() if value]
     if given not in (["from_hf", "to"], ["from", "to_hf"]):
         raise DataError("give --from_hf with --to, or --from with --to_hf")
-    source, target = (pathlib.Path(values[name]) for name in given)
+    source, target = (pathlib.Path(str(values[name])) for name in given)
     start = time.monotonic()
     try:
         if given[0] == "from_hf":

@@ -265,7 +265,7 @@ def _leaf(
             warnings.warn(f"{name} holds NaN", stacklevel=2)
         return value.T if tensor.transposed else value
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         if not tensor.stacked:
             return read(sources[0], index).astype(dtype, copy=False)
         chosen = sources[index[0]]

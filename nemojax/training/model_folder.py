@@ -80,9 +80,9 @@ def write(
     )
     with ocp.Context(array_options=options):
         for path, leaf in leaves:
-            ocp.partial.save(partial / PARAMS, _nested(path, leaf))
+            ocp.partial.save(str(partial / PARAMS), _nested(path, leaf))
             del leaf
-        ocp.partial.finalize(partial / PARAMS)
+        ocp.partial.finalize(str(partial / PARAMS))
     for file in files:
         shutil.copyfile(file, partial / pathlib.Path(file).name)
     (partial / MODEL).write_text(json.dumps(dataclasses.asdict(config), indent=2))
@@ -115,7 +115,7 @@ def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
       mesh: where the leaves go when they are read; default: one device.
     """
     mesh = mesh or meshes.make_mesh()
-    params = pathlib.Path(directory).absolute() / PARAMS
+    params = str(pathlib.Path(directory).absolute() / PARAMS)
     found = ocp.metadata(params).metadata
     shardings = partition.param_shardings(found, mesh)
 
@@ -142,7 +142,7 @@ def read(directory: PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig, An
 
 
 def _load_leaf(
-    params: pathlib.Path, found: Any, names: Path, shape: jax.ShapeDtypeStruct
+    params: str, found: Any, names: Path, shape: jax.ShapeDtypeStruct
 ) -> jax.Array:
     def wanted(path, _):
         here = tuple(entry.key for entry in path) == names
