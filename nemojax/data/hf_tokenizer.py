@@ -1,0 +1,149 @@
+"""A Hugging Face `tokenizer.json` whose control tokens no text can produce."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import tokenizers
+
+_SIDE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+
+
+class HuggingFaceTokenizer:
+    """Text to token ids and back; the interface is that of `tokenizer.Tokenizer`.
+
+    Every added token of the file is a control token: it has an id, which `control`
+    gives, and text that looks like it is encoded as the characters that it is. With
+    byte-level BPE (Llama 3) `decode(encode(text)) == text` for any text that UTF-8
+    can hold; a normalizer in the file may change what it means to change.
+    """
+
+    def __init__(self, data: bytes, special: dict[str, str] | None = None):
+        """Reads a `tokenizer.json`.
+
+        Args:
+          data: its content.
+          special: the control tokens that serve as "bos_token", "eos_token",
+            "pad_token" and "unk_token".
+
+        Raises:
+          ValueError: it is no tokenizer, or has not the tokens that `special` names.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(data)
+            added = {t["content"]: t["id"] for t in fields.get("added_tokens") or []}
+            self._all = tokenizers.Tokenizer.from_str(data.decode())
+            # Without added tokens and without the template that would add more.
+            plain = {**fields, "added_tokens": [], "post_processor": None}
+            self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
+        except Exception as error:  # the library raises bare Exceptions
+            raise ValueError(f"no tokenizer.json: {error}") from error
+        self._data = data
+        self._control_ids: dict[str, int] = added
+        self._controls = frozenset(added.values())
+        self._special = dict(special or {})
+        for role, piece in self._special.items():
+            if piece not in added and self._plain.token_to_id(piece) is None:
+                raise ValueError(f"{role} {piece!r} is not in the vocabulary")
+        ids = self._all.get_vocab(with_added_tokens=True).values()
+        self.vocab_size: int = max(ids) + 1
+        self.fingerprint = hashlib.sha256(data).hexdigest()
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> "HuggingFaceTokenizer":
+        """Reads a `tokenizer.json`, or the one of a checkpoint's directory.
+
+        The roles of control tokens come from the files beside it.
+
+        Raises:
+          OSError: it cannot be read.
+          ValueError: as the constructor.
+        """
+        path = pathlib.Path(path)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        special: dict[str, str] = {}
+        for name in _SIDE_FILES:
+            side = path.with_name(name)
+            if not side.exists():
+                continue
+            fields = json.loads(side.read_text())
+            for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+                value = fields.get(role)
+                value = value.get("content") if isinstance(value, dict) else value
+                if value:
+                    special[role] = value
+        return cls(path.read_bytes(), special)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the `tokenizer.json`."""
+        pathlib.Path(path).write_bytes(self._data)
+
+    @property
+    def bos_id(self) -> int:
+        """The id that begins a sequence; raises ValueError if there is none."""
+        return self._role("bos_token")
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a sequence; raises ValueError if there is none."""
+        return self._role("eos_token")
+
+    @property
+    def pad_id(self) -> int:
+        """The id of padding; that of the end where the model has none."""
+        return self._role("pad_token" if "pad_token" in self._special else "eos_token")
+
+    def _role(self, role: str) -> int:
+        if role not in self._special:
+            raise ValueError(f"the tokenizer names no {role}")
+        found = self._all.token_to_id(self._special[role])
+        assert found is not None  # the constructor looked
+        return found
+
+    def control(self, piece: str) -> int:
+        """The id of a control token such as "<|eot_id|>".
+
+        Raises:
+          ValueError: there is no such control token.
+        """
+        if piece not in self._control_ids:
+            known = ", ".join(list(self._control_ids)[:20])
+            raise ValueError(f"no control token {piece!r}; there are {known}")
+        return self._control_ids[piece]
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text, none of them a control id.
+
+        Raises:
+          ValueError: the text has a lone surrogate, which UTF-8 cannot hold, or the
+            vocabulary itself spells a control token that the text holds.
+        """
+        text.encode()  # UnicodeEncodeError is a ValueError that names the character.
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        if not self._controls.isdisjoint(ids):
+            bad = next(token for token in ids if token in self._controls)
+            raise ValueError(
+                f"the text spells the control token {self._all.id_to_token(bad)!r}"
+            )
+        return ids
+
+    def encode_inside(self, text: str) -> list[int]:
+        """As `encode`."""
+        return self.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; control tokens write nothing.
+
+        Raises:
+          ValueError: an id is outside of the vocabulary.
+        """
+        ids = list(ids)
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"token id {token} is outside of [0, {self.vocab_size})"
+                )
+        kept = [token for token in ids if token not in self._controls]
+        return self._plain.decode(kept, skip_special_tokens=False)
