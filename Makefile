@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 		$$pip --require-hashes -r "$$lock" && $$pip --no-deps --no-build-isolation -e .; \
 	else \
 		echo "No lock for this platform: installing the newest versions into $(VENV)"; \
-		$$pip -e '.[dev]'; \
+		$$pip -e '.[dev,hf]'; \
 	fi
 	@touch $@
 
@@ -64,7 +64,7 @@ lint: setup
 
 lock:  ## needs uv
 	for version in 3.11 3.12; do \
-		$(UV) pip compile pyproject.toml --extra dev --generate-hashes --no-header --quiet \
+		$(UV) pip compile pyproject.toml --extra dev --extra hf --generate-hashes --no-header --quiet \
 			--python-version $$version --python-platform x86_64-manylinux_2_28 $(ARGS) \
 			-o third_party/requirements-py$$(echo $$version | tr -d .).lock || exit 1; \
 	done

@@ -1,11 +1,13 @@
-"""Weights between Hugging Face checkpoints and model folders of nemojax.
+"""Weights between Hugging Face or NeMo checkpoints and model folders of nemojax.
 
     python -m experiments.convert --from_hf=DIR --to=MODEL
+    python -m experiments.convert --from_nemo=FILE_OR_DIR --to=MODEL
     python -m experiments.convert --from=MODEL --to_hf=DIR
 
-Reads Nemotron and Llama checkpoints (safetensors); what it writes loads in
-`transformers`. Every tensor keeps its dtype and its bits. Memory: two of the model's
-largest parameters and a gigabyte, whatever the model's size.
+Reads Nemotron and Llama checkpoints (safetensors) and NeMo's released Nemotron
+archives, which are unpacked into the temporary folder (TMPDIR) first. What it writes
+loads in `transformers`. Every tensor keeps its dtype and its bits, and one parameter
+is in memory at a time.
 
 Prints progress on stderr, then one line that says what was made and where. The output
 appears under its name only when all of it is written. Takes about as long as the disk
@@ -22,12 +24,13 @@ from absl import app, flags
 
 from nemojax.data.files import DataError
 from nemojax.evals import tables
-from nemojax.interop import huggingface
+from nemojax.interop import archives, huggingface, nemo
 from nemojax.recipe import command
 from nemojax.training import model_folder
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("from_hf", None, "a Hugging Face checkpoint to read")
+flags.DEFINE_string("from_nemo", None, "a .nemo file, or its unpacked directory")
 flags.DEFINE_string("from", None, "a model folder to read")
 flags.DEFINE_string("to", None, "a model folder to write")
 flags.DEFINE_string("to_hf", None, "a Hugging Face checkpoint to write")
@@ -48,16 +51,31 @@ TOKENIZER_FILES = (
 def from_hf(source: pathlib.Path, target: pathlib.Path) -> int:
     """Hugging Face to a model folder; returns the number of parameters."""
     config = huggingface.read_config(source)
-    total = 0
+    leaves = Counted(huggingface.leaves(source, progress=Progress("parameter")))
+    model_folder.write(target, config, leaves, tokenizer_files(source))
+    return leaves.total
 
-    def leaves():
-        nonlocal total
-        for path, leaf in huggingface.leaves(source, progress=Progress("parameter")):
-            total += leaf.size
+
+def from_nemo(source: pathlib.Path, target: pathlib.Path) -> int:
+    """A NeMo archive to a model folder; returns the number of parameters."""
+    with archives.opened(source) as directory:
+        config = nemo.read_config(directory)
+        leaves = nemo.leaves(directory, progress=Progress("parameter"))
+        counted = Counted(leaves)
+        model_folder.write(target, config, counted, nemo.tokenizer_files(directory))
+    return counted.total
+
+
+class Counted:
+    """Passes leaves on and adds up their sizes."""
+
+    def __init__(self, leaves):
+        self.leaves, self.total = leaves, 0
+
+    def __iter__(self):
+        for path, leaf in self.leaves:
+            self.total += leaf.size
             yield path, leaf
-
-    model_folder.write(target, config, leaves(), tokenizer_files(source))
-    return total
 
 
 def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) -> int:
@@ -100,15 +118,20 @@ class Progress:
 
 def run() -> int:
     """Converts what the flags name and says what was made."""
-    values = {name: FLAGS[name].value for name in ("from_hf", "from", "to", "to_hf")}
+    flag_names = ("from_hf", "from_nemo", "from", "to", "to_hf")
+    values = {name: FLAGS[name].value for name in flag_names}
     given = [name for name, value in values.items() if value]
-    if given not in (["from_hf", "to"], ["from", "to_hf"]):
-        raise DataError("give --from_hf with --to, or --from with --to_hf")
+    if given not in (["from_hf", "to"], ["from_nemo", "to"], ["from", "to_hf"]):
+        raise DataError(
+            "give --from_hf or --from_nemo with --to, or --from with --to_hf"
+        )
     source, target = (pathlib.Path(str(values[name])) for name in given)
     start = time.monotonic()
     try:
         if given[0] == "from_hf":
             parameters = from_hf(source, target)
+        elif given[0] == "from_nemo":
+            parameters = from_nemo(source, target)
         else:
             parameters = to_hf(source, target, FLAGS.vocab_size)
     except ValueError as error:

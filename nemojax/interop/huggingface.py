@@ -5,7 +5,6 @@ writes one tensor at a time. Both keep the dtype: a checkpoint that goes in and 
 comes back bit for bit.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -58,7 +57,7 @@ def load(
     config = read_config(directory)
     tree: dict[str, Any] = {}
     for path, leaf in leaves(directory, mesh, progress=progress):
-        _put(tree, path, leaf)
+        names.put(tree, path, leaf)
     return config, tree
 
 
@@ -88,7 +87,7 @@ def leaves(
     mesh = mesh or meshes.make_mesh()
     partition.check_divisible(config, mesh)
     reader = weights.Reader(directory)
-    shapes = _shapes(config)
+    shapes = forward.shapes(config)
     found = names.tensors(config)
     _check(directory, config, shapes, found, reader)
     for done, tensor in enumerate(found):
@@ -99,7 +98,10 @@ def leaves(
         head = weights.Reader(directory, [directory / REWARD_HEAD])
         everywhere = NamedSharding(mesh, PartitionSpec())
         for name in head.shapes:
-            yield ("reward_head", name), jax.device_put(head.read(name), everywhere)
+            yield (
+                ("reward_head", name),
+                jax.device_put(head.read(name), everywhere),
+            )
 
 
 def save(
@@ -190,26 +192,8 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return fields
 
 
-def _shapes(config: ModelConfig) -> Any:
-    """The tree of our shapes."""
-    init = functools.partial(forward.init, config)
-    return jax.eval_shape(init, jax.random.key(0))
-
-
-def _get(tree: Any, path: names.Path) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
-
-
 def _array(leaf: Any) -> Any:
     return leaf.load() if hasattr(leaf, "load") else leaf
-
-
-def _put(tree: dict[str, Any], path: names.Path, leaf: Any) -> None:
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[path[-1]] = leaf
 
 
 def _their_shape(tensor: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -226,36 +210,26 @@ def _check(
 ) -> None:
     """Raises ValueError naming every tensor that is missing, too many or misshapen."""
     expected = {
-        name: _their_shape(tensor, _get(shapes, tensor.path).shape)
+        name: _their_shape(tensor, names.get(shapes, tensor.path).shape)
         for tensor in found
         for name in tensor.names(config.num_layers)
     }
     ignored = _DERIVED + (("lm_head.weight",) if config.tied_embeddings else ())
-    problems = []
-    for name, shape in expected.items():
-        have = reader.shapes.get(name)
-        if have is None:
-            problems.append(f"{name}: missing, expected {list(shape)}")
-        elif have != shape:
-            problems.append(f"{name}: {list(have)}, expected {list(shape)}")
-    problems += [
-        f"{name}: {list(shape)}, which the model has no place for"
+    found_shapes = {
+        name: shape
         for name, shape in reader.shapes.items()
-        if name not in expected and not name.endswith(ignored)
-    ]
-    if problems:
-        raise ValueError(
-            f"{directory}: {len(problems)} tensors are not those of {CONFIG}:\n  "
-            + "\n  ".join(problems)
-        )
+        if name in expected or not name.endswith(ignored)
+    }
+    message = f"{directory}: not the tensors of {CONFIG}"
+    names.require_same(message, expected, found_shapes)
 
 
 def _leaf(
     config: ModelConfig, reader: weights.Reader, tensor: Tensor, shapes: Any, mesh: Mesh
 ) -> jax.Array:
     """One leaf of our tree; every device's part is read by itself."""
-    shape = _get(shapes, tensor.path).shape
-    spec = _get(partition.param_specs(shapes), tensor.path)
+    shape = names.get(shapes, tensor.path).shape
+    spec = names.get(partition.param_specs(shapes), tensor.path)
     sources = tensor.names(config.num_layers)
     dtype = reader.dtypes[sources[0]]
 
@@ -285,7 +259,7 @@ def _sizes_of(index: weights.Slices, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_tree(config: ModelConfig, params: Any) -> None:
     """Raises ValueError if the language model's tree is not the config's."""
-    wanted = jax.tree_util.tree_flatten_with_path(_shapes(config))[0]
+    wanted = jax.tree_util.tree_flatten_with_path(forward.shapes(config))[0]
     have = {k: v for k, v in params.items() if k != "reward_head"}
     stored = jax.tree_util.tree_flatten_with_path(
         have, is_leaf=lambda value: hasattr(value, "load")
@@ -317,7 +291,7 @@ def _announce(
     config: ModelConfig, params: Any, tensor: Tensor, rows: int
 ) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
     """Name, shape and dtype of the tensors of a leaf."""
-    leaf = _get(params, tensor.path)
+    leaf = names.get(params, tensor.path)
     shape = _their_shape(tensor, leaf.shape)
     if _rows(tensor, rows):
         shape = (rows, *shape[1:])
@@ -329,7 +303,7 @@ def _values(
     config: ModelConfig, params: Any, tensor: Tensor, rows: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value of the tensors of a leaf, one layer on the host at a time."""
-    leaf = _array(_get(params, tensor.path))
+    leaf = _array(names.get(params, tensor.path))
     for layer, name in enumerate(tensor.names(config.num_layers)):
         value = np.asarray(leaf[layer] if tensor.stacked else leaf)
         if part := _rows(tensor, rows):

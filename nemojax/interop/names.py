@@ -5,6 +5,8 @@ layers are stored [out, in] there and [in, out] here, and our layers are stacked
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from nemojax.models.config import ModelConfig
 
@@ -62,3 +64,43 @@ def tensors(config: ModelConfig) -> list[Tensor]:
 def _norm(config: ModelConfig, path: Path, name: str) -> list[Tensor]:
     parts = ("weight",) if config.norm == "rmsnorm" else ("weight", "bias")
     return [Tensor((*path, part), f"{name}.{part}") for part in parts]
+
+
+def get(tree: Any, path: Path) -> Any:
+    """The leaf of a parameter tree at a path."""
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
+    """Sets a leaf of a parameter tree, making the branches to it."""
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = leaf
+
+
+def require_same(
+    message: str,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Checks the shapes of a checkpoint.
+
+    Raises:
+      ValueError: `message`, and every tensor that is missing, too many or misshapen.
+    """
+    problems = []
+    for name, shape in expected.items():
+        if name not in found:
+            problems.append(f"{name}: missing, expected {list(shape)}")
+        elif found[name] != shape:
+            problems.append(f"{name}: {list(found[name])}, expected {list(shape)}")
+    problems += [
+        f"{name}: {list(shape)}, which the model has no place for"
+        for name, shape in found.items()
+        if name not in expected
+    ]
+    if problems:
+        lines = "\n  ".join(problems)
+        raise ValueError(f"{message}, {len(problems)} differ:\n  {lines}")

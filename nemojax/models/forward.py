@@ -69,6 +69,12 @@ def init(config: ModelConfig, key: jax.Array, *, num_attributes: int = 0):
     return params
 
 
+def shapes(config: ModelConfig, *, num_attributes: int = 0):
+    """What `init` would give, as `jax.ShapeDtypeStruct`s; nothing is allocated."""
+    make = functools.partial(init, config, num_attributes=num_attributes)
+    return jax.eval_shape(make, jax.random.key(0))
+
+
 def param_count(params) -> int:
     """Number of parameters in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

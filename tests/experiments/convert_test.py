@@ -11,6 +11,7 @@ safetensors = pytest.importorskip("safetensors.numpy")
 
 from nemojax.interop import huggingface, weights  # noqa: E402
 from nemojax.training import model_folder  # noqa: E402
+from tests.interop.nemo_test import directory  # noqa: E402, F401 (a fixture)
 from tests.interop.tiny import LLAMA, assert_same, random_params  # noqa: E402
 
 
@@ -63,7 +64,7 @@ def test_there_and_back_again_is_bit_exact(checkpoint, tmp_path):
 def test_flags_that_do_not_go_together_are_refused(flags):
     done = convert(*flags)
     assert done.returncode == 2
-    assert "--from_hf with --to, or --from with --to_hf" in done.stderr
+    assert "--from_hf or --from_nemo with --to, or --from with --to_hf" in done.stderr
 
 
 def test_nothing_is_written_from_a_bad_checkpoint(checkpoint, tmp_path):
@@ -93,3 +94,11 @@ def test_what_is_no_model_folder_is_refused(tmp_path):
     done = convert(f"--from={tmp_path}", f"--to_hf={tmp_path / 'out'}")
     assert done.returncode == 2
     assert "model.json: no model" in done.stderr
+
+
+def test_a_nemo_archive_becomes_a_model_folder(directory, tmp_path):  # noqa: F811
+    done = convert(f"--from_nemo={directory}", f"--to={tmp_path / 'model'}")
+    assert done.returncode == 0, done.stderr
+    config, tree = model_folder.read(tmp_path / "model")
+    assert config.num_layers == len(tree["layers"]["mlp"]["up"])
+    assert (tmp_path / "model" / "tokens.model").read_bytes() == b"pieces"

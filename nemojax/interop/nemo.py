@@ -1,0 +1,281 @@
+"""NeMo's `.nemo` checkpoints of Nemotron models, in.
+
+The released layout: a tar file or a directory with `model_config.yaml`, a tokenizer
+model, and `model_weights/` with one zarr array a parameter. Layers are stacked on
+axis 0, and queries, keys and values are one matrix, interleaved by group: for each
+key/value head its query heads, the key head, the value head.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore
+import yaml
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nemojax.interop import archives, names
+from nemojax.models import forward, partition
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
+
+CONFIG = "model_config.yaml"
+WEIGHTS = "model_weights"
+# What a reward model of NeMo gives, of which ours are the last five.
+REWARD_OUTPUTS = 9
+OUR_REWARD_OUTPUTS = 5
+_MAX_CONFIG_BYTES = 1 << 20
+_PREFIXES = ("model.", "module.")
+# Our leaf -> Megatron's name, whether it is transposed.
+_NAMES = {
+    ("embedding", "table"): "embedding.word_embeddings.weight",
+    ("layers", "attention_norm", "weight"): (
+        "decoder.layers.self_attention.linear_qkv.layer_norm_weight"
+    ),
+    ("layers", "attention_norm", "bias"): (
+        "decoder.layers.self_attention.linear_qkv.layer_norm_bias"
+    ),
+    (
+        "layers",
+        "attention",
+        "output",
+    ): "decoder.layers.self_attention.linear_proj.weight",
+    ("layers", "mlp_norm", "weight"): "decoder.layers.mlp.linear_fc1.layer_norm_weight",
+    ("layers", "mlp_norm", "bias"): "decoder.layers.mlp.linear_fc1.layer_norm_bias",
+    ("layers", "mlp", "up"): "decoder.layers.mlp.linear_fc1.weight",
+    ("layers", "mlp", "down"): "decoder.layers.mlp.linear_fc2.weight",
+    ("final_norm", "weight"): "decoder.final_layernorm.weight",
+    ("final_norm", "bias"): "decoder.final_layernorm.bias",
+    ("lm_head", "kernel"): "output_layer.weight",
+}
+_QKV = "decoder.layers.self_attention.linear_qkv.weight"
+_REWARD = {"kernel": "rm_head.weight", "bias": "rm_head.bias"}
+
+
+def load(
+    path: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """Reads a `.nemo` file or directory; arguments and result as `huggingface.load`.
+
+    Raises:
+      ValueError: no such checkpoint, a model that is not supported, arrays that are
+        missing, too many or of another shape (all named), or a hostile archive.
+    """
+    tree: dict[str, Any] = {}
+    with archives.opened(pathlib.Path(path)) as directory:
+        config = read_config(directory)
+        for leaf_path, leaf in leaves(directory, mesh, progress=progress):
+            names.put(tree, leaf_path, leaf)
+    return config, tree
+
+
+def read_config(directory: pathlib.Path) -> ModelConfig:
+    """The model that an unpacked checkpoint holds.
+
+    Raises:
+      ValueError: there is no readable `model_config.yaml`, a field is missing, or the
+        model is not supported.
+    """
+    path = directory / CONFIG
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"{path}: more than {_MAX_CONFIG_BYTES:,} bytes")
+        fields = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: holds no settings")
+    for name, wanted in (
+        ("normalization", "layernorm1p"),
+        ("activation", "squared-relu"),
+        ("bias", False),
+    ):
+        if fields.get(name, wanted) != wanted:
+            raise ValueError(
+                f"{path}: {name} {fields[name]!r} is not supported, only {wanted!r}"
+            )
+    required = (
+        "num_layers",
+        "hidden_size",
+        "ffn_hidden_size",
+        "num_attention_heads",
+    )
+    missing = [name for name in required if not isinstance(fields.get(name), int)]
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}")
+    heads = fields["num_attention_heads"]
+    vocab_size = _Arrays(directory).shape(_NAMES["embedding", "table"])[0]
+    return ModelConfig(
+        vocab_size=vocab_size,
+        num_layers=fields["num_layers"],
+        d_model=fields["hidden_size"],
+        num_heads=heads,
+        num_kv_heads=fields.get("num_query_groups") or heads,
+        head_dim=fields.get("kv_channels") or fields["hidden_size"] // heads,
+        d_ff=fields["ffn_hidden_size"],
+        rotary_fraction=fields.get("rotary_percentage", 0.5),
+        rope_theta=float(fields.get("rotary_base", 10_000)),
+        tied_embeddings=bool(fields.get("share_embeddings_and_output_weights", False)),
+        norm_epsilon=fields.get("layernorm_epsilon", 1e-5),
+        init_std=fields.get("init_method_std", 0.0134),
+        max_positions=fields.get("max_position_embeddings", 4096),
+    )
+
+
+def tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The SentencePiece models of an unpacked checkpoint."""
+    return sorted(directory.glob("*.model"))
+
+
+def split_qkv(
+    qkv_RD: np.ndarray, num_heads: int, num_kv_heads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of queries, keys and values of an interleaved matrix.
+
+    Args:
+      qkv_RD: [(heads + 2 kv_heads) * head_dim, D].
+      num_heads, num_kv_heads: of the model.
+    """
+    width = qkv_RD.shape[1]
+    queries = num_heads // num_kv_heads
+    grouped = qkv_RD.reshape(num_kv_heads, queries + 2, -1, width)
+    return (
+        grouped[:, :queries].reshape(-1, width),
+        grouped[:, queries].reshape(-1, width),
+        grouped[:, queries + 1].reshape(-1, width),
+    )
+
+
+def leaves(
+    directory: pathlib.Path,
+    mesh: Mesh | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[names.Path, jax.Array]]:
+    """The leaves of our tree, one at a time, read from an unpacked checkpoint.
+
+    Raises:
+      ValueError: as `load`, before the first leaf.
+    """
+    config = read_config(directory)
+    mesh = mesh or meshes.make_mesh()
+    partition.check_divisible(config, mesh)
+    arrays = _Arrays(directory)
+    shapes = forward.shapes(config)
+    arrays.check(_expected(config, shapes))
+    specs = partition.param_specs(shapes)
+    paths = [tensor.path for tensor in names.tensors(config)]
+    for done, path in enumerate(paths):
+        progress(done, len(paths))
+        shape = names.get(shapes, path).shape
+        sharding = NamedSharding(mesh, names.get(specs, path))
+        yield (
+            path,
+            jax.make_array_from_callback(
+                shape, sharding, _reader(config, arrays, path, shape)
+            ),
+        )
+    progress(len(paths), len(paths))
+    if arrays.has(_REWARD["kernel"]):
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        for name, theirs in _REWARD.items():
+            value = arrays.read(theirs)
+            if len(value) == REWARD_OUTPUTS:
+                value = value[-OUR_REWARD_OUTPUTS:]
+            yield ("reward_head", name), jax.device_put(value.T, everywhere)
+
+
+def _expected(config: ModelConfig, shapes: Any) -> dict[str, tuple[int, ...]]:
+    expected = {}
+    for tensor in names.tensors(config):
+        if tensor.path not in _NAMES:
+            continue
+        shape = names.get(shapes, tensor.path).shape
+        if tensor.transposed:
+            shape = (shape[0], shape[2], shape[1])
+        expected[_NAMES[tensor.path]] = shape
+    rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    return expected | {_QKV: (config.num_layers, rows, config.d_model)}
+
+
+def _reader(
+    config: ModelConfig, arrays: "_Arrays", path: names.Path, shape: tuple[int, ...]
+) -> Callable[[Any], np.ndarray]:
+    """Reads a device's part of a leaf, a layer at a time."""
+    module, name = path[-2:]
+    part = {"query": 0, "key": 1, "value": 2}.get(name)
+    matrix = module in ("attention", "mlp")
+
+    def layer_of(layer: int) -> np.ndarray:
+        if part is None or module != "attention":
+            value = arrays.read(_NAMES[path], layer)
+        else:
+            qkv = arrays.read(_QKV, layer)
+            value = split_qkv(qkv, config.num_heads, config.num_kv_heads)[part]
+        return value.T if matrix else value
+
+    def read(index: Any) -> np.ndarray:
+        if path[0] != "layers":
+            return arrays.read(_NAMES[path], index)
+        layers = range(shape[0])[index[0]]
+        parts = [layer_of(layer)[index[1:]] for layer in layers]
+        return np.stack(parts)
+
+    return read
+
+
+class _Arrays:
+    """The zarr arrays of an unpacked checkpoint, by name without NeMo's prefix."""
+
+    def __init__(self, directory: pathlib.Path):
+        self._paths: dict[str, pathlib.Path] = {}
+        weights = directory / WEIGHTS
+        for metadata in sorted(weights.glob("*/.zarray")):
+            name = metadata.parent.name
+            for prefix in _PREFIXES:
+                name = name.removeprefix(prefix)
+            if not name.endswith("_extra_state"):
+                self._paths[name] = metadata.parent
+        if not self._paths:
+            raise ValueError(f"{weights}: holds no zarr arrays")
+        self._weights = weights
+        self._open: dict[str, Any] = {}
+
+    def has(self, name: str) -> bool:
+        return name in self._paths
+
+    def _store(self, name: str) -> Any:
+        if name not in self._paths:
+            raise ValueError(f"{self._weights}: {name} is missing")
+        if name not in self._open:
+            kvstore = {"driver": "file", "path": str(self._paths[name])}
+            try:
+                opened = tensorstore.open({"driver": "zarr", "kvstore": kvstore})
+                self._open[name] = opened.result()
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._paths[name]}: no zarr array: {error}"
+                ) from error
+        return self._open[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._store(name).shape)
+
+    def read(self, name: str, index: Any = ...) -> np.ndarray:
+        return self._store(name)[index].read().result()
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises ValueError naming all arrays that are not as expected."""
+        found = {
+            name: self.shape(name)
+            for name in self._paths
+            if name in expected or name not in _REWARD.values()
+        }
+        message = f"{self._weights}: not the arrays of {CONFIG}"
+        names.require_same(message, expected, found)
