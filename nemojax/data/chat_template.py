@@ -8,6 +8,9 @@
     {assistant turn}
     <extra_id_1>
 
+An assistant turn with a label has a line `<extra_id_2>{label}` before its text
+(SteerLM), and the input of a reward model ends with `<extra_id_2>`.
+
 The control tokens are spliced in by id and every message is encoded by itself. Hence
 text cannot forge a turn, and the tokens of a prompt are always a prefix of the tokens
 of the prompt with a response.
@@ -22,6 +25,11 @@ from nemojax.data.tokenizer import Tokenizer
 SYSTEM_START = "<extra_id_0>"
 TURN_START = "<extra_id_1>"
 LABEL_START = "<extra_id_2>"
+# The system text that the inputs of NVIDIA's released reward models have.
+REWARD_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 _ROLE_LINES = {"user": "User\n", "assistant": "Assistant\n"}
 
 
@@ -157,6 +165,9 @@ class ChatTemplate:
             role_line = _role_line(tokenizer, message.role)
             text = _line(tokenizer, message.content)
             trained = int(message.role == "assistant")
+            if message.label:
+                role_line.append(tokenizer.control(LABEL_START))
+                role_line += tokenizer.encode_inside(f"{message.label}\n")
             tokens += role_line + text
             # The token that opens a turn also closes the assistant turn before it.
             closes = int(index > 0 and not trained)

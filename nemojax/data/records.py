@@ -17,12 +17,19 @@ MISSING = -100.0
 class Message:
     """One turn of a conversation.
 
+    Attributes:
+      role: who speaks.
+      content: what is said.
+      label: of an assistant's turn, the attribute values that it was written to, as
+        in "helpfulness:4,verbosity:1" (SteerLM); empty: none.
+
     Raises:
       ValueError: if the role is unknown.
     """
 
     role: Role
     content: str
+    label: str = ""
 
     def __post_init__(self):
         if self.role not in ROLES:
