@@ -1,4 +1,4 @@
-"""Our logits are those of transformers; runs where torch is installed."""
+"""Our logits are those of transformers, live; runs where torch is installed."""
 
 import functools
 
@@ -8,90 +8,20 @@ import pytest
 
 from nemojax.interop import huggingface
 from nemojax.models import forward
+from tests.models import variants
+from tests.models.variants import VARIANTS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytest.importorskip("safetensors")
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-
-NEMOTRON = {
-    "model_type": "nemotron",
-    "vocab_size": 62,
-    "hidden_size": 32,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 12,
-    "partial_rotary_factor": 0.5,
-    "hidden_act": "relu2",
-    "norm_eps": 1e-5,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": False,
-}
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 62,
-    "hidden_size": 32,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": False,
-}
-LLAMA31_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-VARIANTS = {
-    "nemotron": NEMOTRON,
-    "nemotron-mha": NEMOTRON | {"num_key_value_heads": 4},
-    "nemotron-one-kv-head": NEMOTRON | {"num_key_value_heads": 1},
-    "nemotron-quarter-rotary": NEMOTRON
-    | {"partial_rotary_factor": 0.25, "head_dim": 16},
-    "nemotron-whole-rotary": NEMOTRON | {"partial_rotary_factor": 1.0},
-    "nemotron-square": NEMOTRON | {"head_dim": 8},
-    "nemotron-epsilon": NEMOTRON | {"norm_eps": 1e-2},
-    "nemotron-tied": NEMOTRON | {"tie_word_embeddings": True},
-    "llama": LLAMA,
-    "llama-mha": LLAMA | {"num_key_value_heads": 4},
-    "llama-wide-heads": LLAMA | {"head_dim": 16},
-    "llama-epsilon": LLAMA | {"rms_norm_eps": 1e-2},
-    "llama-theta": LLAMA
-    | {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}},
-    "llama-31": LLAMA
-    | {
-        "rope_parameters": LLAMA31_ROPE,
-        "max_position_embeddings": 131_072,
-        "head_dim": 16,
-    },
-    "llama-tied": LLAMA | {"tie_word_embeddings": True},
-}
 
 
 @functools.cache
 def reference(name, dtype="float32"):
-    """A random model of transformers whose norms and biases are not trivial."""
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(**VARIANTS[name])
-    model = transformers.AutoModelForCausalLM.from_config(
-        config, dtype=getattr(torch, dtype), attn_implementation="eager"
-    )
-    with torch.no_grad():
-        for weight_name, weight in model.named_parameters():
-            value = torch.empty(weight.shape).normal_(0, 0.1)
-            if "norm" in weight_name and name.startswith("llama"):
-                value += 1.0
-            weight.copy_(value)
-    return model.eval()
+    """The model of transformers."""
+    return variants.reference(name, dtype)
 
 
 @pytest.fixture(scope="module")
