@@ -1,11 +1,14 @@
 # Everything runs in a virtual environment that `make setup` builds from a lock.
-# Variables: PYTHON (the interpreter to build with), VENV, ARGS (passed to a script).
+# Variables: PYTHON (the interpreter to build with), VENV, ARGS (passed to a script),
+# TORCH (the torch that parity tests are run against).
 
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 LOCKS = $(wildcard third_party/requirements-py*.lock)
 UV ?= uv
+# The newest torch brings the CUDA libraries along; name a CPU build where it matters.
+TORCH ?= torch==2.13.0
 
 # The newest interpreter that has a lock comes first; a pyenv shim for a version that
 # is not switched on exists on PATH but does not run, so each one is tried.
@@ -13,7 +16,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.14 python3.13 pyth
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: setup miniature recipe test test-slow lint house lock clean
+.PHONY: setup miniature recipe test test-slow parity lint house lock clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -51,6 +54,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -q -m slow $(ARGS)
+
+parity: setup  ## against torch and transformers; TORCH names what pip installs
+	$(BIN)/python -c 'import torch, transformers' 2>/dev/null || $(BIN)/python -m pip \
+		--disable-pip-version-check install --quiet $(TORCH) 'transformers>=4.57'
+	$(BIN)/python -m pytest -n 2 -q tests/models/hugging_face_test.py $(ARGS)
 
 house: setup
 	$(BIN)/python -m pytest -q tests/house
