@@ -14,10 +14,13 @@ appears under its name only when all of it is written. Takes about as long as th
 takes to read and write the files.
 """
 
+import functools
 import json
 import pathlib
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -26,7 +29,7 @@ from nemojax.data.files import DataError
 from nemojax.evals import tables
 from nemojax.interop import archives, huggingface, nemo
 from nemojax.recipe import command
-from nemojax.training import model_folder
+from nemojax.training import metrics, model_folder
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("from_hf", None, "a Hugging Face checkpoint to read")
@@ -37,6 +40,7 @@ flags.DEFINE_string("to_hf", None, "a Hugging Face checkpoint to write")
 flags.DEFINE_integer("vocab_size", None, "rows of the embeddings to write (--to_hf)")
 flags.DEFINE_string("json", None, "also write the result there; - for stdout")
 
+PAIRS = (("from_hf", "to"), ("from_nemo", "to"), ("from", "to_hf"))
 # Beside the weights: what a user of the model needs of the tokenizer.
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -48,48 +52,27 @@ TOKENIZER_FILES = (
 )
 
 
-def from_hf(source: pathlib.Path, target: pathlib.Path) -> int:
-    """Hugging Face to a model folder; returns the number of parameters."""
-    config = huggingface.read_config(source)
-    leaves = Counted(huggingface.leaves(source, progress=Progress("parameter")))
-    model_folder.write(target, config, leaves, tokenizer_files(source))
-    return leaves.total
+def to_model(
+    directory: pathlib.Path, target: pathlib.Path, reader: Any, files: Any
+) -> int:
+    """A checkpoint, which `reader` reads, to a model folder; returns its parameters."""
+    total = 0
 
-
-def from_nemo(source: pathlib.Path, target: pathlib.Path) -> int:
-    """A NeMo archive to a model folder; returns the number of parameters."""
-    with archives.opened(source) as directory:
-        config = nemo.read_config(directory)
-        leaves = nemo.leaves(directory, progress=Progress("parameter"))
-        counted = Counted(leaves)
-        model_folder.write(target, config, counted, nemo.tokenizer_files(directory))
-    return counted.total
-
-
-class Counted:
-    """Passes leaves on and adds up their sizes."""
-
-    def __init__(self, leaves):
-        self.leaves, self.total = leaves, 0
-
-    def __iter__(self):
-        for path, leaf in self.leaves:
-            self.total += leaf.size
+    def counted():
+        nonlocal total
+        for path, leaf in reader.leaves(directory, progress=shown("parameters")):
+            total += leaf.size
             yield path, leaf
+
+    model_folder.write(target, reader.read_config(directory), counted(), files)
+    return total
 
 
 def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) -> int:
     """A model folder to Hugging Face; returns the number of parameters."""
-    config = model_folder.read_config(source)
-    params = model_folder.stored(source)
-    huggingface.save(
-        target,
-        config,
-        params,
-        vocab_size=vocab_size,
-        files=tokenizer_files(source),
-        progress=Progress("tensor"),
-    )
+    config, params = model_folder.read_config(source), model_folder.stored(source)
+    options = {"files": tokenizer_files(source), "progress": shown("tensors")}
+    huggingface.save(target, config, params, vocab_size=vocab_size, **options)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -99,41 +82,38 @@ def tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in paths if path.is_file()]
 
 
-class Progress:
-    """A progress line on stderr, about once a second, with the time left."""
+def shown(unit: str) -> Callable[[int, int], None]:
+    """A progress line on stderr, with the time left."""
 
-    def __init__(self, unit: str):
-        self.unit = unit
-        self.start = self.shown = time.monotonic()
+    @functools.cache
+    def line(total: int) -> metrics.Progress:
+        return metrics.Progress(unit, total)
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < 1 and done < total:
-            return
-        self.shown = now
-        left = (now - self.start) / max(done, 1) * (total - done)
-        text = f"{self.unit} {done}/{total}  {tables.duration(left)} left"
-        print(text, file=sys.stderr, flush=True)
+    return lambda done, total: line(total).show(done)
+
+
+def convert(kind: str, source: pathlib.Path, target: pathlib.Path) -> int:
+    """Converts from what the flag `kind` names; returns the number of parameters."""
+    if kind == "from":
+        return to_hf(source, target, FLAGS.vocab_size)
+    if kind == "from_hf":
+        return to_model(source, target, huggingface, tokenizer_files(source))
+    with archives.opened(source) as directory:
+        return to_model(directory, target, nemo, nemo.tokenizer_files(directory))
 
 
 def run() -> int:
     """Converts what the flags name and says what was made."""
-    flag_names = ("from_hf", "from_nemo", "from", "to", "to_hf")
-    values = {name: FLAGS[name].value for name in flag_names}
-    given = [name for name, value in values.items() if value]
-    if given not in (["from_hf", "to"], ["from_nemo", "to"], ["from", "to_hf"]):
+    names = ("from_hf", "from_nemo", "from", "to", "to_hf")
+    given = [name for name in names if FLAGS[name].value]
+    if tuple(given) not in PAIRS:
         raise DataError(
             "give --from_hf or --from_nemo with --to, or --from with --to_hf"
         )
-    source, target = (pathlib.Path(str(values[name])) for name in given)
+    source, target = (pathlib.Path(str(FLAGS[name].value)) for name in given)
     start = time.monotonic()
     try:
-        if given[0] == "from_hf":
-            parameters = from_hf(source, target)
-        elif given[0] == "from_nemo":
-            parameters = from_nemo(source, target)
-        else:
-            parameters = to_hf(source, target, FLAGS.vocab_size)
+        parameters = convert(given[0], source, target)
     except ValueError as error:
         raise DataError(str(error)) from error
     seconds = time.monotonic() - start
@@ -143,12 +123,10 @@ def run() -> int:
         "seconds": round(seconds, 1),
     }
     quiet = FLAGS.json == "-"
-    if FLAGS.json:
-        text = json.dumps(result) + "\n"
-        if quiet:
-            sys.stdout.write(text)
-        else:
-            pathlib.Path(FLAGS.json).write_text(text)
+    if quiet:
+        print(json.dumps(result))
+    elif FLAGS.json:
+        pathlib.Path(FLAGS.json).write_text(json.dumps(result) + "\n")
     print(
         f"{parameters:,} parameters in {tables.duration(seconds)}: {target}",
         file=sys.stderr if quiet else sys.stdout,

@@ -80,7 +80,7 @@ def run() -> int:
         raise DataError(f"{out} exists; name another file with --out")
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: there is no such folder")
-    weights = {name: FLAGS[name].value for name in corpus.TEXT_CLASSES}
+    weights = {name: float(FLAGS[name].value or 0) for name in corpus.TEXT_CLASSES}
     tokenizer = train(FLAGS.data, weights)
     partial = out.with_name(out.name + ".partial")
     tokenizer.save(partial)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.house import checks, starlark, tree
 
-SOURCES = tree.sources("nemojax", "experiments", "tests", "third_party")
+SOURCES = tree.sources("nemojax", "experiments", "benchmarks", "tests", "third_party")
 PACKAGES = [
     path.parent.as_posix().removeprefix(".")
     for path in tree.files()

@@ -12,7 +12,12 @@ EXPERIMENT_LINES = 150
 TEST_SHARE = 0.35
 
 # Distributions whose import name is another.
-_DISTRIBUTIONS = {"absl": "absl-py", "orbax": "orbax-checkpoint"}
+_DISTRIBUTIONS = {
+    "absl": "absl-py",
+    "orbax": "orbax-checkpoint",
+    "yaml": "pyyaml",
+}
+_OURS = ("nemojax", "experiments", "benchmarks", "tests")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -77,6 +82,6 @@ def imports(text: str) -> Iterator[str]:
 def distribution(module: str) -> str | None:
     """The distribution that brings a dotted module; None for Python's own and ours."""
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names or top in ("nemojax", "experiments", "tests"):
+    if top in sys.stdlib_module_names or top in _OURS:
         return None
     return _DISTRIBUTIONS.get(top, top.replace("_", "-"))

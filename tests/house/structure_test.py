@@ -4,7 +4,9 @@ import pytest
 
 from tests.house import checks, tree
 
-EVERYTHING = tree.sources("nemojax", "experiments", "tests", "third_party")
+EVERYTHING = tree.sources(
+    "nemojax", "experiments", "benchmarks", "tests", "third_party"
+)
 
 
 def in_tree(check, sources) -> list[str]:
