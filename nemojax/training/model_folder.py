@@ -41,7 +41,7 @@ class StoredLeaf:
 
     shape: tuple[int, ...]
     dtype: Any
-    load: Callable[[], jax.Array]
+    load: Callable[[], Any]
 
     @property
     def size(self) -> int:
