@@ -180,6 +180,8 @@ def _reward_model(stages: Stages) -> dict[str, Any]:
         ("policy_reward_model", "second reward model"),
     ):
         for kind, accuracy in stages[name].result["pairwise_accuracy"].items():
+            if "all" not in accuracy:
+                continue  # of no pair was just one response right
             families = {k: v for k, v in accuracy.items() if k != "all"}
             label = "teacher pairs" if kind == "teacher" else "the policy's own pairs"
             pairs.append(
