@@ -95,11 +95,11 @@ class Settings:
 
     def dpo(self) -> PreferenceConfig:
         """DPO with the SFT term."""
-        return PreferenceConfig("dpo", beta=0.3, sft_weight=0.05)
+        return PreferenceConfig("dpo", beta=0.3, sft_weight=0.3)
 
     def rpo(self) -> PreferenceConfig:
         """RPO, eta = 1."""
-        return PreferenceConfig("rpo", beta=0.3, eta=1.0, sft_weight=0.05)
+        return PreferenceConfig("rpo", beta=0.3, eta=1.0, sft_weight=0.3)
 
 
 def quick(seed: int = 0, teacher: str = "random") -> Settings:
