@@ -63,6 +63,7 @@ def to_model(
         for path, leaf in reader.leaves(directory, progress=shown("parameters")):
             total += leaf.size
             yield path, leaf
+            del leaf  # or it would stay in memory beside the next
 
     model_folder.write(target, reader.read_config(directory), counted(), files)
     return total
