@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
@@ -78,8 +79,12 @@ def write(
             storage_options=saving.StorageOptions(chunk_byte_size=CHUNK_BYTES)
         )
     )
-    with ocp.Context(array_options=options):
+    # Saving waits until all is written, so that nothing can change meanwhile.
+    memory = ocp.options.MemoryOptions(deepcopy_host_arrays=False)
+    with ocp.Context(array_options=options, memory_options=memory):
         for path, leaf in leaves:
+            if len(leaf.devices()) == 1:
+                leaf = np.asarray(leaf)  # on a CPU no copy; Orbax would make one
             ocp.partial.save(str(partial / PARAMS), _nested(path, leaf))
             del leaf
         ocp.partial.finalize(str(partial / PARAMS))
