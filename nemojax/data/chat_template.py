@@ -17,9 +17,10 @@ of the prompt with a response.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from nemojax.data.records import Conversation, Message
+from nemojax.data.parts import check_roles
+from nemojax.data.records import Conversation
 from nemojax.data.tokenizer import Tokenizer
 
 SYSTEM_START = "<extra_id_0>"
@@ -47,31 +48,6 @@ def response_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
             break
         before_stop.append(token_id)
     return tokenizer.decode(before_stop).removesuffix("\n")
-
-
-def _split_system(conversation: Conversation) -> tuple[str, Sequence[Message]]:
-    """Returns the system text and the turns, which alternate starting with a user.
-
-    Raises:
-      ValueError: if they do not, naming the index of the message and the reason.
-    """
-    messages = conversation.messages
-    system = ""
-    first = 0
-    if messages and messages[0].role == "system":
-        system = messages[0].content
-        first = 1
-    for index, message in enumerate(messages[first:], first):
-        expected = "user" if (index - first) % 2 == 0 else "assistant"
-        if message.role == "system":
-            raise ValueError(f"message {index}: a system message can only come first")
-        if message.role != expected:
-            raise ValueError(
-                f"message {index}: role {message.role!r} where {expected!r} must come"
-            )
-    if len(messages) == first:
-        raise ValueError(f"message {first}: there is no user turn")
-    return system, messages[first:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +131,7 @@ class ChatTemplate:
         self, tokenizer: Tokenizer, conversation: Conversation
     ) -> tuple[list[int], list[int]]:
         """Returns tokens and mask up to the newline that ends the last message."""
-        system, turns = _split_system(conversation)
+        system, turns, _ = check_roles(conversation)
         tokens = [tokenizer.bos_id] if self.bos else []
         if system or self.system_header:
             tokens.append(tokenizer.control(SYSTEM_START))

@@ -16,12 +16,6 @@ from nemojax.data.records import Conversation, Message
 class TextTokenizer(Protocol):
     """What templates need of a tokenizer: `Tokenizer` and `HuggingFaceTokenizer`."""
 
-    @property
-    def bos_id(self) -> int: ...
-
-    @property
-    def eos_id(self) -> int: ...
-
     def control(self, piece: str) -> int:
         """The id of a control token; raises ValueError if there is none."""
         ...

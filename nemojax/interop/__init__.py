@@ -1,1 +1,1 @@
-"""Weights of other systems in and out: Hugging Face safetensors."""
+"""Weights of other systems: Hugging Face and PEFT in and out, NeMo in."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nemojax.interop import names, weights
+from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.models.lora import LoraConfig
 
@@ -95,10 +96,11 @@ def load(
         if theirs.rsplit(".", 1)[-1] in modules
     }
     lora = LoraConfig(rank, float(fields["lora_alpha"]), tuple(chosen))
-    widths = _widths(config)
+    layers = forward.shapes(config)["layers"]
     expected = {}
     for name, theirs in chosen.items():
-        width, out = widths[name]
+        module, leaf = name.split("/")
+        _, width, out = layers[module][leaf].shape
         for layer in range(config.num_layers):
             stem = _PREFIX + theirs.format(layer=layer)
             expected[f"{stem}.lora_A.weight"] = (rank, width)
@@ -135,19 +137,4 @@ def _their_names(config: ModelConfig) -> dict[str, str]:
         "/".join(tensor.path[1:]): tensor.name.removesuffix(".weight")
         for tensor in names.tensors(config)
         if tensor.transposed
-    }
-
-
-def _widths(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """In and out of each linear layer."""
-    heads = config.num_heads * config.head_dim
-    shared = config.num_kv_heads * config.head_dim
-    return {
-        "attention/query": (config.d_model, heads),
-        "attention/key": (config.d_model, shared),
-        "attention/value": (config.d_model, shared),
-        "attention/output": (heads, config.d_model),
-        "mlp/gate": (config.d_model, config.d_ff),
-        "mlp/up": (config.d_model, config.d_ff),
-        "mlp/down": (config.d_ff, config.d_model),
     }
