@@ -27,7 +27,7 @@ from absl import app, flags
 
 from nemojax.data.files import DataError
 from nemojax.evals import tables
-from nemojax.interop import archives, huggingface, nemo
+from nemojax.interop import archives, huggingface, nemo, tokenizer_files
 from nemojax.recipe import command
 from nemojax.training import metrics, model_folder
 
@@ -41,15 +41,6 @@ flags.DEFINE_integer("vocab_size", None, "rows of the embeddings to write (--to_
 flags.DEFINE_string("json", None, "also write the result there; - for stdout")
 
 PAIRS = (("from_hf", "to"), ("from_nemo", "to"), ("from", "to_hf"))
-# Beside the weights: what a user of the model needs of the tokenizer.
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def to_model(
@@ -72,15 +63,17 @@ def to_model(
 def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) -> int:
     """A model folder to Hugging Face; returns the number of parameters."""
     config, params = model_folder.read_config(source), model_folder.stored(source)
-    options = {"files": tokenizer_files(source), "progress": shown("tensors")}
-    huggingface.save(target, config, params, vocab_size=vocab_size, **options)
+    files = tokenizer_files.find(source)
+    huggingface.save(
+        target,
+        config,
+        params,
+        tokenizer_files.own(files),
+        files=files,
+        vocab_size=vocab_size,
+        progress=shown("tensors"),
+    )
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The files of the tokenizer that lie beside the weights."""
-    paths = (directory / name for name in TOKENIZER_FILES)
-    return [path for path in paths if path.is_file()]
 
 
 def shown(unit: str) -> Callable[[int, int], None]:
@@ -98,7 +91,7 @@ def convert(kind: str, source: pathlib.Path, target: pathlib.Path) -> int:
     if kind == "from":
         return to_hf(source, target, FLAGS.vocab_size)
     if kind == "from_hf":
-        return to_model(source, target, huggingface, tokenizer_files(source))
+        return to_model(source, target, huggingface, tokenizer_files.find(source))
     with archives.opened(source) as directory:
         return to_model(directory, target, nemo, nemo.tokenizer_files(directory))
 

@@ -26,7 +26,6 @@ from nemojax.data.tokenizer import Tokenizer
 SYSTEM_START = "<extra_id_0>"
 TURN_START = "<extra_id_1>"
 LABEL_START = "<extra_id_2>"
-# The system text that the inputs of NVIDIA's released reward models have.
 REWARD_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -58,10 +57,12 @@ class ChatTemplate:
       system_header: whether a conversation without system text has the (empty) system
         block too, as Nemotron-4's do. Without, tiny models save its tokens.
       bos: whether a sequence starts with the BOS token. Nemotron-4's do not.
+      system: text of the system block of a conversation that has none itself.
     """
 
     system_header: bool = True
     bos: bool = False
+    system: str = ""
 
     def encode_prompt(
         self, tokenizer: Tokenizer, conversation: Conversation
@@ -132,6 +133,7 @@ class ChatTemplate:
     ) -> tuple[list[int], list[int]]:
         """Returns tokens and mask up to the newline that ends the last message."""
         system, turns, _ = check_roles(conversation)
+        system = system or self.system
         tokens = [tokenizer.bos_id] if self.bos else []
         if system or self.system_header:
             tokens.append(tokenizer.control(SYSTEM_START))
@@ -171,3 +173,6 @@ def _role_line(tokenizer: Tokenizer, role: str) -> list[int]:
 
 
 NEMOTRON = ChatTemplate()
+# What NVIDIA's released reward models were trained on; another system text than theirs
+# shifts the values.
+NEMOTRON_REWARD = ChatTemplate(system=REWARD_SYSTEM)

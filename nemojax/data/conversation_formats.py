@@ -51,9 +51,14 @@ def _reject_tools(row: fields.Fields) -> None:
 def _chat(row: fields.Fields) -> Conversation:
     """ShareGPT and the chat rows of NeMo, which share the list of turns.
 
-    Labels of the turns are ignored, as NeMo does where `type` is null.
+    In NeMo's rows of type VALUE_TO_TEXT the labels of assistant turns condition them;
+    where `type` is null they are ignored.
     """
     _reject_tools(row)
+    kind = fields.optional_text(row, "type") if "mask" in row else ""
+    if kind not in ("", "VALUE_TO_TEXT"):
+        # TEXT_TO_VALUE trains the label; a reward model does that here.
+        raise fields.Reject("type", "neither VALUE_TO_TEXT nor null")
     mask = fields.optional_text(row, "mask")
     if mask and "user" not in (role.strip().lower() for role in mask.split(",")):
         raise fields.Reject("mask", "user turns not masked")
@@ -62,6 +67,7 @@ def _chat(row: fields.Fields) -> Conversation:
         "conversations",
         ends_with="assistant",
         system=fields.optional_text(row, "system"),
+        labels=kind == "VALUE_TO_TEXT",
     )
 
 

@@ -25,7 +25,7 @@ _PARAGRAPH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def from_turns(
-    turns: Any, field: str, *, ends_with: Role, system: str = ""
+    turns: Any, field: str, *, ends_with: Role, system: str = "", labels: bool = False
 ) -> Conversation:
     """The conversation of a list of turns.
 
@@ -34,6 +34,8 @@ def from_turns(
       field: name of the row's field, for messages.
       ends_with: role of the last turn, "user" for a prompt.
       system: system message that the row holds beside the turns; "" for none.
+      labels: whether the `label` of an assistant's turn, the attribute values that it
+        was written to, is kept.
 
     Raises:
       fields.Reject: also where tools are called, which no message can represent.
@@ -42,14 +44,14 @@ def from_turns(
         raise fields.Reject(field, "wrong type")
     messages = [Message("system", system)] if system.strip() else []
     for index, turn in enumerate(turns):
-        messages.append(_message(turn, f"{field}[{index}]"))
+        messages.append(_message(turn, f"{field}[{index}]", labels))
     # An empty system message says nothing: published rows often carry one.
     if messages and messages[0].role == "system" and not messages[0].content.strip():
         messages = messages[1:]
     return _checked(messages, field, ends_with)
 
 
-def _message(turn: Any, field: str) -> Message:
+def _message(turn: Any, field: str, labels: bool) -> Message:
     if not isinstance(turn, dict):
         raise fields.Reject(field, "wrong type")
     role_name, text_name = ("role", "content") if "role" in turn else ("from", "value")
@@ -59,7 +61,10 @@ def _message(turn: Any, field: str) -> Message:
             raise fields.Reject(role_name, "tool calls")
         if name not in _ROLES:
             raise fields.Reject(role_name, "unknown role")
-        return Message(_ROLES[name], fields.text(turn, text_name))
+        label = fields.optional_text(turn, "label") if labels else ""
+        if label and (_ROLES[name] != "assistant" or "\n" in label):
+            raise fields.Reject("label", "not a line of an assistant turn")
+        return Message(_ROLES[name], fields.text(turn, text_name), label)
     except fields.Reject as reject:
         raise fields.Reject(f"{field}.{reject.field}", reject.reason) from None
 

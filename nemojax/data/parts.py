@@ -164,3 +164,17 @@ class PartsTemplate:
         whole = prompt.with_response(response)
         last = {len(prompt.messages)}
         return to_tokens(tokenizer, self.parts(whole, False), last)
+
+    def encode_for_reward(
+        self, tokenizer: TextTokenizer, conversation: Conversation
+    ) -> list[int]:
+        """Tokens of a conversation; rewards are read at the last, which ends it.
+
+        Raises:
+          ValueError: the roles do not alternate or the last turn is not an
+            assistant's.
+        """
+        messages = conversation.messages
+        if not messages or messages[-1].role != "assistant":
+            raise ValueError("the last turn of a scored text must be an assistant's")
+        return to_tokens(tokenizer, self.parts(conversation, False), set())[0]

@@ -57,7 +57,7 @@ class Tokenizer:
           ValueError: if the bytes are no SentencePiece model, or its pad, unknown,
             begin and end ids are not 0, 1, 2 and 3.
         """
-        self._model_bytes = model_bytes
+        self.model_bytes = model_bytes
         try:
             as_trained = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
             self._processor = sentencepiece.SentencePieceProcessor(
@@ -116,7 +116,16 @@ class Tokenizer:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes a `.model` file, which other SentencePiece users can read too."""
-        pathlib.Path(path).write_bytes(self._model_bytes)
+        pathlib.Path(path).write_bytes(self.model_bytes)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The names of all control pieces."""
+        return tuple(self._control_ids)
+
+    def piece(self, token_id: int) -> str:
+        """Returns the piece of an id, as SentencePiece writes it."""
+        return self._processor.id_to_piece(token_id)
 
     def control(self, piece: str) -> int:
         """Returns the id of a control piece such as "<extra_id_1>".

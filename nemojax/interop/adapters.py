@@ -3,13 +3,13 @@
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from nemojax.data import folders
 from nemojax.interop import names, weights
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
@@ -41,9 +41,6 @@ def save(
     Raises:
       ValueError: the directory is in use, or the base model has no such layers.
     """
-    directory = pathlib.Path(directory)
-    if directory.exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} exists and is not empty")
     their_names = _their_names(config)
     unknown = [name for name in adapters if name not in their_names]
     if unknown:
@@ -65,15 +62,10 @@ def save(
         "bias": "none",
         "target_modules": modules,
     }
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     shapes = {name: (value.shape, value.dtype) for name, value in tensors.items()}
-    weights.write_file(partial / WEIGHTS, shapes, iter(tensors.items()))
-    (partial / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
-    if directory.exists():
-        directory.rmdir()
-    partial.rename(directory)
+    with folders.appearing(directory) as partial:
+        weights.write_file(partial / WEIGHTS, shapes, iter(tensors.items()))
+        (partial / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def load(

@@ -5,19 +5,29 @@ writes one tensor at a time. Both keep the dtype: a checkpoint that goes in and 
 comes back bit for bit.
 """
 
+import functools
 import json
 import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from nemojax.interop import config_json, names, weights
+from nemojax.data import folders
+from nemojax.data.tokenizer import Tokenizer
+from nemojax.interop import (
+    config_json,
+    names,
+    placement,
+    tokenizer_files,
+    weights,
+)
 from nemojax.interop.names import Tensor
 from nemojax.models import forward, partition
 from nemojax.models.config import ModelConfig
@@ -56,6 +66,7 @@ def load(
     """
     config = read_config(directory)
     tree: dict[str, Any] = {}
+    mesh = mesh or meshes.make_mesh()
     for path, leaf in leaves(directory, mesh, progress=progress):
         names.put(tree, path, leaf)
     return config, tree
@@ -77,15 +88,16 @@ def leaves(
     mesh: Mesh | None = None,
     *,
     progress: Progress = lambda done, total: None,
-) -> Iterator[tuple[names.Path, jax.Array]]:
+) -> Iterator[tuple[names.Path, jax.Array | np.ndarray]]:
     """The leaves of a checkpoint's tree, one at a time; as `load` otherwise.
 
-    All tensors' names and shapes are checked before the first leaf comes.
+    All tensors' names and shapes are checked before the first leaf comes. Without a
+    mesh they stay on the host: memory is that of one leaf and a block of rows.
     """
     directory = pathlib.Path(directory)
     config = read_config(directory)
-    mesh = mesh or meshes.make_mesh()
-    partition.check_divisible(config, mesh)
+    if mesh is not None:
+        partition.check_divisible(config, mesh)
     reader = weights.Reader(directory)
     shapes = forward.shapes(config)
     found = names.tensors(config)
@@ -96,11 +108,11 @@ def leaves(
     progress(len(found), len(found))
     if (directory / REWARD_HEAD).exists():
         head = weights.Reader(directory, [directory / REWARD_HEAD])
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        for name in head.shapes:
+        for name, shape in head.shapes.items():
+            read = functools.partial(head.read, name)
             yield (
                 ("reward_head", name),
-                jax.device_put(head.read(name), everywhere),
+                placement.leaf(shape, read, mesh, PartitionSpec()),
             )
 
 
@@ -108,9 +120,9 @@ def save(
     directory: str | os.PathLike[str],
     config: ModelConfig,
     params: Any,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     *,
-    files: Iterable[pathlib.Path] = (),
+    files: Mapping[str, pathlib.Path] = MappingProxyType({}),
     vocab_size: int | None = None,
     fields: Mapping[str, Any] | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
@@ -126,8 +138,8 @@ def save(
       config: of the model.
       params: the tree; written in its dtypes. A leaf may have a method `load` that
         gives the array, which is then read only when it is written.
-      tokenizer: has `save(path)`; written as `tokenizer.model`.
-      files: are copied beside the weights, those of a tokenizer for one.
+      tokenizer: written so that `AutoTokenizer` reads it.
+      files: are copied beside the weights, by name: those of a tokenizer for one.
       vocab_size: rows of the embeddings that are written, without the padding that
         follows them; default: all.
       fields: further fields of `config.json`, such as token ids.
@@ -138,9 +150,7 @@ def save(
       ValueError: Hugging Face has no such model, the tree is not the config's, or the
         directory is in use.
     """
-    directory = pathlib.Path(directory)
-    if directory.exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} exists and is not empty")
+    directory = folders.require_free(directory)
     rows = config.vocab_size if vocab_size is None else vocab_size
     if not 0 < rows <= config.vocab_size:
         raise ValueError(f"vocab_size={rows} of a table of {config.vocab_size} rows")
@@ -152,9 +162,6 @@ def save(
         for tensor in found
         for name, shape, dtype in _announce(config, params, tensor, rows)
     }
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
 
     def values() -> Iterator[tuple[str, np.ndarray]]:
         done = 0
@@ -164,20 +171,18 @@ def save(
                 yield name, value
                 done += 1
 
-    weights.write(partial, announced, values(), max_file_bytes)
-    progress(len(announced), len(announced))
-    if "reward_head" in params:
-        head = {k: np.asarray(_array(v)) for k, v in params["reward_head"].items()}
-        shapes = {k: (v.shape, v.dtype) for k, v in head.items()}
-        weights.write_file(partial / REWARD_HEAD, shapes, iter(head.items()))
-    if tokenizer is not None:
-        tokenizer.save(partial / "tokenizer.model")
-    for file in files:
-        shutil.copyfile(file, partial / file.name)
-    (partial / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
-    if directory.exists():
-        directory.rmdir()
-    partial.rename(directory)
+    with folders.appearing(directory) as partial:
+        weights.write(partial, announced, values(), max_file_bytes)
+        progress(len(announced), len(announced))
+        if "reward_head" in params:
+            head = {k: np.asarray(_array(v)) for k, v in params["reward_head"].items()}
+            shapes = {k: (v.shape, v.dtype) for k, v in head.items()}
+            weights.write_file(partial / REWARD_HEAD, shapes, iter(head.items()))
+        if tokenizer is not None:
+            tokenizer_files.write(partial, tokenizer)
+        for name, file in files.items():
+            shutil.copyfile(file, partial / name)
+        (partial / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -225,8 +230,12 @@ def _check(
 
 
 def _leaf(
-    config: ModelConfig, reader: weights.Reader, tensor: Tensor, shapes: Any, mesh: Mesh
-) -> jax.Array:
+    config: ModelConfig,
+    reader: weights.Reader,
+    tensor: Tensor,
+    shapes: Any,
+    mesh: Mesh | None,
+) -> jax.Array | np.ndarray:
     """One leaf of our tree; every device's part is read by itself."""
     shape = names.get(shapes, tensor.path).shape
     spec = names.get(partition.param_specs(shapes), tensor.path)
@@ -235,26 +244,18 @@ def _leaf(
 
     def read(name: str, index: weights.Slices) -> np.ndarray:
         value = reader.read(name, index[::-1] if tensor.transposed else index)
-        if np.isnan(value).any():
+        if weights.has_nan(value):
             warnings.warn(f"{name} holds NaN", stacklevel=2)
         return value.T if tensor.transposed else value
 
     def part(index: Any) -> np.ndarray:
         if not tensor.stacked:
             return read(sources[0], index).astype(dtype, copy=False)
-        chosen = sources[index[0]]
-        out = np.empty((len(chosen), *_sizes_of(index[1:], shape[1:])), dtype)
-        for place, name in enumerate(chosen):
-            out[place] = read(name, index[1:])
-        return out
+        return placement.stacked(
+            shape, dtype, index, lambda layer, rest: read(sources[layer], rest)
+        )
 
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, spec), part)
-
-
-def _sizes_of(index: weights.Slices, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(
-        len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True)
-    )
+    return placement.leaf(shape, part, mesh, spec)
 
 
 def _check_tree(config: ModelConfig, params: Any) -> None:

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import tensorstore
 import yaml
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from nemojax.interop import archives, names
+from nemojax.interop import archives, names, placement
+from nemojax.interop import tokenizer_files as tokenizer_lib
 from nemojax.models import forward, partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
@@ -68,6 +69,7 @@ def load(
         missing, too many or of another shape (all named), or a hostile archive.
     """
     tree: dict[str, Any] = {}
+    mesh = mesh or meshes.make_mesh()
     with archives.opened(pathlib.Path(path)) as directory:
         config = read_config(directory)
         for leaf_path, leaf in leaves(directory, mesh, progress=progress):
@@ -128,9 +130,15 @@ def read_config(directory: pathlib.Path) -> ModelConfig:
     )
 
 
-def tokenizer_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The SentencePiece models of an unpacked checkpoint."""
-    return sorted(directory.glob("*.model"))
+def tokenizer_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The SentencePiece models of an unpacked checkpoint.
+
+    The only one is called `tokenizer.model`, several keep their names.
+    """
+    found = sorted(directory.glob("*.model"))
+    if len(found) == 1:
+        return {tokenizer_lib.MODEL: found[0]}
+    return {path.name: path for path in found}
 
 
 def split_qkv(
@@ -157,15 +165,17 @@ def leaves(
     mesh: Mesh | None = None,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[names.Path, jax.Array]]:
+) -> Iterator[tuple[names.Path, jax.Array | np.ndarray]]:
     """The leaves of our tree, one at a time, read from an unpacked checkpoint.
+
+    Without a mesh they stay on the host.
 
     Raises:
       ValueError: as `load`, before the first leaf.
     """
     config = read_config(directory)
-    mesh = mesh or meshes.make_mesh()
-    partition.check_divisible(config, mesh)
+    if mesh is not None:
+        partition.check_divisible(config, mesh)
     arrays = _Arrays(directory)
     shapes = forward.shapes(config)
     arrays.check(_expected(config, shapes))
@@ -174,21 +184,19 @@ def leaves(
     for done, path in enumerate(paths):
         progress(done, len(paths))
         shape = names.get(shapes, path).shape
-        sharding = NamedSharding(mesh, names.get(specs, path))
-        yield (
-            path,
-            jax.make_array_from_callback(
-                shape, sharding, _reader(config, arrays, path, shape)
-            ),
-        )
+        read = _reader(config, arrays, path, shape)
+        yield path, placement.leaf(shape, read, mesh, names.get(specs, path))
     progress(len(paths), len(paths))
     if arrays.has(_REWARD["kernel"]):
-        everywhere = NamedSharding(mesh, PartitionSpec())
         for name, theirs in _REWARD.items():
             value = arrays.read(theirs)
             if len(value) == REWARD_OUTPUTS:
                 value = value[-OUR_REWARD_OUTPUTS:]
-            yield ("reward_head", name), jax.device_put(value.T, everywhere)
+            read = value.T.__getitem__
+            yield (
+                ("reward_head", name),
+                placement.leaf(value.T.shape, read, mesh, PartitionSpec()),
+            )
 
 
 def _expected(config: ModelConfig, shapes: Any) -> dict[str, tuple[int, ...]]:
@@ -209,23 +217,25 @@ def _reader(
 ) -> Callable[[Any], np.ndarray]:
     """Reads a device's part of a leaf, a layer at a time."""
     module, name = path[-2:]
-    part = {"query": 0, "key": 1, "value": 2}.get(name)
     matrix = module in ("attention", "mlp")
+    part = {"query": 0, "key": 1, "value": 2}.get(name, 0)
+    split = module == "attention" and name != "output"
+    dtype = arrays.dtype(_QKV if split else _NAMES[path])
 
     def layer_of(layer: int) -> np.ndarray:
-        if part is None or module != "attention":
-            value = arrays.read(_NAMES[path], layer)
-        else:
+        if split:
             qkv = arrays.read(_QKV, layer)
             value = split_qkv(qkv, config.num_heads, config.num_kv_heads)[part]
+        else:
+            value = arrays.read(_NAMES[path], layer)
         return value.T if matrix else value
 
     def read(index: Any) -> np.ndarray:
         if path[0] != "layers":
             return arrays.read(_NAMES[path], index)
-        layers = range(shape[0])[index[0]]
-        parts = [layer_of(layer)[index[1:]] for layer in layers]
-        return np.stack(parts)
+        return placement.stacked(
+            shape, dtype, index, lambda layer, rest: layer_of(layer)[rest]
+        )
 
     return read
 
@@ -266,6 +276,9 @@ class _Arrays:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._store(name).shape)
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._store(name).dtype.numpy_dtype
 
     def read(self, name: str, index: Any = ...) -> np.ndarray:
         return self._store(name)[index].read().result()

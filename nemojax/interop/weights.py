@@ -22,6 +22,8 @@ _DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# Larger tensors are read in blocks of rows of about this size.
+_BLOCK_BYTES = 128 * 2**20
 Slices = tuple[slice, ...]
 Shapes = Mapping[str, tuple[Sequence[int], np.dtype]]
 
@@ -79,10 +81,32 @@ class Reader:
                 self.dtypes[name] = _DTYPES[view.get_dtype()]
 
     def read(self, name: str, index: Slices = ()) -> np.ndarray:
-        """A tensor, or the part of it that `index` names, as a copy."""
-        # Opened anew: mapped pages that were read stay resident while it is open.
-        with _open(self._files[name]) as file:
-            return file.get_slice(name)[index] if index else file.get_tensor(name)
+        """A tensor, or the part of it that `index` (of step 1) names, as a copy."""
+        shape, dtype = self.shapes[name], self.dtypes[name]
+        if not shape:
+            with _open(self._files[name]) as file:
+                return file.get_tensor(name)
+        index += (slice(None),) * (len(shape) - len(index))
+        chosen = [range(size)[part] for part, size in zip(index, shape, strict=True)]
+        out = np.empty([len(part) for part in chosen], dtype)
+        for start, stop in _blocks(out):
+            rows = slice(chosen[0].start + start, chosen[0].start + stop)
+            # Opened anew: mapped pages that were read stay resident while it is open.
+            with _open(self._files[name]) as file:
+                out[start:stop] = file.get_slice(name)[(rows, *index[1:])]
+        return out
+
+
+def _blocks(value: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Starts and ends of blocks of rows; no temporary need be larger than a block."""
+    step = max(1, _BLOCK_BYTES * len(value) // max(value.nbytes, 1))
+    for start in range(0, len(value), step):
+        yield start, min(start + step, len(value))
+
+
+def has_nan(value: np.ndarray) -> bool:
+    """Whether a tensor with at least one dimension holds NaN."""
+    return any(bool(np.isnan(value[a:b]).any()) for a, b in _blocks(value))
 
 
 def _open(path: pathlib.Path) -> Any:

@@ -15,7 +15,8 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
+from nemojax.data import folders
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig, RopeScaling
 from nemojax.parallel import mesh as meshes
@@ -53,8 +55,8 @@ class StoredLeaf:
 def write(
     directory: PathLike,
     config: ModelConfig,
-    leaves: Iterable[tuple[Path, jax.Array]],
-    files: Iterable[pathlib.Path] = (),
+    leaves: Iterable[tuple[Path, jax.Array | np.ndarray]],
+    files: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> None:
     """Writes a model.
 
@@ -62,17 +64,11 @@ def write(
       directory: must not exist, or be empty.
       config: of the model.
       leaves: path in the parameter tree and value; taken one at a time.
-      files: are copied into the folder, a tokenizer for one.
+      files: are copied into the folder, by name: those of a tokenizer for one.
 
     Raises:
       ValueError: the directory is in use.
     """
-    directory = pathlib.Path(directory).absolute()
-    if directory.exists() and any(directory.iterdir()):
-        raise ValueError(f"{directory} exists and is not empty")
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     saving = ocp.options.ArrayOptions.Saving
     options = ocp.options.ArrayOptions(
         saving=saving(
@@ -81,19 +77,18 @@ def write(
     )
     # Saving waits until all is written, so that nothing can change meanwhile.
     memory = ocp.options.MemoryOptions(deepcopy_host_arrays=False)
-    with ocp.Context(array_options=options, memory_options=memory):
-        for path, leaf in leaves:
-            if len(leaf.devices()) == 1:
-                leaf = np.asarray(leaf)  # on a CPU no copy; Orbax would make one
-            ocp.partial.save(str(partial / PARAMS), _nested(path, leaf))
-            del leaf
-        ocp.partial.finalize(str(partial / PARAMS))
-    for file in files:
-        shutil.copyfile(file, partial / pathlib.Path(file).name)
-    (partial / MODEL).write_text(json.dumps(dataclasses.asdict(config), indent=2))
-    if directory.exists():
-        directory.rmdir()
-    partial.rename(directory)
+    with folders.appearing(directory) as partial:
+        target = str(partial / PARAMS)
+        with ocp.Context(array_options=options, memory_options=memory):
+            for path, leaf in leaves:
+                if isinstance(leaf, jax.Array) and len(leaf.devices()) == 1:
+                    leaf = np.asarray(leaf)  # on a CPU no copy; Orbax would make one
+                ocp.partial.save(target, _nested(path, leaf))
+                del leaf
+            ocp.partial.finalize(target)
+        for name, file in files.items():
+            shutil.copyfile(file, partial / name)
+        (partial / MODEL).write_text(json.dumps(dataclasses.asdict(config), indent=2))
 
 
 def read_config(directory: PathLike) -> ModelConfig:

@@ -15,7 +15,7 @@ from hypothesis import strategies
 
 from nemojax.data import chat_template
 from nemojax.data import tokenizer as tokenizer_lib
-from nemojax.data.chat_template import NEMOTRON, ChatTemplate
+from nemojax.data.chat_template import NEMOTRON, NEMOTRON_REWARD, ChatTemplate
 from nemojax.data.records import Conversation, Message
 
 _FILE = pathlib.Path(__file__).parent / "testdata" / "chat_template_vectors.json"
@@ -100,6 +100,15 @@ def test_reward_text_ends_with_the_label_token_and_no_newline(exact):
     assert _text(exact, tokens) == (
         "<extra_id_0>System\nS\n<extra_id_1>User\nQ\n<extra_id_1>Assistant\nA\n<extra_id_2>"
     )
+
+
+def test_released_reward_models_have_a_system_text_of_their_own(exact):
+    plain = Conversation.of("Q", "A")
+    named = Conversation.of("Q", "A", chat_template.REWARD_SYSTEM)
+    tokens = NEMOTRON_REWARD.encode_for_reward(exact, plain)
+    assert tokens == NEMOTRON.encode_for_reward(exact, named)
+    other = Conversation.of("Q", "A", "S")
+    assert NEMOTRON_REWARD.encode(exact, other) == NEMOTRON.encode(exact, other)
 
 
 def test_without_system_header_only_an_empty_system_block_is_left_out(exact):

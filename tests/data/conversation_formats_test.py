@@ -85,10 +85,25 @@ def test_placeholders_stay_text():
     assert parse(row).last_response == "{{name}} of {{author}}"
 
 
-def test_labels_of_turns_are_ignored():
+def test_labels_condition_answers_in_rows_of_values_to_text():
     turns = [CHAT[0], CHAT[1] | {"label": "helpfulness:4"}]
-    row = ROWS["nemo_chat"] | {"conversations": turns, "type": "VALUE_TO_TEXT"}
-    assert parse(row) == Conversation.of("q", "a")
+    row = ROWS["nemo_chat"] | {"conversations": turns}
+    labelled = Message("assistant", "a", "helpfulness:4")
+    expected = Conversation((Message("user", "q"), labelled))
+    assert parse(row | {"type": "VALUE_TO_TEXT"}) == expected
+    assert parse(row | {"type": None}) == parse(row) == Conversation.of("q", "a")
+
+
+def test_labels_that_could_not_be_a_line_of_an_answer_are_rejected():
+    row = ROWS["nemo_chat"] | {"type": "VALUE_TO_TEXT"}
+    for turns, place in [
+        ([CHAT[0] | {"label": "x"}, CHAT[1]], "conversations[0].label"),
+        ([CHAT[0], CHAT[1] | {"label": "x\ny"}], "conversations[1].label"),
+    ]:
+        found = rejection(row | {"conversations": turns})
+        assert found == (place, "not a line of an assistant turn")
+    field, _ = rejection(ROWS["nemo_chat"] | {"type": "TEXT_TO_VALUE"})
+    assert field == "type"
 
 
 @pytest.mark.parametrize("mask", ["User", "System,User", "user"])

@@ -86,6 +86,16 @@ def test_a_prompt_is_a_prefix_of_prompt_and_response(name, response):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+def test_a_scored_text_ends_where_its_answer_ends(name):
+    template = TEMPLATES[name]
+    tokens = template.encode_for_reward(TOKENIZER, TALK)
+    assert tokens == template.encode(TOKENIZER, TALK)[0]
+    assert tokens[-1] == TOKENIZER.control("<|eot_id|>")
+    with pytest.raises(ValueError, match="must be an assistant's"):
+        template.encode_for_reward(TOKENIZER, TALK.prompt)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("piece", [*CONTROLS, "[/INST]", "{{ 7 * 7 }}", "{% raw %}"])
 def test_no_message_forges_a_turn(name, piece):
     """As many control tokens as for a harmless text, and the text is as it was."""

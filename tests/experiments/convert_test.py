@@ -4,14 +4,17 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
-from nemojax.interop import huggingface, weights  # noqa: E402
+from nemojax.data import tokenizer as tokenizer_lib  # noqa: E402
+from nemojax.data.hf_tokenizer import HuggingFaceTokenizer  # noqa: E402
+from nemojax.interop import huggingface, tokenizer_files, weights  # noqa: E402
 from nemojax.training import model_folder  # noqa: E402
-from tests.interop.nemo_test import directory  # noqa: E402, F401 (a fixture)
+from tests.interop import nemo_files  # noqa: E402
 from tests.interop.tiny import LLAMA, assert_same, random_params  # noqa: E402
 
 
@@ -31,7 +34,9 @@ def checkpoint(tmp_path_factory):
     params = random_params(LLAMA, "bfloat16", 5)
     tokenizer = path.with_name("tokenizer.json")
     tokenizer.write_text("{}")
-    huggingface.save(path, LLAMA, params, files=[tokenizer], max_file_bytes=9999)
+    huggingface.save(
+        path, LLAMA, params, files={"tokenizer.json": tokenizer}, max_file_bytes=9999
+    )
     return path
 
 
@@ -96,9 +101,27 @@ def test_what_is_no_model_folder_is_refused(tmp_path):
     assert "model.json: no model" in done.stderr
 
 
-def test_a_nemo_archive_becomes_a_model_folder(directory, tmp_path):  # noqa: F811
-    done = convert(f"--from_nemo={directory}", f"--to={tmp_path / 'model'}")
+def test_a_nemo_archive_becomes_a_model_folder(tmp_path):
+    nemo_files.write(tmp_path / "nemo")
+    done = convert(f"--from_nemo={tmp_path / 'nemo'}", f"--to={tmp_path / 'model'}")
     assert done.returncode == 0, done.stderr
     config, tree = model_folder.read(tmp_path / "model")
     assert config.num_layers == len(tree["layers"]["mlp"]["up"])
-    assert (tmp_path / "model" / "tokens.model").read_bytes() == b"pieces"
+    assert (tmp_path / "model" / "tokenizer.model").read_bytes() == b"pieces"
+
+
+def test_a_tokenizer_of_ours_becomes_the_files_that_transformers_reads(tmp_path):
+    ours = tokenizer_lib.train(["some words\n"] * 9, vocab_size=290)
+    ours.save(tmp_path / "tokenizer.model")
+    params = random_params(LLAMA)
+    leaves = (
+        (tuple(entry.key for entry in path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    )
+    files = tokenizer_files.find(tmp_path)
+    model_folder.write(tmp_path / "model", LLAMA, leaves, files)
+    done = convert(f"--from={tmp_path / 'model'}", f"--to_hf={tmp_path / 'hf'}")
+    assert done.returncode == 0, done.stderr
+    found = HuggingFaceTokenizer.load(tmp_path / "hf")
+    assert found.encode("more words") == ours.encode("more words")
+    assert (found.bos_id, found.eos_id) == (ours.bos_id, ours.eos_id)

@@ -1,0 +1,42 @@
+"""Folders that appear at once: a name that exists is a whole result."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+
+def require_free(directory: str | os.PathLike[str]) -> pathlib.Path:
+    """The directory as a path.
+
+    Raises:
+      ValueError: something is in it.
+    """
+    path = pathlib.Path(directory).absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not empty")
+    return path
+
+
+@contextlib.contextmanager
+def appearing(directory: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """A folder beside `directory` to write in, which takes its name at the end.
+
+    After an error or a crash there is no `directory`; what was written lies in
+    `{directory}.partial` until the next attempt, which starts anew.
+
+    Args:
+      directory: must not exist, or be empty.
+
+    Raises:
+      ValueError: as `require_free`.
+    """
+    path = require_free(directory)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    if path.exists():
+        path.rmdir()
+    partial.rename(path)
