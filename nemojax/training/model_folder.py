@@ -72,7 +72,9 @@ def write(
     saving = ocp.options.ArrayOptions.Saving
     options = ocp.options.ArrayOptions(
         saving=saving(
-            storage_options=saving.StorageOptions(chunk_byte_size=CHUNK_BYTES)
+            storage_options=saving.StorageOptions(chunk_byte_size=CHUNK_BYTES),
+            # Encoded pieces are held in memory until their file is full.
+            ocdbt_target_data_file_size=4 * CHUNK_BYTES,
         )
     )
     # Saving waits until all is written, so that nothing can change meanwhile.
