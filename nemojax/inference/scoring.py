@@ -12,6 +12,7 @@ from nemojax.data import packing
 from nemojax.losses import sequences
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
 
 
 def score_rewards(
@@ -92,7 +93,7 @@ def _rewards_jit(config, mesh, params, batch, last_token):
         batch.tokens,
         positions=batch.positions,
         segment_ids=batch.segment_ids,
-        mesh=mesh,
+        layout=Layout(mesh),
     )
     return forward.pick(values, last_token)
 
@@ -115,6 +116,6 @@ def _log_probs_jit(config, mesh, count, params, batch, sequence_ids):
         batch.tokens,
         positions=batch.positions,
         segment_ids=batch.segment_ids,
-        mesh=mesh,
+        layout=Layout(mesh),
     )
     return sequences.sequence_log_probs(log_probs, batch.loss_mask, sequence_ids, count)

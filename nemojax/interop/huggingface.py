@@ -97,7 +97,7 @@ def leaves(
     directory = pathlib.Path(directory)
     config = read_config(directory)
     if mesh is not None:
-        partition.check_divisible(config, mesh)
+        partition.check_mesh(config, mesh)
     reader = weights.Reader(directory)
     shapes = forward.shapes(config)
     found = names.tensors(config)

@@ -175,7 +175,7 @@ def leaves(
     """
     config = read_config(directory)
     if mesh is not None:
-        partition.check_divisible(config, mesh)
+        partition.check_mesh(config, mesh)
     arrays = _Arrays(directory)
     shapes = forward.shapes(config)
     arrays.check(_expected(config, shapes))

@@ -7,17 +7,20 @@ on the results and never appear here.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from nemojax.models import attention, heads, layers, partition
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import collectives
-from nemojax.parallel import mesh as meshes
+from nemojax.parallel import collectives, pipeline
+from nemojax.parallel.layout import Layout
 
-BATCH = PartitionSpec("data")
+# Rows are spread over the stages too: each embeds its part of them, and runs the head.
+ROWS = ("data", "pipe")
+BATCH = PartitionSpec(ROWS)
 
 # What a layer keeps for the backward pass; everything else is computed again.
 REMAT_POLICIES = {
@@ -81,22 +84,27 @@ def param_count(params) -> int:
 
 
 def logits(
-    config: ModelConfig, params, tokens, *, positions=None, segment_ids=None, mesh=None
+    config: ModelConfig,
+    params,
+    tokens,
+    *,
+    positions=None,
+    segment_ids=None,
+    layout: Layout | None = None,
 ) -> jax.Array:
     """Next-token logits, float32 [B, S, V]; for tests and small models.
 
     Args: as `token_log_probs`.
     """
 
-    def local(params, tokens, positions, segment_ids):
-        x_BSD = hidden_states(config, params, tokens, positions, segment_ids)
+    def local(params, x_BSD, tokens, segment_ids):
+        del tokens, segment_ids
         x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
         return local_logits(config, params, x_BSD)
 
-    out_spec = PartitionSpec("data", None, "tensor")
-    return _sharded(config, local, mesh, params, out_spec)(
-        params, *_defaults(tokens, positions, segment_ids)
-    )
+    out_spec = PartitionSpec(ROWS, None, "tensor")
+    run = _sharded(config, local, layout, out_spec)
+    return run(params, tokens, positions, segment_ids)[..., : config.vocab_size]
 
 
 def token_log_probs(
@@ -106,31 +114,30 @@ def token_log_probs(
     *,
     positions=None,
     segment_ids=None,
-    mesh: Mesh | None = None,
-    remat: str = "none",
+    layout: Layout | None = None,
 ) -> jax.Array:
     """Log-probability of each token given the earlier tokens of its segment.
 
     Args:
       config: sizes.
-      params: as `init` makes them.
+      params: as `init` makes them, or as `partition.pack` does.
       tokens: int32 [B, S].
       positions: int32 [B, S]; default 0..S-1 in each row.
       segment_ids: int32 [B, S]; tokens attend within equal ids only; default: one
         segment a row. Id 0 is padding.
-      mesh: default: one device. B must divide over `data`, S over `tensor`.
-      remat: a name of `REMAT_POLICIES`.
+      layout: default: one device. B must divide over `data` times `pipe`, S over
+        `tensor`.
 
     Returns:
       float32 [B, S], aligned with `tokens`: entry t is log p(token t | before t),
       and 0 where a segment starts, since nothing predicts its first token.
 
     Raises:
-      ValueError: an unknown remat policy, or sizes that the mesh cannot split.
+      ValueError: an unknown remat policy, or sizes that the layout cannot split; the
+        message says what would do.
     """
 
-    def local(params, tokens, positions, segment_ids):
-        x_BSD = hidden_states(config, params, tokens, positions, segment_ids, remat)
+    def local(params, x_BSD, tokens, segment_ids):
         x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
         B, S, D = x_BSD.shape
         targets = jnp.roll(tokens, -1, axis=1)
@@ -146,9 +153,8 @@ def token_log_probs(
         continues = segment_ids == jnp.roll(segment_ids, 1, axis=1)
         return jnp.where(continues & (jnp.arange(S) > 0), log_probs, 0.0)
 
-    return _sharded(config, local, mesh, params, BATCH)(
-        params, *_defaults(tokens, positions, segment_ids)
-    )
+    run = _sharded(config, local, layout, BATCH)
+    return run(params, tokens, positions, segment_ids)
 
 
 def rewards(
@@ -158,8 +164,7 @@ def rewards(
     *,
     positions=None,
     segment_ids=None,
-    mesh: Mesh | None = None,
-    remat: str = "none",
+    layout: Layout | None = None,
 ) -> jax.Array:
     """Attribute values at every token (340B report, section 3.1).
 
@@ -171,16 +176,14 @@ def rewards(
       float32 [B, S, K].
     """
 
-    def local(params, tokens, positions, segment_ids):
-        x_BSD = hidden_states(config, params, tokens, positions, segment_ids, remat)
+    def local(params, x_BSD, tokens, segment_ids):
+        del tokens, segment_ids
         kernel = params["reward_head"]["kernel"]
         head = heads.RewardHead(kernel.shape[0], kernel.shape[1])
         return layers.apply(head, params["reward_head"], x_BSD)
 
-    out_spec = PartitionSpec("data", "tensor")
-    return _sharded(config, local, mesh, params, out_spec)(
-        params, *_defaults(tokens, positions, segment_ids)
-    )
+    run = _sharded(config, local, layout, PartitionSpec(ROWS, "tensor"))
+    return run(params, tokens, positions, segment_ids)
 
 
 def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
@@ -188,28 +191,55 @@ def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
     return values_BSK.reshape(-1, values_BSK.shape[-1])[last_token_N]
 
 
-def hidden_states(
-    config: ModelConfig, params, tokens, positions, segment_ids, remat: str = "none"
+def _hidden_states(
+    config: ModelConfig, params, plan, layout: Layout, batch: tuple[jax.Array, ...]
 ) -> jax.Array:
-    """Final-norm hidden states, inside a `shard_map`: [B, S / tensor, D] local.
+    """Final-norm hidden states of local rows, inside a `shard_map`: [B, S / tensor, D].
 
-    Raises:
-      ValueError: an unknown remat policy.
+    Args:
+      config: sizes.
+      params: as `partition.local_params` gives them.
+      plan: `partition.placements` of the whole tree.
+      layout: of the step.
+      batch: tokens, positions and segment ids [B, S] of this device's rows.
     """
-    if remat not in REMAT_POLICIES:
-        raise ValueError(f"unknown remat {remat!r}; one of {', '.join(REMAT_POLICIES)}")
-    attend = attention.causal_attend(segment_ids)
+    tokens, positions, segment_ids = batch
+    rows = len(tokens) * layout.size(*ROWS)
+    micro_batches = layout.count_micro_batches(rows)
+
+    def split(array):
+        array = collectives.all_gather(array, "pipe", 0)
+        return array.reshape(micro_batches, -1, *array.shape[1:])
+
+    positions, segment_ids = split(positions), split(segment_ids)
     layer = layers.DecoderLayer(config)
+    per_chunk = config.num_layers // layout.chunks
 
-    def run_layer(x_BSD, layer_params):
-        y, _ = layers.apply(layer, layer_params, x_BSD, positions, attend)
-        return y, None
+    def run_layer(x_BSD, chunk, index, m):
+        """The weights and the mask are made here, so that remat can make them again."""
+        layer_params = partition.layer_params(
+            config, params["layers"], plan["layers"], layout, chunk, index
+        )
+        attend = attention.causal_attend(segment_ids[m])
+        return layers.apply(layer, layer_params, x_BSD, positions[m], attend)[0]
 
-    if REMAT_POLICIES[remat] is not None:
-        run_layer = jax.checkpoint(run_layer, policy=REMAT_POLICIES[remat])
-    x_BSD = embed(config, params, tokens)
-    x_BSD, _ = jax.lax.scan(run_layer, x_BSD, params["layers"])
-    return final_norm(config, params, x_BSD)
+    policy = REMAT_POLICIES[layout.remat]
+    if policy is not None:
+        run_layer = jax.checkpoint(run_layer, policy=policy)
+
+    def stage(chunk, m, x_BSD):
+        if per_chunk == 1:
+            return run_layer(x_BSD, chunk, 0, m)
+        return jax.lax.scan(
+            lambda x, index: (run_layer(x, chunk, index, m), None),
+            x_BSD,
+            jnp.arange(per_chunk),
+        )[0]
+
+    x_MBSD = split(embed(config, params, tokens))
+    x_MBSD = pipeline.run(stage, x_MBSD, layout.virtual_stages)
+    x_BSD = x_MBSD.reshape(-1, *x_MBSD.shape[2:])
+    return final_norm(config, params, collectives.reduce_scatter(x_BSD, "pipe", 0))
 
 
 def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True):
@@ -235,6 +265,57 @@ def local_logits(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
     return layers.apply(heads.LanguageModelHead(config), head_params(params), x_BSD)
 
 
+def _sharded(
+    config: ModelConfig, head: Callable, layout: Layout | None, out_spec: PartitionSpec
+):
+    """Hidden states and `head` on them under one fully manual `shard_map`.
+
+    Args:
+      config: sizes.
+      head: (local params, hidden states, tokens, segment ids) -> output, local sizes.
+      layout: default: one device.
+      out_spec: of the output.
+    """
+    layout = layout or Layout()
+    if layout.remat not in REMAT_POLICIES:
+        raise ValueError(
+            f"unknown remat {layout.remat!r}; one of {', '.join(REMAT_POLICIES)}"
+        )
+
+    def run(params: Any, tokens, positions=None, segment_ids=None):
+        batch = _defaults(tokens, positions, segment_ids)
+        _check_batch(batch[0], layout)
+        partition.check(config, layout)
+        if not partition.is_packed(config, params, layout):
+            params = partition.pack(config, params, layout)
+        plan = partition.placements(params, layout)
+
+        def local(params, *batch):
+            params = partition.local_params(config, params, plan, layout)
+            x_BSD = _hidden_states(config, params, plan, layout, batch)
+            return head(params, x_BSD, batch[0], batch[2])
+
+        return jax.shard_map(
+            local,
+            mesh=layout.mesh,
+            in_specs=(partition.param_specs(params, layout), *(BATCH,) * 3),
+            out_specs=out_spec,
+        )(params, *batch)
+
+    return run
+
+
+def _check_batch(tokens: jax.Array, layout: Layout) -> None:
+    rows, length = tokens.shape
+    layout.count_micro_batches(rows)
+    tensor = layout.size("tensor")
+    if length % tensor:
+        raise ValueError(
+            f"rows of {length} tokens do not divide over tensor={tensor}: use a "
+            f"multiple of {tensor}"
+        )
+
+
 def _defaults(tokens, positions, segment_ids):
     tokens = jnp.asarray(tokens)
     if positions is None:
@@ -242,20 +323,3 @@ def _defaults(tokens, positions, segment_ids):
     if segment_ids is None:
         segment_ids = jnp.ones_like(tokens)
     return tokens, jnp.asarray(positions), jnp.asarray(segment_ids)
-
-
-def _sharded(config: ModelConfig, local: Callable, mesh: Mesh | None, params, out_spec):
-    """`local` under one fully manual `shard_map`, batch over `data`."""
-    mesh = mesh or _one_device()
-    partition.check_divisible(config, mesh)
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(partition.param_specs(params), *(BATCH,) * 3),
-        out_specs=out_spec,
-    )
-
-
-@functools.cache
-def _one_device() -> Mesh:
-    return meshes.make_mesh()

@@ -4,9 +4,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from nemojax.models import layers
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives
+
+
+def local_rows(config: ModelConfig) -> int:
+    """Rows of a vocabulary table on this device, padding included."""
+    return -(-config.vocab_size // collectives.axis_size("tensor"))
+
+
+def _own_rows(config: ModelConfig, rows: int) -> jax.Array | int:
+    """How many of this device's `rows` are of the vocabulary and not its padding."""
+    before = collectives.axis_index("tensor") * rows
+    return jnp.clip(config.vocab_size - before, 0, rows)
 
 
 class Embedding(nn.Module):
@@ -21,7 +31,7 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, tokens_BS: jax.Array) -> jax.Array:
         c = self.config
-        rows = layers.local_size("vocab_size", c.vocab_size)
+        rows = local_rows(c)
         shape = (rows, c.d_model)
         init = nn.initializers.normal(c.init_std)
         table = self.param("table", init, shape, jnp.float32)
@@ -38,16 +48,20 @@ class LanguageModelHead(nn.Module):
 
     def setup(self):
         c = self.config
-        rows = layers.local_size("vocab_size", c.vocab_size)
+        rows = local_rows(c)
         init = nn.initializers.normal(c.init_std)
         self.kernel = self.param("kernel", init, (rows, c.d_model), jnp.float32)
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
         """Logits of this device's vocabulary rows, float32 [B, S, V / tensor]."""
         kernel = self.kernel.astype(x_BSD.dtype)
-        return jnp.einsum(
+        logits = jnp.einsum(
             "bsd,vd->bsv", x_BSD, kernel, preferred_element_type=jnp.float32
         )
+        rows = kernel.shape[0]
+        if rows * collectives.axis_size("tensor") == self.config.vocab_size:
+            return logits
+        return jnp.where(jnp.arange(rows) < _own_rows(self.config, rows), logits, -1e30)
 
     def log_probs(self, x_ND: jax.Array, targets_N: jax.Array) -> jax.Array:
         """float32 [N] log-probabilities of `targets_N`, without [N, V] logits.
@@ -62,6 +76,7 @@ class LanguageModelHead(nn.Module):
         chunks = -(-rows // chunk)
         kernel = jnp.pad(self.kernel, ((0, chunks * chunk - rows), (0, 0)))
         kernel = kernel.astype(x_ND.dtype).reshape(chunks, chunk, c.d_model)
+        own = _own_rows(c, rows)
         local = targets_N - collectives.axis_index("tensor") * rows
 
         def walk(carry, kernel_and_start):
@@ -71,13 +86,13 @@ class LanguageModelHead(nn.Module):
                 "nd,cd->nc", x_ND, kernel_CD, preferred_element_type=jnp.float32
             )
             column = start + jnp.arange(chunk)
-            logits = jnp.where(column < rows, logits, -1e30)
+            logits = jnp.where(column < own, logits, -1e30)
             highest = jax.lax.stop_gradient(logits.max(-1))
             new_peak = jnp.maximum(peak_N, highest)
             total_N = total_N * jnp.exp(peak_N - new_peak)
             total_N += jnp.exp(logits - new_peak[:, None]).sum(-1)
             # A target of the next shard can equal a column of the padding.
-            hit = (column == local[:, None]) & (column < rows)
+            hit = (column == local[:, None]) & (column < own)
             picked_N += jnp.where(hit, logits, 0.0).sum(-1)
             return (new_peak, total_N, picked_N), None
 

@@ -1,55 +1,265 @@
-"""Where each parameter lives: the one table of partition specs."""
+"""Where each parameter lives: the one table of what the mesh splits.
+
+Trees come in two shapes. The plain one stacks layers on axis 0, `[L, ...]`: that is
+what `init` makes, what is saved, and what a mesh without a pipeline trains. `pack`
+makes the one that a pipeline trains: `[V, P, L / (V P), ...]`, a C-order reshape, of
+which stage p holds `[:, p]`; the vocabulary is padded to a multiple of `tensor`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nemojax.models.config import ModelConfig
 from nemojax.models.layers import LORA_SUFFIXES
+from nemojax.parallel import collectives, weights
+from nemojax.parallel.layout import Layout
+from nemojax.parallel.mesh import AXES
 
-# By the last two names of a parameter's path. A layer's parameters carry a leading
-# [num_layers] dim. Everything that is not named here is on every device.
-_SPECS = {
-    ("embedding", "table"): PartitionSpec("tensor"),
-    ("lm_head", "kernel"): PartitionSpec("tensor"),
-    ("attention", "query"): PartitionSpec(None, None, "tensor"),
-    ("attention", "key"): PartitionSpec(None, None, "tensor"),
-    ("attention", "value"): PartitionSpec(None, None, "tensor"),
-    ("attention", "output"): PartitionSpec(None, "tensor"),
-    ("mlp", "up"): PartitionSpec(None, None, "tensor"),
-    ("mlp", "gate"): PartitionSpec(None, None, "tensor"),
-    ("mlp", "down"): PartitionSpec(None, "tensor"),
+# By the last two names of a parameter's path: the dim of one layer's parameter that
+# `tensor` splits, and the one that ZeRO splits. What is not here is on every device.
+_SPLITS = {
+    ("embedding", "table"): (0, 1),
+    ("lm_head", "kernel"): (0, 1),
+    ("attention", "query"): (1, 0),
+    ("attention", "key"): (1, 0),
+    ("attention", "value"): (1, 0),
+    ("attention", "output"): (0, 1),
+    ("mlp", "up"): (1, 0),
+    ("mlp", "gate"): (1, 0),
+    ("mlp", "down"): (0, 1),
 }
+_VOCABULARIES = (("embedding", "table"), ("lm_head", "kernel"))
 
 
-def param_specs(params):
-    """The tree of PartitionSpecs of a parameter tree (arrays or shapes)."""
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where one parameter lives.
 
-    def spec(path, _):
-        module, name = ("", *(entry.key for entry in path))[-2:]
-        return _SPECS.get((module, name)) or _adapter_spec(module, name)
+    Attributes:
+      spec: of the whole array.
+      zero_dim: the dim that ZeRO splits.
+      zero_axes: the mesh axes that it is split over; empty: it is not.
+      stacked: whether a dim for the layers comes first.
+    """
 
-    return jax.tree_util.tree_map_with_path(spec, params)
-
-
-def _adapter_spec(module: str, name: str) -> PartitionSpec:
-    """That of an attached adapter: split as the side of the kernel that it touches."""
-    for suffix, place in zip(LORA_SUFFIXES, (1, 2), strict=True):
-        if name.endswith(suffix):
-            kernel = _SPECS.get((module, name.removesuffix(suffix)), PartitionSpec())
-            axis = (*kernel, None, None, None)[place]
-            return PartitionSpec(*(None,) * place, axis) if axis else PartitionSpec()
-    return PartitionSpec()
+    spec: PartitionSpec
+    zero_dim: int = 0
+    zero_axes: tuple[str, ...] = ()
+    stacked: bool = False
 
 
-def param_shardings(params, mesh: Mesh):
-    """The tree of NamedShardings of a parameter tree on a mesh."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(params))
+def placements(params: Any, layout: Layout | None = None) -> Any:
+    """The tree of Placements of a parameter tree (arrays or shapes), global sizes.
+
+    A parameter whose width the replicas do not divide is not split by ZeRO.
+    """
+    layout = layout or Layout()
+
+    def place(path, leaf):
+        names = tuple(entry.key for entry in path)
+        return _place(names, leaf.shape, layout)
+
+    return jax.tree_util.tree_map_with_path(place, params)
 
 
-def check_divisible(config: ModelConfig, mesh: Mesh) -> None:
-    """Raises ValueError, naming every size that the mesh's tensor axis splits badly."""
-    tensor = mesh.shape["tensor"]
-    sizes = ("vocab_size", "num_heads", "num_kv_heads", "d_ff")
-    bad = [f"{n}={getattr(config, n)}" for n in sizes if getattr(config, n) % tensor]
-    if bad:
-        raise ValueError(f"tensor={tensor} does not divide {', '.join(bad)}")
+def _place(names: tuple[str, ...], shape: tuple[int, ...], layout: Layout) -> Placement:
+    module, name = ("", *names)[-2:]
+    stacked = names[0] == "layers"
+    splits = _SPLITS.get((module, name), (None, None))
+    for suffix, side in zip(LORA_SUFFIXES, (0, 1), strict=True):
+        if name.endswith(suffix):  # split as the side of the kernel that it touches
+            kernel, _ = _SPLITS.get((module, name.removesuffix(suffix)), (None, None))
+            splits = (kernel if kernel == side else None, None)
+    tensor, zero = splits
+    # One layer's kernels have two dims, its norms one; what is more are layers.
+    first = len(shape) - (1 if module.endswith("norm") else 2) if stacked else 0
+    entries: list[Any] = [None] * len(shape)
+    if first == 3:
+        entries[1] = "pipe"
+    if tensor is not None:
+        entries[first + tensor] = "tensor"
+    axes = ("data",) if stacked else ("pipe", "data")
+    shares = layout.size(*axes)
+    if not layout.zero or zero is None or shape[first + zero] % shares or shares == 1:
+        axes = ()
+    else:
+        entries[first + zero] = axes if len(axes) > 1 else axes[0]
+    while entries and entries[-1] is None:
+        entries.pop()
+    return Placement(PartitionSpec(*entries), first + (zero or 0), axes, stacked)
+
+
+def param_specs(params: Any, layout: Layout | None = None) -> Any:
+    """The tree of PartitionSpecs of a parameter tree."""
+    return jax.tree.map(lambda placement: placement.spec, placements(params, layout))
+
+
+def param_shardings(params: Any, layout: Layout) -> Any:
+    """The tree of NamedShardings of a parameter tree."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(layout.mesh, spec), param_specs(params, layout)
+    )
+
+
+def pack(config: ModelConfig, params: Any, layout: Layout) -> Any:
+    """A plain tree (arrays or shapes) in the shape that `layout` trains.
+
+    Raises:
+      ValueError: as `check`.
+    """
+    check(config, layout)
+    return _reshaped(config, params, layout, packed=True)
+
+
+def unpack(config: ModelConfig, params: Any, layout: Layout) -> Any:
+    """The plain tree of a packed one: the inverse of `pack`."""
+    return _reshaped(config, params, layout, packed=False)
+
+
+def _reshaped(config: ModelConfig, params: Any, layout: Layout, packed: bool) -> Any:
+    stages = (layout.virtual_stages, layout.size("pipe"), -1)
+    rows = padded_vocab(config, layout) if packed else config.vocab_size
+
+    def reshape(path, leaf):
+        names = tuple(entry.key for entry in path)
+        if names[-2:] in _VOCABULARIES and rows != leaf.shape[0]:
+            if not packed:
+                return leaf[:rows]
+            return jnp.pad(leaf, ((0, rows - leaf.shape[0]), (0, 0)))
+        if names[0] != "layers" or layout.chunks == 1:
+            return leaf
+        if packed:
+            return leaf.reshape(*stages, *leaf.shape[1:])
+        return leaf.reshape(config.num_layers, *leaf.shape[3:])
+
+    def reshape_all(params):
+        return jax.tree_util.tree_map_with_path(reshape, params)
+
+    if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
+        return jax.eval_shape(reshape_all, params)
+    return reshape_all(params)
+
+
+def is_packed(config: ModelConfig, params: Any, layout: Layout) -> bool:
+    """Whether a tree already has the shape that `layout` trains."""
+    norm = jax.tree.leaves(params["layers"]["attention_norm"])[0]
+    rows = params["embedding"]["table"].shape[0]
+    return norm.ndim == (4 if layout.chunks > 1 else 2) and rows == padded_vocab(
+        config, layout
+    )
+
+
+def padded_vocab(config: ModelConfig, layout: Layout) -> int:
+    """Rows of the embedding tables: a multiple of the tensor axis."""
+    tensor = layout.size("tensor")
+    return -(-config.vocab_size // tensor) * tensor
+
+
+def local_params(config: ModelConfig, params: Any, plan: Any, layout: Layout) -> Any:
+    """What the forward functions work with, inside a `shard_map`.
+
+    Args:
+      config: gives the compute dtype.
+      params: this device's part of a tree.
+      plan: `placements` of the whole tree.
+      layout: of the step.
+
+    Returns:
+      The tree, layers as `[V, L / (V P), ...]`, with whole weights where ZeRO gathers
+      once a step. A layer's leaf is then a pair (weight, accumulator) if gradients
+      accumulate in another dtype than the weight's.
+    """
+    once = functools.partial(_local_leaf, jnp.dtype(config.compute_dtype), layout)
+    return jax.tree.map(once, params, plan)
+
+
+def _local_leaf(
+    dtype: jnp.dtype, layout: Layout, leaf: jax.Array, place: Placement
+) -> Any:
+    present = {axis for entry in place.spec for axis in _names(entry)}
+    leaf = collectives.vary(leaf, tuple(axis for axis in AXES if axis not in present))
+    dim, axes = place.zero_dim, place.zero_axes
+    if place.stacked:
+        if layout.chunks > 1:
+            leaf, dim = leaf.squeeze(1), dim - 1
+        else:
+            leaf, dim = leaf[None], dim + 1
+        if layout.zero == 3:
+            return leaf
+    if not axes:
+        return leaf
+    whole = weights.gather(leaf, dim, axes, dtype)
+    if not place.stacked or dtype == leaf.dtype or layout.accumulate == "compute":
+        return whole
+    sums = weights.accumulator(leaf, dim, axes)
+    return jax.lax.stop_gradient(whole), sums
+
+
+def layer_params(
+    config: ModelConfig, layers: Any, plan: Any, layout: Layout, chunk, index
+) -> Any:
+    """The parameters of one layer out of `local_params`' layers.
+
+    Args:
+      config: gives the compute dtype.
+      layers: the branch "layers".
+      plan: of that branch.
+      layout: of the step.
+      chunk, index: int32 scalars; the layer within this stage.
+    """
+
+    def pick(array):
+        rest = array.shape[2:]
+        start = (chunk, index, *(0,) * len(rest))
+        return jax.lax.dynamic_slice(array, start, (1, 1, *rest)).reshape(rest)
+
+    def one(place, leaf):
+        if isinstance(leaf, tuple):
+            return weights.attach(*map(pick, leaf))
+        leaf = pick(leaf)
+        if layout.zero == 3 and place.zero_axes:
+            dim = place.zero_dim - (3 if layout.chunks > 1 else 1)
+            dtype = jnp.dtype(config.compute_dtype)
+            leaf = weights.gather(leaf, dim, place.zero_axes, dtype)
+        return leaf
+
+    return jax.tree.map(one, plan, layers)
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    return entry if isinstance(entry, tuple) else (entry,) if entry else ()
+
+
+def check(config: ModelConfig, layout: Layout) -> None:
+    """Raises ValueError, naming every size that the layout splits badly."""
+    problems = []
+    tensor = layout.size("tensor")
+    for name in ("num_heads", "num_kv_heads", "d_ff"):
+        size = getattr(config, name)
+        if size % tensor:
+            problems.append(
+                f"tensor={tensor} does not divide {name}={size}; {_divisors(size)} do"
+            )
+    layers = config.num_layers
+    if layers % layout.chunks:
+        problems.append(
+            f"pipe={layout.size('pipe')} x virtual_stages={layout.virtual_stages} does "
+            f"not divide num_layers={layers}; {_divisors(layers)} do"
+        )
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _divisors(size: int) -> str:
+    found = [str(n) for n in range(1, size + 1) if size % n == 0]
+    return ", ".join(found if len(found) < 12 else [*found[:10], "...", found[-1]])
+
+
+def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
+    """`check` for a mesh without pipeline, as `interop` loads models."""
+    check(config, Layout(mesh))

@@ -53,3 +53,17 @@ def all_reduce_max(x: jax.Array, axis: str) -> jax.Array:
         return lax.pmax(x, axis)
     except NameError:
         return x
+
+
+def rotate(x: jax.Array, axis: str) -> jax.Array:
+    """`x` of the device before this one on the axis, as on a ring."""
+    size = axis_size(axis)
+    return lax.ppermute(x, axis, [(i, (i + 1) % size) for i in range(size)])
+
+
+def vary(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Marks `x`, which is equal along mesh axes, as free to differ.
+
+    Its cotangent is then summed over the axes once, and in the dtype of `x`.
+    """
+    return lax.pcast(x, axes, to="varying") if axes else x

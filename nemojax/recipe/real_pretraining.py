@@ -8,6 +8,7 @@ import numpy as np
 
 from nemojax.data import batches as data_batches
 from nemojax.evals.statistics import Estimate
+from nemojax.parallel.layout import Layout
 from nemojax.recipe.trainer import History, Phase, Trainer
 from nemojax.training import loop, objectives
 from nemojax.training.optimizer import make_optimizer
@@ -44,13 +45,14 @@ def pretrain(
         data_batches.from_rows(rows_NS[start : start + phase.rows])
         for start in range(0, len(rows_NS) - phase.rows + 1, phase.rows)
     ]
+    layout = Layout(trainer.mesh)
     step = make_train_step(
-        objectives.language_model_objective(trainer.config, trainer.mesh),
+        objectives.language_model_objective(trainer.config, layout),
         make_optimizer(phase.optimizer),
     )
     steps = {round((i + 1) * len(batches) / validations) for i in range(validations)}
     run = loop.TrainingRun(
-        phase.name, phase.optimizer, directory, trainer.mesh, phase.checkpoint_every
+        phase.name, phase.optimizer, directory, layout, phase.checkpoint_every
     )
     return loop.train(run, params, _validated(step, steps, measure), batches)
 

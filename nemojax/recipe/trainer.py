@@ -20,6 +20,7 @@ from nemojax.data.records import MISSING, AttributeLabels, PreferencePair
 from nemojax.data.tokenizer import Tokenizer
 from nemojax.inference import scoring
 from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
 from nemojax.training import loop, objectives
 from nemojax.training.objectives import (
     PreferenceBatch,
@@ -217,7 +218,7 @@ class Trainer:
             phase.name,
             phase.optimizer,
             directory,
-            self.mesh,
+            Layout(self.mesh),
             phase.checkpoint_every,
         )
         # The step does not read the schedule, so stages that differ in it share one.
@@ -251,12 +252,12 @@ def _compiled_step(
 ):
     if kind == "preference":
         assert preference is not None
-        objective = objectives.preference_objective(config, preference, mesh)
+        objective = objectives.preference_objective(config, preference, Layout(mesh))
     else:
         make = {
             "language_model": objectives.language_model_objective,
             "reward": objectives.reward_objective,
             "bradley_terry": objectives.bradley_terry_objective,
         }[kind]
-        objective = make(config, mesh)
+        objective = make(config, Layout(mesh))
     return make_train_step(objective, make_optimizer(optimizer))

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from nemojax.models import partition
+from nemojax.models import forward, partition
+from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
 from nemojax.training import metrics, optimizer
 from nemojax.training.step import TrainState, init_state
@@ -24,14 +25,14 @@ class TrainingRun:
       name: shown in the progress line.
       optimizer: AdamW and the schedule.
       directory: holds `metrics.jsonl` and `checkpoints/`.
-      mesh: where it runs.
+      layout: how a step is spread over the devices.
       checkpoint_every: steps between checkpoints; 0: none.
     """
 
     name: str
     optimizer: optimizer.OptimizerConfig
     directory: Path
-    mesh: Mesh
+    layout: Layout
     checkpoint_every: int = 0
 
 
@@ -49,7 +50,7 @@ def train(
       params: the starting parameters; not changed.
       train_step: as `step.make_train_step` compiles it.
       batches: `batches[k]` is the batch of step k, a pytree of numpy arrays whose
-        first dim is split over `data` where the mesh divides it.
+        first dim is split over `data` and `pipe` where they divide it.
 
     Returns:
       The parameters after the last step, and one row of metrics a step.
@@ -60,9 +61,9 @@ def train(
     """
     if not batches:
         raise ValueError(f"{run.name}: the data do not fill one batch")
-    params = jax.device_put(params, partition.param_shardings(params, run.mesh))
+    params = jax.device_put(params, partition.param_shardings(params, run.layout))
     state = init_state(params, optimizer.make_optimizer(run.optimizer))
-    state = jax.device_put(state, _state_shardings(state, run.mesh))
+    state = jax.device_put(state, _state_shardings(state, run.layout))
     saved = None
     if run.checkpoint_every:
         saved = ckpt.Checkpoints(run.directory / "checkpoints")
@@ -86,7 +87,7 @@ def _steps(run, state: TrainState, train_step, batches, done: int, log, saved):
     for k in range(done, total):
         rate = optimizer.learning_rate(run.optimizer, k, total)
         started = time.monotonic()
-        batch = jax.tree.map(lambda leaf: _place(leaf, run.mesh), batches[k])
+        batch = jax.tree.map(lambda leaf: _place(leaf, run.layout), batches[k])
         state, scalars = train_step(state, batch, np.float32(rate))
         if pending is not None:
             _report(pending, log, progress)
@@ -110,18 +111,18 @@ def _report(pending, log: metrics.MetricsLog, progress: metrics.Progress) -> Non
     progress.show(step, f"loss {row['loss']:.4f}")
 
 
-def _place(leaf: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Rows over `data` where they divide; everything else on every device."""
+def _place(leaf: np.ndarray, layout: Layout) -> jax.Array:
+    """Rows over `data` and `pipe` where they divide; all else on every device."""
     leaf = np.asarray(leaf)
-    rows = leaf.ndim >= 2 and leaf.shape[0] % mesh.shape["data"] == 0
-    spec = PartitionSpec("data") if rows else PartitionSpec()
-    return jax.device_put(leaf, NamedSharding(mesh, spec))
+    rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*forward.ROWS) == 0
+    spec = PartitionSpec(forward.ROWS) if rows else PartitionSpec()
+    return jax.device_put(leaf, NamedSharding(layout.mesh, spec))
 
 
-def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+def _state_shardings(state: TrainState, layout: Layout) -> TrainState:
     """Moments live where their parameters live; scalars on every device."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    shardings = partition.param_shardings(state.params, mesh)
+    everywhere = NamedSharding(layout.mesh, PartitionSpec())
+    shardings = partition.param_shardings(state.params, layout)
     by_structure = jax.tree.structure(state.params)
 
     def place(node):

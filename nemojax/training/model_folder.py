@@ -28,6 +28,7 @@ from nemojax.data import folders
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig, RopeScaling
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 
 MODEL = "model.json"
 PARAMS = "params"
@@ -119,7 +120,7 @@ def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
     mesh = mesh or meshes.make_mesh()
     params = str(pathlib.Path(directory).absolute() / PARAMS)
     found = ocp.metadata(params).metadata
-    shardings = partition.param_shardings(found, mesh)
+    shardings = partition.param_shardings(found, Layout(mesh))
 
     def leaf(path, value, sharding):
         shape = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)

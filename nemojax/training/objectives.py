@@ -1,4 +1,4 @@
-"""Objectives: a forward primitive and a loss, bound to a model and a mesh.
+"""Objectives: a forward primitive and a loss, bound to a model and a layout.
 
 `token_log_probs` and `rewards` carry all of training; what differs between
 pretraining, SFT, reward modelling, DPO and RPO is the arithmetic on them.
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from nemojax.data.batches import Batch
 from nemojax.losses import (
@@ -21,6 +20,7 @@ from nemojax.losses import (
 )
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
 from nemojax.training.step import Objective
 
 
@@ -76,25 +76,23 @@ class PreferenceConfig(NamedTuple):
 
 
 def language_model_objective(
-    config: ModelConfig, mesh: Mesh | None = None, remat: str = "none"
+    config: ModelConfig, layout: Layout | None = None
 ) -> Objective:
     """Token cross-entropy: pretraining and SFT, on a `Batch`."""
 
     def objective(params, batch: Batch):
-        log_probs = _log_probs(config, params, batch, mesh, remat)
+        log_probs = _log_probs(config, params, batch, layout)
         return language_model.loss(log_probs, jnp.asarray(batch.loss_mask))
 
     return objective
 
 
-def reward_objective(
-    config: ModelConfig, mesh: Mesh | None = None, remat: str = "none"
-) -> Objective:
+def reward_objective(config: ModelConfig, layout: Layout | None = None) -> Objective:
     """Masked mean squared error on attributes, on a `RewardBatch`."""
 
     def objective(params, batch: RewardBatch):
         predictions = reward_predictions(
-            config, params, batch.text, batch.last_token, mesh, remat
+            config, params, batch.text, batch.last_token, layout
         )
         return attribute_regression.loss(predictions, batch.labels)
 
@@ -102,7 +100,7 @@ def reward_objective(
 
 
 def bradley_terry_objective(
-    config: ModelConfig, mesh: Mesh | None = None, remat: str = "none"
+    config: ModelConfig, layout: Layout | None = None
 ) -> Objective:
     """Bradley-Terry on attribute 0, on a `RewardBatch` of pairs.
 
@@ -112,7 +110,7 @@ def bradley_terry_objective(
 
     def objective(params, batch: RewardBatch):
         rewards = reward_predictions(
-            config, params, batch.text, batch.last_token, mesh, remat
+            config, params, batch.text, batch.last_token, layout
         )[:, 0]
         valid = batch.labels[0::2, 0] > 0
         return bradley_terry.loss(rewards[0::2], rewards[1::2], valid=valid)
@@ -123,8 +121,7 @@ def bradley_terry_objective(
 def preference_objective(
     config: ModelConfig,
     preference: PreferenceConfig,
-    mesh: Mesh | None = None,
-    remat: str = "none",
+    layout: Layout | None = None,
 ) -> Objective:
     """DPO or RPO with the SFT term, on a `PreferenceBatch`.
 
@@ -136,8 +133,8 @@ def preference_objective(
 
     def objective(params, batch: PreferenceBatch):
         policy = sequence_log_probs(
-            config, params, batch.text, batch.sequence_ids, len(batch.reference), mesh,
-            remat,
+            config, params, batch.text, batch.sequence_ids, len(batch.reference),
+            layout,
         )  # fmt: skip
         reference, rewards = batch.reference, batch.rewards
         arguments = (policy[0::2], policy[1::2], reference[0::2], reference[1::2])
@@ -157,7 +154,7 @@ def preference_objective(
 
 
 def reward_predictions(
-    config: ModelConfig, params, text: Batch, last_token, mesh=None, remat="none"
+    config: ModelConfig, params, text: Batch, last_token, layout=None
 ) -> jax.Array:
     """Attributes [N, K] of the packed sequences."""
     values = forward.rewards(
@@ -166,29 +163,26 @@ def reward_predictions(
         text.tokens,
         positions=text.positions,
         segment_ids=text.segment_ids,
-        mesh=mesh,
-        remat=remat,
+        layout=layout,
     )
     return forward.pick(values, last_token)
 
 
 def sequence_log_probs(
-    config: ModelConfig, params, text: Batch, sequence_ids, count: int, mesh=None,
-    remat="none",
+    config: ModelConfig, params, text: Batch, sequence_ids, count: int, layout=None
 ) -> jax.Array:  # fmt: skip
     """Sums [N] of the packed sequences' masked token log-probs."""
-    log_probs = _log_probs(config, params, text, mesh, remat)
+    log_probs = _log_probs(config, params, text, layout)
     mask = jnp.asarray(text.loss_mask)
     return sequences.sequence_log_probs(log_probs, mask, sequence_ids, count)
 
 
-def _log_probs(config, params, text: Batch, mesh, remat) -> jax.Array:
+def _log_probs(config, params, text: Batch, layout) -> jax.Array:
     return forward.token_log_probs(
         config,
         params,
         text.tokens,
         positions=text.positions,
         segment_ids=text.segment_ids,
-        mesh=mesh,
-        remat=remat,
+        layout=layout,
     )

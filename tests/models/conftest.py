@@ -58,13 +58,15 @@ def tokens():
 def outputs():
     """(config, params, tokens, **options) -> (logits, token_log_probs, rewards)."""
 
-    @functools.partial(jax.jit, static_argnames=("config", "mesh", "remat"))
-    def run(config, params, tokens, mesh=None, remat="none", **arrays):
-        options = {"mesh": mesh, **arrays}
-        return (
-            forward.logits(config, params, tokens, **options),
-            forward.token_log_probs(config, params, tokens, remat=remat, **options),
-            forward.rewards(config, params, tokens, remat=remat, **options),
+    @functools.partial(jax.jit, static_argnames=("config", "layout"))
+    def run(config, params, tokens, layout=None, **arrays):
+        return tuple(
+            function(config, params, tokens, layout=layout, **arrays)
+            for function in (
+                forward.logits,
+                forward.token_log_probs,
+                forward.rewards,
+            )
         )
 
     return run

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nemojax.models import forward
+from nemojax.parallel.layout import Layout
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -121,8 +122,10 @@ def test_pick_reads_rows_at_flat_indices():
 
 @functools.cache
 def gradients(remat):
+    layout = Layout(remat=remat)
+
     def loss(config, params, tokens):
-        return (forward.rewards(config, params, tokens, remat=remat) ** 2).sum()
+        return (forward.rewards(config, params, tokens, layout=layout) ** 2).sum()
 
     return jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
 
@@ -153,7 +156,7 @@ def test_an_unknown_remat_policy_is_refused_with_the_valid_ones(config, params, 
     with pytest.raises(
         ValueError, match="'most'; one of none, full, mlp_preactivation"
     ):
-        forward.token_log_probs(config, params, tokens, remat="most")
+        forward.token_log_probs(config, params, tokens, layout=Layout(remat="most"))
 
 
 def test_the_compute_dtype_is_that_of_the_layers_and_results_are_float32(

@@ -10,6 +10,7 @@ import pytest
 
 from nemojax.models import forward, lora, partition
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -67,7 +68,7 @@ def test_a_mesh_gives_what_one_device_gives(config, params, tokens, outputs):
     assert specs["mlp"]["down_lora_a"] == specs["mlp"]["down"]
     assert not any(specs["mlp"]["down_lora_b"])
     for ours, single in zip(
-        outputs(config, attached, tokens, mesh=mesh),
+        outputs(config, attached, tokens, layout=Layout(mesh)),
         outputs(config, attached, tokens),
         strict=True,
     ):

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from nemojax.models import forward, partition
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_exactly_the_matrices_of_the_model_are_split(shapes):
 def test_a_device_holds_its_share_of_every_matrix(params):
     """tensor=2: half of the split parameters, all of the others."""
     mesh = meshes.make_mesh(tensor=2)
-    placed = jax.device_put(params, partition.param_shardings(params, mesh))
+    placed = jax.device_put(params, partition.param_shardings(params, Layout(mesh)))
     specs = partition.param_specs(params)
 
     def check(leaf, original, spec):
@@ -53,9 +54,12 @@ def test_a_device_holds_its_share_of_every_matrix(params):
     jax.tree.map(check, placed, params, specs)
 
 
-def test_check_divisible_names_every_size_that_is_split_badly(config):
-    partition.check_divisible(config, meshes.make_mesh(tensor=2))
-    with pytest.raises(
-        ValueError, match=r"tensor=4 does not divide vocab_size=62, num_kv_heads=2$"
-    ):
-        partition.check_divisible(config, meshes.make_mesh(tensor=4))
+def test_what_a_layout_splits_badly_is_named_with_what_would_do(config):
+    partition.check(config, Layout(meshes.make_mesh(tensor=2)))
+    layout = Layout(meshes.make_mesh(tensor=4, pipe=2), virtual_stages=2)
+    with pytest.raises(ValueError) as error:
+        partition.check(config, layout)
+    assert str(error.value) == (
+        "tensor=4 does not divide num_kv_heads=2; 1, 2 do; pipe=2 x virtual_stages=2 "
+        "does not divide num_layers=2; 1, 2 do"
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints, loop, optimizer, step
 from tests.training import toy_run
 
@@ -103,10 +104,10 @@ def test_without_checkpoints_a_run_starts_again(tmp_path, uninterrupted):
 
 def test_the_state_lives_where_the_parameters_live():
     """tensor=2: each device holds half of a matrix and of its moments."""
-    mesh = meshes.make_mesh(tensor=2)
-    params = {"mlp": {"up": np.zeros((1, 4, 8), np.float32)}}
+    layout = Layout(meshes.make_mesh(tensor=2))
+    params = {"layers": {"mlp": {"up": np.zeros((1, 4, 8), np.float32)}}}
     state = step.init_state(params, optimizer.make_optimizer(toy_run.OPTIMIZER))
-    placed = jax.device_put(state, loop._state_shardings(state, mesh))
+    placed = jax.device_put(state, loop._state_shardings(state, layout))
     matrices = [leaf for leaf in jax.tree.leaves(placed) if leaf.ndim == 3]
     assert len(matrices) == 3  # the parameter and two moments
     for leaf in matrices:
@@ -122,7 +123,7 @@ def test_the_parameters_given_are_not_changed(tmp_path):
         scalars = {"loss": np.float32(1)}
         return state._replace(params=moved, step=state.step + 1), scalars
 
-    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, meshes.make_mesh())
+    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, Layout())
     after, rows = loop.train(run, given, take_step, [np.ones((2, 2), np.float32)])
     np.testing.assert_array_equal(given["mlp"]["up"], 1)
     assert (np.asarray(after["mlp"]["up"]) < 1).all()
@@ -134,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
         loss = np.float32("nan") if int(state.step) == 1 else np.float32(1)
         return state._replace(step=state.step + 1), {"loss": loss}
 
-    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, meshes.make_mesh())
+    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, Layout())
     params = {"mlp": {"up": np.ones((1, 2, 2), np.float32)}}
     with pytest.raises(FloatingPointError, match="x: loss nan at step 2"):
         loop.train(run, params, take_step, [np.ones((2, 2), np.float32)] * 5)

@@ -10,6 +10,7 @@ import pytest
 
 from nemojax.models import lora
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.training import objectives, step
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -20,16 +21,16 @@ PLAIN = optax.identity()
 
 @pytest.fixture(scope="module")
 def take(config, params):
-    """(batch, micro_batches, mesh) -> (gradients, metrics) of one step."""
+    """(batch, micro_batches, layout) -> (gradients, metrics) of one step."""
 
     @functools.cache
-    def compiled(micro_batches, mesh):
-        objective = objectives.language_model_objective(config, mesh)
+    def compiled(micro_batches, layout):
+        objective = objectives.language_model_objective(config, layout)
         return step.make_train_step(objective, PLAIN, micro_batches=micro_batches)
 
-    def run(batch, micro_batches=1, mesh=None):
+    def run(batch, micro_batches=1, layout=None):
         state = step.init_state(params, PLAIN)
-        after, metrics = compiled(micro_batches, mesh)(state, batch, np.float32(1))
+        after, metrics = compiled(micro_batches, layout)(state, batch, np.float32(1))
         assert int(after.step) == 1
         grads = jax.tree.map(lambda p, q: np.asarray(p - q), params, after.params)
         return grads, {name: float(value) for name, value in metrics.items()}
@@ -84,7 +85,7 @@ def test_micro_batches_change_nothing(take, spread, expected):
 
 
 def test_data_parallel_changes_nothing(take, spread, expected):
-    assert_same(take(spread, mesh=meshes.make_mesh(data=2)), expected)
+    assert_same(take(spread, layout=Layout(meshes.make_mesh(data=2))), expected)
 
 
 def test_a_batch_without_targets_changes_nothing_and_gives_no_nan(take, spread):

@@ -14,7 +14,7 @@ import numpy as np
 from nemojax.data import batches as data_batches
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.training import loop, objectives, optimizer, step
 
 STEPS = 7
@@ -55,9 +55,7 @@ class Batches:
 
 def train(directory, batches, checkpoint_every=CHECKPOINT_EVERY):
     """(parameters, metrics rows) of the run in a folder."""
-    run = loop.TrainingRun(
-        "toy", OPTIMIZER, directory, meshes.make_mesh(), checkpoint_every
-    )
+    run = loop.TrainingRun("toy", OPTIMIZER, directory, Layout(), checkpoint_every)
     params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
     return loop.train(run, params, STEP, batches)
 
