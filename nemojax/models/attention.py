@@ -109,13 +109,3 @@ def causal_mask(segment_ids_BS: jax.Array) -> jax.Array:
     S = segment_ids_BS.shape[1]
     same = segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :]
     return same & jnp.tril(jnp.ones((S, S), bool))
-
-
-def causal_attend(segment_ids_BS: jax.Array) -> Attend:
-    """The attention of training: causal, within segments, nothing to hand back."""
-    mask_BSS = causal_mask(segment_ids_BS)
-
-    def attend(q, k, v):
-        return attention(q, k, v, mask_BSS), None
-
-    return attend

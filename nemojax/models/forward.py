@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from nemojax.models import attention, heads, layers, partition
+from nemojax.models import attention_kernels, heads, layers, partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives, pipeline
 from nemojax.parallel.layout import Layout
@@ -192,13 +192,18 @@ def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
 
 
 def _hidden_states(
-    config: ModelConfig, params, plan, layout: Layout, batch: tuple[jax.Array, ...]
+    config: ModelConfig,
+    params,
+    sums,
+    plan,
+    layout: Layout,
+    batch: tuple[jax.Array, ...],
 ) -> jax.Array:
     """Final-norm hidden states of local rows, inside a `shard_map`: [B, S / tensor, D].
 
     Args:
       config: sizes.
-      params: as `partition.local_params` gives them.
+      params, sums: as `partition.local_params` gives them.
       plan: `partition.placements` of the whole tree.
       layout: of the step.
       batch: tokens, positions and segment ids [B, S] of this device's rows.
@@ -213,14 +218,30 @@ def _hidden_states(
 
     positions, segment_ids = split(positions), split(segment_ids)
     layer = layers.DecoderLayer(config)
+    attention = attention_kernels.choose(layout.attention, layout.platform)
     per_chunk = config.num_layers // layout.chunks
 
-    def run_layer(x_BSD, chunk, index, m):
-        """The weights and the mask are made here, so that remat can make them again."""
-        layer_params = partition.layer_params(
-            config, params["layers"], plan["layers"], layout, chunk, index
+    def gradients_of(chunk):
+        """Zeros that take up a chunk's; backwards they are added to all, in place."""
+        return jax.tree.map(
+            lambda total, weight: jax.lax.dynamic_index_in_dim(
+                total, chunk, 0, keepdims=False
+            ).astype(weight.dtype),
+            sums,
+            params["layers"],
         )
-        attend = attention.causal_attend(segment_ids[m])
+
+    def run_layer(x_BSD, into, chunk, index, m):
+        """The weights and the mask are made here, so that remat can make them again."""
+        if into is None:
+            into = jax.tree.map(lambda leaf: leaf[0], gradients_of(chunk))
+        layer_params = partition.layer_params(
+            config, params["layers"], into, plan["layers"], layout, (chunk, index)
+        )
+
+        def attend(q, k, v):
+            return attention(q, k, v, segment_ids[m]), None
+
         return layers.apply(layer, layer_params, x_BSD, positions[m], attend)[0]
 
     policy = REMAT_POLICIES[layout.remat]
@@ -229,11 +250,11 @@ def _hidden_states(
 
     def stage(chunk, m, x_BSD):
         if per_chunk == 1:
-            return run_layer(x_BSD, chunk, 0, m)
+            return run_layer(x_BSD, None, chunk, 0, m)
         return jax.lax.scan(
-            lambda x, index: (run_layer(x, chunk, index, m), None),
+            lambda x, layer: (run_layer(x, layer[1], chunk, layer[0], m), None),
             x_BSD,
-            jnp.arange(per_chunk),
+            (jnp.arange(per_chunk), gradients_of(chunk)),
         )[0]
 
     x_MBSD = split(embed(config, params, tokens))
@@ -291,8 +312,8 @@ def _sharded(
         plan = partition.placements(params, layout)
 
         def local(params, *batch):
-            params = partition.local_params(config, params, plan, layout)
-            x_BSD = _hidden_states(config, params, plan, layout, batch)
+            params, sums = partition.local_params(config, params, plan, layout)
+            x_BSD = _hidden_states(config, params, sums, plan, layout, batch)
             return head(params, x_BSD, batch[0], batch[2])
 
         return jax.shard_map(

@@ -160,7 +160,9 @@ def padded_vocab(config: ModelConfig, layout: Layout) -> int:
     return -(-config.vocab_size // tensor) * tensor
 
 
-def local_params(config: ModelConfig, params: Any, plan: Any, layout: Layout) -> Any:
+def local_params(
+    config: ModelConfig, params: Any, plan: Any, layout: Layout
+) -> tuple[Any, Any]:
     """What the forward functions work with, inside a `shard_map`.
 
     Args:
@@ -170,65 +172,75 @@ def local_params(config: ModelConfig, params: Any, plan: Any, layout: Layout) ->
       layout: of the step.
 
     Returns:
-      The tree, layers as `[V, L / (V P), ...]`, with whole weights where ZeRO gathers
-      once a step. A layer's leaf is then a pair (weight, accumulator) if gradients
-      accumulate in another dtype than the weight's.
+      The tree, with whole weights where ZeRO gathers once a step; its branch "layers"
+      is `[V, L / (V P), ...]` and has no gradient. And a tree like that branch, which
+      takes the gradients up: see `parallel.weights`.
     """
-    once = functools.partial(_local_leaf, jnp.dtype(config.compute_dtype), layout)
-    return jax.tree.map(once, params, plan)
+    dtype = jnp.dtype(config.compute_dtype)
+
+    def whole(leaf, place):
+        if not place.zero_axes or (place.stacked and layout.zero == 3):
+            return leaf
+        return weights.gather(leaf, _dim(place, layout), place.zero_axes, dtype)
+
+    def sums(leaf, place):
+        gathered = () if layout.zero == 3 else place.zero_axes
+        to = dtype if layout.accumulate == "compute" else jnp.dtype(jnp.float32)
+        return weights.accumulator(leaf, _dim(place, layout), gathered, to)
+
+    own = jax.tree.map(functools.partial(_own, layout), params, plan)
+    given = jax.tree.map(whole, own, plan)
+    given["layers"] = jax.lax.stop_gradient(given["layers"])
+    return given, jax.tree.map(sums, own["layers"], plan["layers"])
 
 
-def _local_leaf(
-    dtype: jnp.dtype, layout: Layout, leaf: jax.Array, place: Placement
-) -> Any:
+def _own(layout: Layout, leaf: jax.Array, place: Placement) -> jax.Array:
+    """Free to differ on all devices, and a layer's leaf as `[V, L / (V P), ...]`."""
     present = {axis for entry in place.spec for axis in _names(entry)}
     leaf = collectives.vary(leaf, tuple(axis for axis in AXES if axis not in present))
-    dim, axes = place.zero_dim, place.zero_axes
-    if place.stacked:
-        if layout.chunks > 1:
-            leaf, dim = leaf.squeeze(1), dim - 1
-        else:
-            leaf, dim = leaf[None], dim + 1
-        if layout.zero == 3:
-            return leaf
-    if not axes:
+    if not place.stacked:
         return leaf
-    whole = weights.gather(leaf, dim, axes, dtype)
-    if not place.stacked or dtype == leaf.dtype or layout.accumulate == "compute":
-        return whole
-    sums = weights.accumulator(leaf, dim, axes)
-    return jax.lax.stop_gradient(whole), sums
+    return leaf.squeeze(1) if layout.chunks > 1 else leaf[None]
+
+
+def _dim(place: Placement, layout: Layout) -> int:
+    """The dim that ZeRO splits of a leaf as `_own` gives it."""
+    if not place.stacked:
+        return place.zero_dim
+    return place.zero_dim + (-1 if layout.chunks > 1 else 1)
 
 
 def layer_params(
-    config: ModelConfig, layers: Any, plan: Any, layout: Layout, chunk, index
+    config: ModelConfig,
+    layers: Any,
+    sums: Any,
+    plan: Any,
+    layout: Layout,
+    place: tuple[jax.Array | int, jax.Array | int],
 ) -> Any:
     """The parameters of one layer out of `local_params`' layers.
 
     Args:
       config: gives the compute dtype.
       layers: the branch "layers".
-      plan: of that branch.
+      sums: this layer's part of what takes the gradients up.
+      plan: `placements` of the branch.
       layout: of the step.
-      chunk, index: int32 scalars; the layer within this stage.
+      place: chunk and layer of the chunk, int32 scalars.
     """
+    dtype = jnp.dtype(config.compute_dtype)
 
-    def pick(array):
-        rest = array.shape[2:]
-        start = (chunk, index, *(0,) * len(rest))
-        return jax.lax.dynamic_slice(array, start, (1, 1, *rest)).reshape(rest)
-
-    def one(place, leaf):
-        if isinstance(leaf, tuple):
-            return weights.attach(*map(pick, leaf))
-        leaf = pick(leaf)
-        if layout.zero == 3 and place.zero_axes:
-            dim = place.zero_dim - (3 if layout.chunks > 1 else 1)
-            dtype = jnp.dtype(config.compute_dtype)
-            leaf = weights.gather(leaf, dim, place.zero_axes, dtype)
+    def one(placement, leaf, into):
+        rest = leaf.shape[2:]
+        start = (*place, *(0,) * len(rest))
+        leaf = jax.lax.dynamic_slice(leaf, start, (1, 1, *rest)).reshape(rest)
+        leaf = weights.attach(leaf, into)
+        if layout.zero == 3 and placement.zero_axes:
+            dim = _dim(placement, layout) - 2
+            leaf = weights.gather(leaf, dim, placement.zero_axes, dtype)
         return leaf
 
-    return jax.tree.map(one, plan, layers)
+    return jax.tree.map(one, plan, layers, sums)
 
 
 def _names(entry: Any) -> tuple[str, ...]:

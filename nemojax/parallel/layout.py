@@ -31,6 +31,7 @@ class Layout:
       zero: 0: each data replica holds all weights. 1: parameters, gradients and
         optimizer state are split over `data`, gathered once a step (ZeRO-1). 3: each
         layer is gathered where it is used, and again in the backward pass.
+      attention: a name of `models.attention_kernels.KERNELS`; None: by platform.
       accumulate: dtype in which micro-batches add up their gradients: "float32", or
         "compute" for the model's compute dtype, which takes half the memory.
 
@@ -43,6 +44,7 @@ class Layout:
     micro_batches: int | None = None
     remat: str = "none"
     zero: int = 0
+    attention: str | None = None
     accumulate: str = "float32"
 
     def __post_init__(self):
@@ -63,6 +65,11 @@ class Layout:
         for axis in axes:
             count *= self.mesh.shape[axis]
         return count
+
+    @property
+    def platform(self) -> str:
+        """What the mesh's devices are: "cpu", "gpu", "cuda" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
 
     @property
     def chunks(self) -> int:

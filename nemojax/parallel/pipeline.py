@@ -46,23 +46,23 @@ def run(stage: Stage, x_MBSD: jax.Array, virtual_stages: int) -> jax.Array:
         return lax.scan(lambda _, mx: (None, stage(0, *mx)), None, micro_batches)[1]
     last_chunk = virtual_stages - 1
 
+    # Stage 0 takes a micro-batch from its place, and when it has passed all chunks the
+    # last stage puts it back there: one buffer, also if they are the same stage.
     def tick(carry, t):
-        x, out = carry
+        x, buffer = carry
         place = jnp.clip(t - me, 0, count * virtual_stages - 1)
         group, rest = jnp.divmod(place, pipe * virtual_stages)
         chunk, member = jnp.divmod(rest, pipe)
         m = group * pipe + member
-        enters = (me == 0) & (chunk == 0)
-        x = jnp.where(enters, lax.dynamic_index_in_dim(x_MBSD, m, 0, False), x)
-        y = stage(chunk, m, x)
+        waiting = lax.dynamic_index_in_dim(buffer, m, 0, False)
+        y = stage(chunk, m, jnp.where((me == 0) & (chunk == 0), waiting, x))
         leaves = (me == pipe - 1) & (chunk == last_chunk) & (t >= me)
-        kept = lax.dynamic_index_in_dim(out, m, 0, False)
-        kept = jnp.where(leaves, y, kept)
-        out = lax.dynamic_update_index_in_dim(out, kept, m, 0)
-        return (collectives.rotate(y, "pipe"), out), None
+        done = jnp.where(leaves, y, waiting)
+        buffer = lax.dynamic_update_index_in_dim(buffer, done, m, 0)
+        return (collectives.rotate(y, "pipe"), buffer), None
 
     # Zeros made of x carry the right device-varying type.
-    start = (x_MBSD[0] * 0, x_MBSD * 0)
+    start = (x_MBSD[0] * 0, x_MBSD)
     ticks = jnp.arange(count * virtual_stages + pipe - 1)
     (_, out), _ = lax.scan(tick, start, ticks)
     return jnp.where(me == pipe - 1, out, 0)

@@ -1,0 +1,1 @@
+"""Will it fit, how fast, how long: any model on any mesh, without the hardware."""

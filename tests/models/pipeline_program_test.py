@@ -1,0 +1,120 @@
+"""What the compiler makes of a pipelined step: collectives, and what loops compute."""
+
+import collections
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nemojax.models import forward, partition
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
+from nemojax.planning import hlo
+
+# Weights are large beside activations, so that a size tells one from the other.
+WIDE = ModelConfig(
+    vocab_size=64,
+    num_layers=8,
+    d_model=64,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=16,
+    d_ff=1024,
+    compute_dtype="bfloat16",
+)
+
+
+def loss(params, tokens, layout):
+    return forward.token_log_probs(WIDE, params, tokens, layout=layout).sum()
+
+
+@functools.cache
+def program(layout, config=WIDE):
+    """The compiled gradient of 16 micro-batches."""
+    shapes = partition.pack(config, forward.shapes(config), layout)
+    params = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        partition.param_shardings(shapes, layout),
+    )
+    rows = 16 * layout.size("data")
+    tokens = jax.ShapeDtypeStruct((rows, 8), jnp.int32)
+    compiled = jax.jit(jax.grad(loss), static_argnums=2).lower(params, tokens, layout)
+    return hlo.Program(compiled.compile().as_text())
+
+
+LAYOUTS = {
+    "one layer a chunk": Layout(
+        meshes.make_mesh(1, 4, 2), virtual_stages=2, zero=1, remat="full"
+    ),
+    "two layers a chunk": Layout(
+        meshes.make_mesh(2, 2, 2), virtual_stages=2, zero=1, remat="full"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_tick_has_one_exchange_and_a_layer_those_of_sequence_parallelism(name):
+    """Forwards: 2 gathers, 2 scatters, 1 exchange. Backwards: the same, and what the
+    layer needs to be computed again: 2 gathers and the first scatter."""
+    kinds = collections.Counter(
+        found.opcode for found in program(LAYOUTS[name]).collectives(in_loops=True)
+    )
+    assert kinds == {
+        "all-gather": 2 + 2 + 2,
+        "reduce-scatter": 2 + 2 + 1,
+        "collective-permute": 1 + 1,
+    }
+    outside = program(LAYOUTS[name]).collectives(in_loops=False)
+    assert not any(found.opcode == "collective-permute" for found in outside)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_no_loop_computes_an_array_of_all_weights(name):
+    """Gradients of a chunk are added to all in place, without a pass over all."""
+    layout = LAYOUTS[name]
+    per_stage = WIDE.num_layers // layout.size("pipe")
+    matrix = WIDE.d_model * WIDE.d_ff // layout.size("tensor")
+    found = program(layout).large_loop_results(per_stage * matrix * 2)
+    assert found == []
+
+
+def test_a_sum_of_all_weights_would_be_seen():
+    def body(carry, x):
+        return carry + x, None
+
+    run = jax.jit(lambda total, xs: jax.lax.scan(body, total, xs)[0])
+    shape = jax.ShapeDtypeStruct
+    compiled = run.lower(shape((64, 64), jnp.float32), shape((9,), jnp.float32))
+    found = hlo.Program(compiled.compile().as_text()).large_loop_results(64 * 64 * 4)
+    assert [instruction.nbytes for instruction in found] == [64 * 64 * 4]
+
+
+@pytest.mark.parametrize("accumulate", ["float32", "compute"])
+def test_micro_batches_add_up_their_gradients_in_float32(accumulate):
+    """One row with weight 512 and 63 equal ones with weight 1, each too small to count
+    beside it in bfloat16, where the sum stays at 512."""
+    layout = Layout(
+        meshes.make_mesh(1, 2, 2), virtual_stages=2, zero=1, accumulate=accumulate
+    )
+    params = partition.pack(WIDE, forward.init(WIDE, jax.random.key(0)), layout)
+    tokens = np.tile(np.arange(8, dtype=np.int32) * 7 % 64, (64, 1))
+
+    @jax.jit
+    def gradient(weights):
+        def weighted(params):
+            found = forward.token_log_probs(WIDE, params, tokens, layout=layout)
+            return (found * weights[:, None]).sum()
+
+        return jax.grad(weighted)(params)["layers"]["mlp"]["up"]
+
+    one = np.asarray(gradient(np.eye(1, 64, dtype=np.float32)[0]))
+    total = np.asarray(gradient(np.float32([512] + [1] * 63)))
+    times = (total * one).sum() / (one * one).sum()
+    expected = {"float32": 512 + 63, "compute": 512}[accumulate]
+    assert times == pytest.approx(expected, rel=2e-3)
