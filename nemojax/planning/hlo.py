@@ -103,6 +103,7 @@ class Program:
             for instruction in self.computations[name]
             if instruction.nbytes >= nbytes
             and instruction.opcode not in _FREE
+            and not instruction.opcode.endswith("-done")
             and not self._in_place(instruction)
         ]
 
@@ -139,6 +140,8 @@ def _called(text: str) -> Iterator[str]:
 
 def _instruction(found: re.Match[str], line: str) -> Instruction:
     root, name, result, opcode = found.groups()
+    # An asynchronous fusion gives ((operands), result, context).
+    result = re.sub(r"^\(\(.*?\), ", "", result)
     sizes = [
         _SIZES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
         for dtype, dims in _SHAPE.findall(result)

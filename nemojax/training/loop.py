@@ -63,7 +63,7 @@ def train(
         raise ValueError(f"{run.name}: the data do not fill one batch")
     params = jax.device_put(params, partition.param_shardings(params, run.layout))
     state = init_state(params, optimizer.make_optimizer(run.optimizer))
-    state = jax.device_put(state, _state_shardings(state, run.layout))
+    state = jax.device_put(state, state_shardings(state, run.layout))
     saved = None
     if run.checkpoint_every:
         saved = ckpt.Checkpoints(run.directory / "checkpoints")
@@ -119,7 +119,7 @@ def _place(leaf: np.ndarray, layout: Layout) -> jax.Array:
     return jax.device_put(leaf, NamedSharding(layout.mesh, spec))
 
 
-def _state_shardings(state: TrainState, layout: Layout) -> TrainState:
+def state_shardings(state: TrainState, layout: Layout) -> TrainState:
     """Moments live where their parameters live; scalars on every device."""
     everywhere = NamedSharding(layout.mesh, PartitionSpec())
     shardings = partition.param_shardings(state.params, layout)

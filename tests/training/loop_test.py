@@ -107,7 +107,7 @@ def test_the_state_lives_where_the_parameters_live():
     layout = Layout(meshes.make_mesh(tensor=2))
     params = {"layers": {"mlp": {"up": np.zeros((1, 4, 8), np.float32)}}}
     state = step.init_state(params, optimizer.make_optimizer(toy_run.OPTIMIZER))
-    placed = jax.device_put(state, loop._state_shardings(state, layout))
+    placed = jax.device_put(state, loop.state_shardings(state, layout))
     matrices = [leaf for leaf in jax.tree.leaves(placed) if leaf.ndim == 3]
     assert len(matrices) == 3  # the parameter and two moments
     for leaf in matrices:

@@ -1,0 +1,158 @@
+"""Will it fit, how fast will it be, and why: a training run without the hardware.
+
+    python -m experiments.plan --model=nemotron4_340b --hardware=h100 \
+        --parallel.data=16 --parallel.pipe=12 --parallel.tensor=8 \
+        --parallel.virtual_stages=8 --global_batch=768
+    python -m experiments.plan --model=llama31_70b --hardware=h200 --search=8
+    ... --compile      also compiles the real train step for that hardware
+
+Prints parameters, operations, memory by kind and the predicted step by part, with all
+that is assumed. The estimate takes seconds. `--compile` takes about half a minute for
+340B on thousands of devices and needs the extra `aot` (a compiler, no device);
+`--search=DEVICES` ranks the layouts of so many devices.
+
+Exit status 0: it fits; 1: it does not, and the message says by how much, which part is
+the largest, and the nearest layout that fits; 2: the sizes do not divide.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+# Nothing runs here, and the CUDA plugin must not look for a GPU.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+from absl import app, flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from nemojax.data.files import DataError  # noqa: E402
+from nemojax.models import presets  # noqa: E402
+from nemojax.planning import hardware, report, roofline, search  # noqa: E402
+from nemojax.planning import compiled as compiling  # noqa: E402
+from nemojax.planning.scenario import Scenario  # noqa: E402
+from nemojax.recipe import command  # noqa: E402
+
+
+@dataclasses.dataclass
+class Parallel:
+    """How the step is spread; as `nemojax.planning.scenario.Scenario` explains."""
+
+    data: int = 1
+    pipe: int = 1
+    tensor: int = 1
+    virtual_stages: int = 1
+    rows: int = 1
+    passes: int = 0
+    remat: str = "mlp_preactivation"
+    zero: int = 1
+    accumulate: str = "float32"
+
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", "nemotron4_340b", "a preset")
+flags.DEFINE_string("hardware", "h100", f"one of {', '.join(hardware.HARDWARE)}")
+PARALLEL = config_flags.DEFINE_config_dataclass(
+    "parallel", Parallel(), "mesh axes and layout: --parallel.tensor=8 and so on"
+)
+ASSUMED = config_flags.DEFINE_config_dataclass(
+    "assume",
+    dataclasses.make_dataclass(
+        "Assumed",
+        [
+            (field.name, field.type, field.default)
+            for field in dataclasses.fields(roofline.Assumptions)
+        ],
+    )(),
+    "assumptions of the prediction: --assume.efficiency=0.65 and so on",
+)
+flags.DEFINE_integer("global_batch", 768, "sequences a step", lower_bound=1)
+flags.DEFINE_integer("sequence_length", 4096, "tokens a sequence", lower_bound=1)
+flags.DEFINE_float("tokens", 0.0, "to train on: also prints days", lower_bound=0)
+flags.DEFINE_bool("compile", False, "compile the real step for that hardware")
+flags.DEFINE_integer("search", 0, "rank the layouts of so many devices", lower_bound=0)
+flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+flags.DEFINE_string("picture", None, "also draw the bars there (.png or .svg)")
+
+
+def chosen() -> tuple[Scenario, str]:
+    """The scenario of the flags, or the best of the search; and the search's table.
+
+    Raises:
+      DataError: no such preset or hardware, sizes that do not divide, or no layout.
+    """
+    try:
+        config, accelerator = presets.get(FLAGS.model), hardware.get(FLAGS.hardware)
+        batch, length = FLAGS.global_batch, FLAGS.sequence_length
+        if not FLAGS.search:
+            options = dataclasses.asdict(PARALLEL.value)
+            options |= {"global_batch": batch, "length": length}
+            return Scenario(config, accelerator, **options), ""
+        found = search.search(
+            config, accelerator, FLAGS.search, batch, length, assumptions()
+        )
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if not found:
+        raise DataError(
+            f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} with "
+            f"{batch} sequences of {length} tokens: take more devices, or fewer tokens"
+        )
+    return found[0].scenario, report.candidates_text(found) + "\n\n"
+
+
+def assumptions() -> roofline.Assumptions:
+    """Those of the flags."""
+    return roofline.Assumptions(**dataclasses.asdict(ASSUMED.value))
+
+
+def too_large(scenario: Scenario, found: dict) -> str:
+    """By how much it does not fit, why, and what would."""
+    parts = {name: found["memory"][name] for name in report.memory.KINDS}
+    largest = max(parts, key=parts.__getitem__)
+    room = search.USABLE * scenario.hardware.memory_bytes
+    over = (found["memory"]["per_device_bytes"] - room) / report.GIB
+    message = (
+        f"does not fit: {over:.1f} GiB too much on each device, most of it "
+        f"{largest} ({parts[largest] / report.GIB:.1f} GiB)"
+    )
+    nearest = search.nearest(scenario)
+    if nearest is None:
+        return f"{message}; no layout of {scenario.devices} devices fits"
+    now, then = report.layout_of(scenario), report.layout_of(nearest.scenario)
+    changes = [f"{name}={then[name]}" for name in then if then[name] != now[name]]
+    return f"{message}; the nearest layout that fits: {', '.join(changes)}"
+
+
+def run() -> int:
+    """Plans what the flags name."""
+    scenario, table = chosen()
+    try:
+        compiled = compiling.compile_step(scenario) if FLAGS.compile else None
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
+    print(table + report.text(found), file=sys.stderr if FLAGS.json == "-" else None)
+    if FLAGS.json == "-":
+        print(json.dumps(found))
+    elif FLAGS.json:
+        pathlib.Path(FLAGS.json).write_text(json.dumps(found, indent=2) + "\n")
+    if FLAGS.picture:
+        report.picture(found, pathlib.Path(FLAGS.picture))
+    if found["memory"]["fits"]:
+        return command.SUCCESS
+    print(too_large(scenario, found), file=sys.stderr)
+    return 1
+
+
+def main(argv: list[str]) -> None:
+    """Checks the arguments; `command.main` explains what goes wrong."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    sys.exit(command.main(run))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,232 @@
+"""Compiles the real train step for hardware that is not here, and reads the result.
+
+The CUDA plugin compiles without a GPU when told what one is (`--extra aot`), and libtpu
+for a TPU topology. Bytes per device and collectives are the compiler's; kernels are
+partly others than on the hardware, where it can time them.
+"""
+
+import collections
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nemojax.data.batches import Batch
+from nemojax.models import forward, partition
+from nemojax.parallel import mesh as meshes
+from nemojax.planning import hlo
+from nemojax.planning.hardware import Hardware
+from nemojax.planning.scenario import Scenario
+from nemojax.training import loop, objectives, step
+from nemojax.training.optimizer import OptimizerConfig, make_optimizer
+
+# Chips -> shape of a TPU v5p slice.
+_V5P = {
+    8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 96: "4x4x6", 128: "4x4x8",
+    256: "4x8x8", 512: "8x8x8", 768: "8x8x12", 1024: "8x8x16", 1536: "8x12x16",
+    2048: "8x16x16", 3072: "12x16x16", 4096: "16x16x16", 6144: "16x16x24",
+}  # fmt: skip
+_V6E = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_TPUS = {"tpu_v5p": ("v5p", _V5P), "tpu_v6e": ("v6e", _V6E)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step.
+
+    Attributes:
+      seconds: that tracing and compiling took.
+      arguments_bytes: of the state and the batch, per device.
+      temporary_bytes: at the peak, per device.
+      collectives: kind -> (instructions, bytes of their results), each instruction
+        counted once however often a loop runs it.
+      in_loops: kind -> instructions inside of loops.
+      schedule_problems: what a pipelined step should not have.
+    """
+
+    seconds: float
+    arguments_bytes: int
+    temporary_bytes: int
+    collectives: dict[str, tuple[int, int]]
+    in_loops: dict[str, int]
+    schedule_problems: tuple[str, ...]
+
+    @property
+    def per_device_bytes(self) -> int:
+        """State, batch and temporaries; the state is updated in place."""
+        return self.arguments_bytes + self.temporary_bytes
+
+
+def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compiled:
+    """Compiles a train step of `scenario` for its own hardware, or for `devices`.
+
+    Raises:
+      ValueError: no compiler for that hardware is installed, or there is no such
+        topology.
+    """
+    chosen = topology(scenario.hardware, scenario.devices) if devices is None else (
+        devices
+    )
+    mesh = meshes.make_mesh(
+        scenario.data, scenario.pipe, scenario.tensor, devices=chosen
+    )
+    start = time.monotonic()
+    try:
+        compiled = _lower(scenario, mesh).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the compiler finds that it does not fit: {reason}") from error
+    seconds = time.monotonic() - start
+    program = hlo.Program(compiled.as_text())
+    memory = compiled.memory_analysis()
+    found = collections.defaultdict(lambda: (0, 0))
+    for one in program.collectives():
+        count, size = found[one.opcode]
+        found[one.opcode] = (count + 1, size + one.nbytes)
+    in_loops = collections.Counter(
+        one.opcode for one in program.collectives(in_loops=True)
+    )
+    return Compiled(
+        seconds,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        dict(found),
+        dict(in_loops),
+        tuple(_problems(scenario, program)),
+    )
+
+
+def _lower(scenario: Scenario, mesh: Mesh) -> Any:
+    layout, config = scenario.on(mesh), scenario.config
+    optimizer = make_optimizer(OptimizerConfig(1e-4))
+    objective = objectives.language_model_objective(config, layout)
+    passes = scenario.accumulation_steps
+    train_step = step.make_train_step(objective, optimizer, micro_batches=passes)
+
+    def initial(params):
+        return step.TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    params = partition.pack(config, forward.shapes(config), layout)
+    state = jax.eval_shape(initial, params)
+    state = jax.tree.map(_with, state, loop.state_shardings(state, layout))
+    spec, shape = PartitionSpec(forward.ROWS), (scenario.global_batch, scenario.length)
+    if passes > 1:
+        spec = PartitionSpec(None, *spec)
+        shape = (passes, scenario.global_batch // passes, scenario.length)
+    rows = NamedSharding(mesh, spec)
+
+    def array(dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+
+    integers = array(np.int32)
+    batch = Batch(integers, array(np.float32), integers, integers)
+    return train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.float32))
+
+
+def _with(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def _problems(scenario: Scenario, program: hlo.Program):
+    """What would make the loop over ticks slow."""
+    exchanges = [
+        one
+        for one in program.collectives()
+        if one.opcode == "collective-permute"
+    ]
+    if scenario.pipe * scenario.virtual_stages > 1 and len(exchanges) != 2:
+        yield f"{len(exchanges)} collective-permutes instead of 2"
+    if scenario.layers_per_chunk == scenario.config.num_layers:
+        return
+    chunks = scenario.virtual_stages * scenario.layers_per_chunk
+    matrix = scenario.config.d_model * scenario.config.d_ff // scenario.tensor
+    for one in program.large_loop_results(chunks * matrix * 2):
+        yield f"a loop computes {one.nbytes / 2**30:.1f} GiB anew: {one.text[:120]}"
+
+
+def topology(hardware: Hardware, count: int) -> list[Any]:
+    """Descriptions of `count` absent devices.
+
+    Raises:
+      ValueError: no compiler is installed, or there is no such topology.
+    """
+    try:
+        if hardware.platform == "cuda":
+            return _gpus(hardware, count)
+        return _tpus(hardware, count)
+    except (RuntimeError, jax.errors.JaxRuntimeError) as error:
+        raise ValueError(
+            f"cannot compile for {hardware.title}: {error}; install the extra 'aot'"
+        ) from error
+
+
+def _gpus(hardware: Hardware, count: int) -> list[Any]:
+    per_node = min(count, hardware.fast_domain)
+    if count % per_node:
+        raise ValueError(f"{count} devices are no whole number of nodes of {per_node}")
+    return topologies.get_topology_desc(
+        platform="cuda",
+        topology_name="",
+        target_config=_target(hardware),
+        topology=f"1x{count // per_node}x{per_node}",
+    ).devices
+
+
+def _tpus(hardware: Hardware, count: int) -> list[Any]:
+    prefix, shapes = _TPUS[hardware.name]
+    if count not in shapes:
+        raise ValueError(
+            f"no known slice of {count} {hardware.title}; there are "
+            f"{', '.join(map(str, shapes))}"
+        )
+    name = f"{prefix}:{shapes[count]}"
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+
+
+def _target(hardware: Hardware) -> str:
+    """The device's facts in the text form that XLA reads."""
+    major, minor = hardware.compute_capability
+    feature = " feature_extension: ACCELERATED_FEATURES" if major == 9 else ""
+    shared = 228 if major == 9 else 164
+    return f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: {48 * 1024}
+  shared_memory_per_core: {shared * 1024}
+  shared_memory_per_block_optin: {(shared - 1) * 1024}
+  threads_per_core_limit: 2048
+  core_count: {hardware.cores}
+  fpus_per_core: {128 if major == 9 else 64}
+  block_dim_limit_x: {2**31 - 1}
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  memory_bandwidth: {int(hardware.memory_bandwidth)}
+  l2_cache_size: {(50 if major == 9 else 40) * 2**20}
+  clock_rate_ghz: {hardware.clock_mhz / 1000}
+  device_memory_size: {int(hardware.memory_bytes)}
+  cuda_compute_capability {{ major: {major} minor: {minor}{feature} }}
+  device_address_bits: 64
+  pcie_bandwidth: {32 * 2**30}
+  ecc_enabled: true
+  device_vendor: "NVIDIA Corporation"
+  name: "{hardware.title}"
+  driver_version: "13.0.0"
+  runtime_version: "12.8.0"
+  compile_time_toolkit_version: "12.8.0"
+  dnn_version: "9.10.0"
+  device_interconnect_info {{ active_links: {18 if major == 9 else 12} }}
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+device_description_str: "{hardware.title}"
+"""

@@ -1,0 +1,67 @@
+"""Exact numbers of parameters and of arithmetic operations."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+
+from nemojax.models import forward
+from nemojax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters, counted on the shapes of the tree.
+
+    Attributes:
+      embedding: input and output embedding (once if they are tied).
+      non_embedding: all others, norms included.
+    """
+
+    embedding: int
+    non_embedding: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.embedding + self.non_embedding
+
+
+@functools.cache
+def parameters(config: ModelConfig) -> Parameters:
+    """Counts the parameters of a language model; nothing is allocated."""
+    sizes = {
+        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))
+        for name, branch in forward.shapes(config).items()
+    }
+    embedding = sizes["embedding"] + sizes.get("lm_head", 0)
+    return Parameters(embedding, sum(sizes.values()) - embedding)
+
+
+def layer_matrix_parameters(config: ModelConfig) -> int:
+    """Parameters of one layer's matrices; a token costs two operations with each."""
+    attention = config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
+    matrices = 3 if config.activation == "swiglu" else 2
+    return config.d_model * (attention + matrices * config.d_ff)
+
+
+def attention_flops(config: ModelConfig, length: int, *, causal: bool) -> float:
+    """Operations of one layer's scores and mixtures, forward, for one sequence."""
+    full = 4.0 * length * length * config.num_heads * config.head_dim
+    return full / 2 if causal else full
+
+
+def flops_per_sequence(
+    config: ModelConfig, length: int, *, causal: bool = False
+) -> float:
+    """Operations of a training step for one sequence, forward and backward.
+
+    Six for each parameter of a matrix and each token, the input embedding left out,
+    plus attention. Without `causal` attention counts as if it saw the future too: the
+    convention of Megatron, and of the utilisation in Table 2 of the 340B report.
+    """
+    head = config.vocab_size * config.d_model
+    matrices = config.num_layers * layer_matrix_parameters(config) + head
+    attention = config.num_layers * attention_flops(config, length, causal=causal)
+    return 6.0 * matrices * length + 3.0 * attention

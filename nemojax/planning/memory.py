@@ -1,0 +1,128 @@
+"""Bytes that a training step needs on each device, by what they are for."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from nemojax.models import forward, partition
+from nemojax.models.partition import Placement
+from nemojax.planning.scenario import Scenario
+
+KINDS = {
+    "weights": "float32 parameters, this device's share",
+    "optimizer": "two float32 moments of Adam",
+    "working_weights": "the weights that a step computes with",
+    "gradients": "sums over micro-batches",
+    "activations": "what the layers keep for the backward pass",
+    "pipeline": "gradients of the micro-batches that entered the layers",
+    "working_memory": "one layer's intermediate results, or the head's",
+}
+
+
+def per_device(scenario: Scenario) -> dict[str, float]:
+    """Bytes by kind, as `KINDS` explains them: an estimate, `--compile` measures.
+
+    The sum is what the layers' backward pass needs, or the head if that is more; of
+    the two embeddings only one is there then.
+    """
+    config, layout = scenario.config, scenario.layout
+    params = partition.pack(config, _shapes(config), layout)
+    plan = partition.placements(params, layout)
+    compute = np.dtype(config.compute_dtype).itemsize
+    sums = compute if scenario.accumulate == "compute" else 4
+    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(plan), strict=True))
+    stored = sum(_numbers(leaf, place, scenario) for leaf, place in pairs)
+    working = gradients = table = 0.0
+    for leaf, place in pairs:
+        share = _numbers(leaf, place, scenario)
+        whole = share * layout.size(*place.zero_axes)
+        gathered = bool(place.zero_axes) and not (place.stacked and scenario.zero == 3)
+        if place.stacked:
+            working += whole * compute if gathered else 0
+            gradients += (whole if gathered else share) * sums
+            gradients += share * 4 if scenario.accumulation_steps > 1 else 0
+        else:
+            table = max(table, whole * compute if gathered else 0)
+            gradients += share * 4
+    working += table
+    buffer = _pipeline(scenario)
+    head = _head(scenario) + table + buffer
+    return {
+        "weights": 4.0 * stored,
+        "optimizer": 8.0 * stored,
+        "working_weights": working,
+        "gradients": gradients,
+        "activations": _kept(scenario) * scenario.ticks * scenario.layers_per_chunk,
+        "pipeline": buffer,
+        "working_memory": max(_layer(scenario), head - gradients),
+    }
+
+
+_shapes = functools.cache(forward.shapes)
+
+
+def _numbers(leaf: Any, place: Placement, scenario: Scenario) -> float:
+    """Elements of a leaf on each device."""
+    axes = [axis for entry in place.spec for axis in _axes(entry)]
+    return math.prod(leaf.shape) / scenario.layout.size(*axes)
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    return entry if isinstance(entry, tuple) else (entry,) if entry else ()
+
+
+def _kept(scenario: Scenario) -> float:
+    """Bytes that one layer keeps of one micro-batch: its input, and by policy more."""
+    config = scenario.config
+    item = np.dtype(config.compute_dtype).itemsize
+    tokens = scenario.rows * scenario.length
+    boundary = tokens * config.d_model / scenario.tensor
+    gates = 2 if config.activation == "swiglu" else 1
+    hidden = gates * tokens * config.d_ff / scenario.tensor
+    heads = 2 * config.num_heads + 2 * config.num_kv_heads
+    mixed = tokens * heads * config.head_dim / scenario.tensor
+    extra = {
+        "full": 0.0,
+        "mlp_preactivation": hidden,
+        # Without remat: norms' outputs and sums (gathered), queries to mixtures, the
+        # activation, and the scores of every head.
+        "none": hidden * 3
+        + mixed
+        + 4 * tokens * config.d_model
+        + 3 * tokens * scenario.length * config.num_heads / scenario.tensor,
+    }
+    return item * (boundary + extra[scenario.remat])
+
+
+def _pipeline(scenario: Scenario) -> float:
+    """All micro-batches of a replica, as they enter the layers."""
+    if scenario.pipe * scenario.virtual_stages == 1:
+        return 0.0
+    item = np.dtype(scenario.config.compute_dtype).itemsize
+    sequences = scenario.global_batch / scenario.data
+    tokens = sequences * scenario.length / scenario.tensor
+    return item * tokens * scenario.config.d_model
+
+
+def _layer(scenario: Scenario) -> float:
+    """The backward pass of one layer and micro-batch."""
+    config = scenario.config
+    item = np.dtype(config.compute_dtype).itemsize
+    tokens = scenario.rows * scenario.length
+    block = min(512, scenario.length)
+    scores = 3 * 4 * scenario.rows * block * scenario.length * config.num_heads
+    hidden = 3 * item * tokens * config.d_ff
+    return (scores + hidden) / scenario.tensor + 3 * item * tokens * config.d_model
+
+
+def _head(scenario: Scenario) -> float:
+    """A chunk of logits and its gradient, and the hidden states, of a device's rows."""
+    config = scenario.config
+    item = np.dtype(config.compute_dtype).itemsize
+    passes = scenario.accumulation_steps * scenario.data * scenario.pipe
+    tokens = scenario.global_batch * scenario.length / passes
+    chunk = min(config.vocab_chunk, config.vocab_size / scenario.tensor)
+    return tokens * (2 * 4 * chunk + 3 * item * config.d_model)

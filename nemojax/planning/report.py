@@ -1,0 +1,230 @@
+"""A plan as a JSON object, as text for a terminal, and as a picture."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from nemojax.planning import counts, memory, roofline
+from nemojax.planning.compiled import Compiled
+from nemojax.planning.scenario import Scenario
+from nemojax.planning.search import USABLE, Candidate
+
+GIB = 2**30
+_LAYOUT = (
+    "data",
+    "pipe",
+    "tensor",
+    "virtual_stages",
+    "rows",
+    "remat",
+    "zero",
+    "accumulate",
+)
+_BAR = 36
+
+
+def result(
+    scenario: Scenario,
+    assumptions: roofline.Assumptions,
+    compiled: Compiled | None = None,
+    tokens: float = 0.0,
+) -> dict[str, Any]:
+    """Everything that is known of a scenario.
+
+    Args:
+      scenario: what is planned.
+      assumptions: of the prediction.
+      compiled: what the compiler found, if it was asked.
+      tokens: to train on; 0: no duration is given.
+    """
+    config, hardware = scenario.config, scenario.hardware
+    number = counts.parameters(config)
+    parts = memory.per_device(scenario)
+    prediction = roofline.predict(scenario, assumptions)
+    needed = sum(parts.values())
+    found: dict[str, Any] = {
+        "hardware": hardware.title,
+        "devices": scenario.devices,
+        "layout": layout_of(scenario),
+        "parameters": {
+            "embedding": number.embedding,
+            "non_embedding": number.non_embedding,
+            "total": number.total,
+        },
+        "flops_per_sequence": counts.flops_per_sequence(config, scenario.length),
+        "flops_per_sequence_causal": counts.flops_per_sequence(
+            config, scenario.length, causal=True
+        ),
+        "memory": {
+            "per_device_bytes": needed,
+            "device_bytes": hardware.memory_bytes,
+            "fits": needed <= USABLE * hardware.memory_bytes,
+            **parts,
+        },
+        "prediction": {
+            "step_seconds": prediction.step_seconds,
+            "mfu": prediction.mfu,
+            "causal_mfu": prediction.causal_mfu,
+            "limit": prediction.limit,
+            "parts": prediction.parts,
+            "assumptions": dataclasses.asdict(assumptions),
+        },
+    }
+    a_step = scenario.global_batch * scenario.length
+    found["prediction"]["tokens_per_second"] = a_step / prediction.step_seconds
+    if tokens:
+        found["prediction"]["days"] = (
+            math.ceil(tokens / a_step) * prediction.step_seconds / 86_400
+        )
+    if compiled is not None:
+        found["compiled"] = compiled_result(compiled)
+    return found
+
+
+def layout_of(scenario: Scenario) -> dict[str, Any]:
+    """The fields of a scenario that a user chooses."""
+    return {name: getattr(scenario, name) for name in _LAYOUT} | {
+        "passes": scenario.accumulation_steps,
+        "micro_batches": scenario.micro_batches,
+        "global_batch": scenario.global_batch,
+        "sequence_length": scenario.length,
+    }
+
+
+def compiled_result(compiled: Compiled) -> dict[str, Any]:
+    """What the compiler found, as JSON."""
+    return {
+        "per_device_bytes": compiled.per_device_bytes,
+        "arguments_bytes": compiled.arguments_bytes,
+        "temporary_bytes": compiled.temporary_bytes,
+        "seconds": round(compiled.seconds, 1),
+        "collectives": {
+            kind: {
+                "count": count,
+                "bytes": size,
+                "in_loops": compiled.in_loops.get(kind, 0),
+            }
+            for kind, (count, size) in sorted(compiled.collectives.items())
+        },
+        "schedule_problems": list(compiled.schedule_problems),
+    }
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The plan for a terminal."""
+    number, layout = found["parameters"], found["layout"]
+    lines = [
+        f"{number['total']:,} parameters ({number['embedding']:,} embedding), "
+        f"{found['flops_per_sequence']:.4g} operations a sequence "
+        f"(causal: {found['flops_per_sequence_causal']:.4g})",
+        f"{found['devices']:,} x {found['hardware']}: "
+        + ", ".join(f"{name}={value}" for name, value in layout.items()),
+        "",
+        "Memory of a device (GiB, estimate)",
+    ]
+    parts = {name: found["memory"][name] / GIB for name in memory.KINDS}
+    needed = found["memory"]["per_device_bytes"] / GIB
+    device = found["memory"]["device_bytes"] / GIB
+    lines += _bars(parts, device, memory.KINDS)
+    lines.append(
+        f"  {'all':<16} {needed:8.2f} of {device:.1f}: "
+        + ("fits" if found["memory"]["fits"] else "DOES NOT FIT")
+        + f" ({USABLE:.0%} can be used)"
+    )
+    prediction = found["prediction"]
+    lines += ["", "A step (seconds, a model and no measurement)"]
+    lines += _bars(prediction["parts"], prediction["step_seconds"])
+    lines.append(
+        f"  {'all':<16} {prediction['step_seconds']:8.2f}: MFU {prediction['mfu']:.1%}"
+        f" (causal {prediction['causal_mfu']:.1%}), "
+        f"{prediction['tokens_per_second']:,.0f} tokens/s, limited by "
+        f"{prediction['limit']}"
+        + (f", {prediction['days']:,.1f} days" if "days" in prediction else "")
+    )
+    assumed = prediction["assumptions"]
+    lines.append(
+        "  assumed: " + ", ".join(f"{name}={value}" for name, value in assumed.items())
+    )
+    if "compiled" in found:
+        lines += ["", *_compiled_lines(found["compiled"], device)]
+    return "\n".join(lines)
+
+
+def _compiled_lines(compiled: Mapping[str, Any], device: float) -> list[str]:
+    total = compiled["per_device_bytes"] / GIB
+    lines = [
+        f"Compiled in {compiled['seconds']} s: {total:.2f} GiB a device of "
+        f"{device:.1f} ({compiled['arguments_bytes'] / GIB:.2f} state and batch, "
+        f"{compiled['temporary_bytes'] / GIB:.2f} temporary)"
+    ]
+    for kind, one in compiled["collectives"].items():
+        lines.append(
+            f"  {kind:<20} {one['count']:3d}, of them {one['in_loops']} in loops, "
+            f"{one['bytes'] / GIB:.2f} GiB once each"
+        )
+    lines += [f"  PROBLEM: {problem}" for problem in compiled["schedule_problems"]]
+    if not compiled["schedule_problems"]:
+        lines.append("  schedule: no loop computes an array of all weights anew")
+    return lines
+
+
+def _bars(
+    parts: Mapping[str, float], whole: float, notes: Mapping[str, str] | None = None
+) -> list[str]:
+    lines = []
+    for name, value in parts.items():
+        bar = "█" * round(_BAR * min(value / whole, 1.0))
+        note = f"  {notes[name]}" if notes else ""
+        lines.append(f"  {name:<16} {value:8.2f} {bar}{note}")
+    return lines
+
+
+def candidates_text(candidates: list[Candidate], most: int = 10) -> str:
+    """The best layouts as a table, with what limits each."""
+    header = (
+        f"{'data':>5}{'pipe':>5}{'tensor':>7}{'chunks':>7}{'rows':>5}{'passes':>7}"
+        f"{'zero':>5}  {'remat':<18}{'sums':<9}{'GiB':>7}{'seconds':>9}{'MFU':>7}  limit"
+    )
+    lines = [header]
+    for one in candidates[:most]:
+        s, p = one.scenario, one.prediction
+        lines.append(
+            f"{s.data:5d}{s.pipe:5d}{s.tensor:7d}{s.virtual_stages:7d}{s.rows:5d}"
+            f"{s.accumulation_steps:7d}{s.zero:5d}  {s.remat:<18}{s.accumulate:<9}"
+            f"{one.bytes_per_device / GIB:7.1f}{p.step_seconds:9.2f}{p.mfu:7.1%}"
+            f"  {p.limit}"
+        )
+    return "\n".join(lines)
+
+
+def picture(found: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Writes the bars of memory and time; the name's ending says which format."""
+    kinds = {name: found["memory"][name] / GIB for name in memory.KINDS}
+    parts = found["prediction"]["parts"]
+    figure, axes = plt.subplots(2, 1, figsize=(9, 3.6))
+    device = found["memory"]["device_bytes"] / GIB
+    _stack(axes[0], kinds, "GiB a device")
+    axes[0].axvline(device, color="black", linewidth=1)
+    _stack(axes[1], parts, f"seconds a step, MFU {found['prediction']['mfu']:.1%}")
+    figure.suptitle(f"{found['devices']:,} x {found['hardware']}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _stack(axis: Any, parts: Mapping[str, float], label: str) -> None:
+    left = 0.0
+    for name, value in parts.items():
+        axis.barh([0], [value], left=left, label=name)
+        left += value
+    axis.set_yticks([])
+    axis.set_xlabel(label, fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=7, ncol=5, loc="upper center", bbox_to_anchor=(0.5, 1.45))

@@ -1,0 +1,225 @@
+"""How long a training step takes: a model of its parts, every assumption a number.
+
+Compute at a share of the peak, collectives at a share of the bandwidth, the pipeline's
+bubble, and what of the communication hides behind compute. Nothing here was measured.
+"""
+
+import dataclasses
+
+from nemojax.planning import counts
+from nemojax.planning.scenario import Scenario
+
+# Which part of the model ends a stage: the head's work is spread over all stages here;
+# Megatron's last stage has it alone, and every stage waits for the slowest.
+HEADS = ("balanced", "last")
+_ADAM_BYTES = 30  # read and written for a parameter's update
+# How often a layer reads or writes its arrays outside of matrix products, forwards and
+# backwards: the MLP's hidden layer, the residual stream (norms and sums), the rotated
+# heads; and the head its float32 logits.
+_PASSES = {"hidden": 5, "residual": 20, "heads": 6, "logits": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """What the prediction takes for granted.
+
+    Attributes:
+      efficiency: of matrix products, as a share of the peak.
+      memory_efficiency: of everything else in a layer, as a share of the bandwidth of
+        the device's memory.
+      fast_efficiency, slow_efficiency: of the networks, as a share of the bandwidth.
+      tensor_overlap: share of the tensor-parallel exchange that hides behind compute.
+      pipe_overlap: the same of the exchange between stages.
+      data_overlap: the same of gathering weights and scattering gradients.
+      head: one of `HEADS`.
+      recompute: share of the forward pass that is computed again; None: by policy.
+      gradient_bytes: of a number in the gradients' reduce-scatter.
+    """
+
+    efficiency: float = 0.70
+    memory_efficiency: float = 0.80
+    fast_efficiency: float = 0.80
+    slow_efficiency: float = 0.85
+    tensor_overlap: float = 0.0
+    pipe_overlap: float = 0.5
+    data_overlap: float = 0.0
+    head: str = "balanced"
+    recompute: float | None = None
+    gradient_bytes: int = 4
+
+
+# The 340B report does not say how Megatron was set up: this is its usual way, attention
+# scores computed again, nothing overlapped.
+REPORT = Assumptions(pipe_overlap=0.0, head="last", recompute=-1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Seconds of a step by part, and what follows.
+
+    Attributes:
+      parts: seconds of "compute", "recompute", "elementwise", "head", "tensor",
+        "pipe", "bubble", "data" and "optimizer"; they add up to the step.
+      mfu: share of the peak, by the report's count of operations.
+      causal_mfu: the same without operations on masked scores.
+    """
+
+    parts: dict[str, float]
+    mfu: float
+    causal_mfu: float
+
+    @property
+    def step_seconds(self) -> float:
+        """Of one step."""
+        return sum(self.parts.values())
+
+    @property
+    def limit(self) -> str:
+        """The largest part that is not the model's own compute."""
+        parts = {name: s for name, s in self.parts.items() if name != "compute"}
+        return max(parts, key=parts.__getitem__)
+
+
+def predict(
+    scenario: Scenario, assumptions: Assumptions | None = None
+) -> Prediction:
+    """Predicts one training step."""
+    assumed = assumptions or Assumptions()
+    layer, again = _layer_seconds(scenario, assumed)
+    exchange = _tensor_seconds(scenario, assumed)
+    elementwise = _elementwise_seconds(scenario, assumed)
+    head = _head_seconds(scenario, assumed)
+    batches = scenario.micro_batches
+    layers = scenario.config.num_layers / scenario.pipe
+    bubble = (scenario.pipe - 1) / (scenario.virtual_stages * batches)
+    heads = head / (scenario.pipe if assumed.head == "balanced" else 1)
+    stage = layers * (layer + again + elementwise + exchange)
+    # A head on the last stage holds up the ring; spread over the stages it comes after.
+    stalled = bubble * (stage + (heads if assumed.head == "last" else 0.0))
+    parts = {
+        "compute": batches * layers * layer,
+        "recompute": batches * layers * again,
+        "elementwise": batches * layers * elementwise,
+        "head": batches * heads,
+        "tensor": batches * layers * exchange,
+        "pipe": batches * _pipe_seconds(scenario, assumed),
+        "bubble": batches * stalled,
+        "data": _data_seconds(scenario, assumed),
+        "optimizer": _optimizer_seconds(scenario),
+    }
+    flops = {
+        causal: counts.flops_per_sequence(
+            scenario.config, scenario.length, causal=causal
+        )
+        for causal in (False, True)
+    }
+    peak = scenario.devices * scenario.hardware.peak_flops * sum(parts.values())
+    return Prediction(
+        parts,
+        scenario.global_batch * flops[False] / peak,
+        scenario.global_batch * flops[True] / peak,
+    )
+
+
+def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, float]:
+    """Forward and backward of a layer and a micro-batch; and what is done again."""
+    config, length = scenario.config, scenario.length
+    matrices = 2.0 * counts.layer_matrix_parameters(config) * length
+    scores = counts.attention_flops(config, length, causal=True)
+    speed = scenario.hardware.peak_flops * assumed.efficiency * scenario.tensor
+    seconds = scenario.rows / speed
+    widened = 2 if config.activation == "swiglu" else 1
+    kept = 2.0 * (1 + widened) * config.d_model * config.d_ff * length
+    again = {
+        "none": 0.0,
+        "full": matrices + scores,
+        "mlp_preactivation": matrices - kept + scores,
+    }[scenario.remat]
+    if assumed.recompute is not None:
+        again = scores if assumed.recompute < 0 else assumed.recompute * (
+            matrices + scores
+        )
+    return 3 * (matrices + scores) * seconds, again * seconds
+
+
+def _elementwise_seconds(scenario: Scenario, assumed: Assumptions) -> float:
+    config = scenario.config
+    tokens = scenario.rows * scenario.length / scenario.tensor
+    gates = 2 if config.activation == "swiglu" else 1
+    heads = (config.num_heads + config.num_kv_heads) * config.head_dim
+    numbers = (
+        _PASSES["hidden"] * gates * config.d_ff
+        + _PASSES["residual"] * config.d_model
+        + _PASSES["heads"] * heads
+    )
+    return 2.0 * tokens * numbers / _memory_speed(scenario, assumed)
+
+
+def _memory_speed(scenario: Scenario, assumed: Assumptions) -> float:
+    return scenario.hardware.memory_bandwidth * assumed.memory_efficiency
+
+
+def _tensor_seconds(scenario: Scenario, assumed: Assumptions) -> float:
+    """Gathers and scatters of sequence parallelism around a layer's two halves."""
+    share = (scenario.tensor - 1) / scenario.tensor
+    size = scenario.rows * scenario.length * scenario.config.d_model * 2.0
+    # Four forwards, four backwards, two gathers for the weights' gradients; computing
+    # the layer again takes its gathers and the first scatter once more.
+    count = 10 + (2 if scenario.remat == "full" and assumed.recompute is None else 0)
+    fast = scenario.hardware.fast_bandwidth * assumed.fast_efficiency
+    if scenario.tensor > scenario.hardware.fast_domain:
+        fast = scenario.hardware.slow_bandwidth * assumed.slow_efficiency
+    return count * size * share / fast * (1 - assumed.tensor_overlap)
+
+
+def _head_seconds(scenario: Scenario, assumed: Assumptions) -> float:
+    config = scenario.config
+    logits = config.vocab_size * scenario.length * scenario.rows / scenario.tensor
+    products = 6.0 * config.d_model / scenario.hardware.peak_flops / assumed.efficiency
+    return logits * (products + _PASSES["logits"] * 4 / _memory_speed(scenario, assumed))
+
+
+def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
+    """A micro-batch's travel between stages, forwards and backwards."""
+    if scenario.pipe == 1:
+        return 0.0
+    tokens = scenario.rows * scenario.length / scenario.tensor
+    size = 2 * scenario.virtual_stages * tokens * scenario.config.d_model * 2.0
+    return size / _between(scenario, assumed) * (1 - assumed.pipe_overlap)
+
+
+def _data_seconds(scenario: Scenario, assumed: Assumptions) -> float:
+    """Gradients scattered and weights gathered, once a step (ZeRO-3: every layer)."""
+    number = counts.parameters(scenario.config)
+    share = (scenario.data - 1) / scenario.data
+    split = scenario.tensor * scenario.pipe
+    weights = number.total / split
+    if assumed.head == "last" and scenario.pipe > 1:
+        # The stages at the ends hold one of the two embeddings each.
+        weights = number.non_embedding / split + number.embedding / 2 / scenario.tensor
+    times = (assumed.gradient_bytes, 2)
+    size = weights * sum(times) * scenario.accumulation_steps
+    if scenario.zero == 3:
+        layers = number.non_embedding / split
+        again = 1 if scenario.remat == "none" else 2
+        size += layers * scenario.micro_batches * (again * 2 + 2) - layers * sum(times)
+    fits = scenario.devices <= scenario.hardware.fast_domain
+    speed = (
+        scenario.hardware.fast_bandwidth * assumed.fast_efficiency
+        if fits
+        else _between(scenario, assumed)
+    )
+    return size * share / speed * (1 - assumed.data_overlap)
+
+
+def _between(scenario: Scenario, assumed: Assumptions) -> float:
+    """Bytes per second between stages, and between replicas."""
+    if scenario.devices <= scenario.hardware.fast_domain:
+        return scenario.hardware.fast_bandwidth * assumed.fast_efficiency
+    return scenario.hardware.slow_bandwidth * assumed.slow_efficiency
+
+
+def _optimizer_seconds(scenario: Scenario) -> float:
+    shares = scenario.tensor * scenario.pipe * (scenario.data if scenario.zero else 1)
+    number = counts.parameters(scenario.config).total / shares
+    return number * _ADAM_BYTES / scenario.hardware.memory_bandwidth

@@ -1,0 +1,133 @@
+"""The layouts of so many devices, best first."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import ACCUMULATE
+from nemojax.planning import memory, roofline
+from nemojax.planning.hardware import Hardware
+from nemojax.planning.scenario import Scenario
+
+# What the estimate may be off by, and what the runtime keeps for itself.
+USABLE = 0.92
+_REMATS = ("none", "mlp_preactivation", "full")
+_ROWS = (1, 2, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A layout, what it needs and how fast it is predicted to be."""
+
+    scenario: Scenario
+    bytes_per_device: float
+    prediction: roofline.Prediction
+
+
+def fits(scenario: Scenario) -> bool:
+    """Whether the estimate leaves room on each device."""
+    needed = sum(memory.per_device(scenario).values())
+    return needed <= USABLE * scenario.hardware.memory_bytes
+
+
+def search(
+    config: ModelConfig,
+    hardware: Hardware,
+    devices: int,
+    global_batch: int,
+    length: int,
+    assumptions: roofline.Assumptions | None = None,
+) -> list[Candidate]:
+    """All layouts that fit, the fastest first; empty if none does."""
+    found = []
+    for scenario in _scenarios(config, hardware, devices, global_batch, length):
+        if not fits(scenario):
+            continue
+        found.append(
+            Candidate(
+                scenario,
+                sum(memory.per_device(scenario).values()),
+                roofline.predict(scenario, assumptions),
+            )
+        )
+    return sorted(found, key=lambda candidate: candidate.prediction.step_seconds)
+
+
+def _scenarios(
+    config: ModelConfig,
+    hardware: Hardware,
+    devices: int,
+    global_batch: int,
+    length: int,
+) -> Iterator[Scenario]:
+    for tensor in _divisors(min(devices, hardware.fast_domain)):
+        if devices % tensor:
+            continue
+        for pipe in _divisors(devices // tensor):
+            if config.num_layers % pipe:
+                continue
+            data = devices // tensor // pipe
+            for options in _options(config, pipe):
+                try:
+                    yield Scenario(
+                        config,
+                        hardware,
+                        data,
+                        pipe,
+                        tensor,
+                        global_batch=global_batch,
+                        length=length,
+                        **options,
+                    )
+                except ValueError:  # sizes that do not divide
+                    continue
+
+
+def _options(config: ModelConfig, pipe: int) -> Iterator[dict[str, Any]]:
+    single = pipe == 1
+    choices = {
+        "virtual_stages": [1] if single else _divisors(config.num_layers // pipe),
+        "remat": _REMATS,
+        "rows": _ROWS,
+        "passes": (0, 1) if single else (0,),
+        "zero": (1, 3) if single else (1,),
+        "accumulate": ACCUMULATE,
+    }
+    for values in itertools.product(*choices.values()):
+        yield dict(zip(choices, values, strict=True))
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def nearest(scenario: Scenario) -> Candidate | None:
+    """Of the layouts that fit on the same devices, the one with the fewest changes."""
+    candidates = search(
+        scenario.config,
+        scenario.hardware,
+        scenario.devices,
+        scenario.global_batch,
+        scenario.length,
+    )
+    names = (
+        "data",
+        "pipe",
+        "tensor",
+        "virtual_stages",
+        "remat",
+        "rows",
+        "passes",
+        "zero",
+        "accumulate",
+    )
+
+    def changes(candidate: Candidate) -> int:
+        return sum(
+            getattr(candidate.scenario, name) != getattr(scenario, name)
+            for name in names
+        )
+
+    return min(candidates, key=changes, default=None)
