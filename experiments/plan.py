@@ -25,15 +25,15 @@ import sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
-from absl import app, flags  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+from absl import app, flags
+from ml_collections import config_flags
 
-from nemojax.data.files import DataError  # noqa: E402
-from nemojax.models import presets  # noqa: E402
-from nemojax.planning import hardware, report, roofline, search  # noqa: E402
-from nemojax.planning import compiled as compiling  # noqa: E402
-from nemojax.planning.scenario import Scenario  # noqa: E402
-from nemojax.recipe import command  # noqa: E402
+from nemojax.data.files import DataError
+from nemojax.models import presets
+from nemojax.planning import compiled as compiling
+from nemojax.planning import hardware, report, roofline, search
+from nemojax.planning.scenario import Scenario
+from nemojax.recipe import command
 
 
 @dataclasses.dataclass
@@ -97,8 +97,8 @@ def chosen() -> tuple[Scenario, str]:
         raise DataError(str(error)) from error
     if not found:
         raise DataError(
-            f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} with "
-            f"{batch} sequences of {length} tokens: take more devices, or fewer tokens"
+            f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} "
+            f"with {batch} sequences of {length} tokens: take more devices"
         )
     return found[0].scenario, report.candidates_text(found) + "\n\n"
 

@@ -298,10 +298,7 @@ def _sharded(
       out_spec: of the output.
     """
     layout = layout or Layout()
-    if layout.remat not in REMAT_POLICIES:
-        raise ValueError(
-            f"unknown remat {layout.remat!r}; one of {', '.join(REMAT_POLICIES)}"
-        )
+    check_remat(layout.remat)
 
     def run(params: Any, tokens, positions=None, segment_ids=None):
         batch = _defaults(tokens, positions, segment_ids)
@@ -327,6 +324,12 @@ def _sharded(
         )(params, *batch)
 
     return run
+
+
+def check_remat(name: str) -> None:
+    """Raises ValueError for an unknown remat policy, with those that there are."""
+    if name not in REMAT_POLICIES:
+        raise ValueError(f"unknown remat {name!r}; one of {', '.join(REMAT_POLICIES)}")
 
 
 def _check_batch(tokens: jax.Array, layout: Layout) -> None:

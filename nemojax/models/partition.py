@@ -81,7 +81,8 @@ def _place(names: tuple[str, ...], shape: tuple[int, ...], layout: Layout) -> Pl
     entries: list[Any] = [None] * len(shape)
     if first == 3:
         entries[1] = "pipe"
-    if tensor is not None:
+    # The vocabulary of a plain tree may not divide; `check` is about all else.
+    if tensor is not None and shape[first + tensor] % layout.size("tensor") == 0:
         entries[first + tensor] = "tensor"
     axes = ("data",) if stacked else ("pipe", "data")
     shares = layout.size(*axes)
@@ -152,6 +153,11 @@ def is_packed(config: ModelConfig, params: Any, layout: Layout) -> bool:
     return norm.ndim == (4 if layout.chunks > 1 else 2) and rows == padded_vocab(
         config, layout
     )
+
+
+def is_plain(config: ModelConfig, layout: Layout) -> bool:
+    """Whether `layout` trains trees in the plain shape."""
+    return layout.chunks == 1 and padded_vocab(config, layout) == config.vocab_size
 
 
 def padded_vocab(config: ModelConfig, layout: Layout) -> int:

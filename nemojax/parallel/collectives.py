@@ -64,6 +64,9 @@ def rotate(x: jax.Array, axis: str) -> jax.Array:
 def vary(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """Marks `x`, which is equal along mesh axes, as free to differ.
 
-    Its cotangent is then summed over the axes once, and in the dtype of `x`.
+    Its cotangent is then summed once and in the dtype of `x`: axis after axis, so that
+    axes of two devices give the same bits on every network.
     """
-    return lax.pcast(x, axes, to="varying") if axes else x
+    for axis in axes:
+        x = lax.pcast(x, axis, to="varying")
+    return x

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from nemojax.parallel import distributed
+
 AXES = ("data", "pipe", "tensor")
 
 
@@ -24,7 +26,9 @@ def make_mesh(
       data: number of model replicas, each with its own part of the batch.
       pipe: number of pipeline stages.
       tensor: number of devices that share each matrix.
-      devices: the devices to use; default: the first `data * pipe * tensor`.
+      devices: the devices to use; default: those of all processes, so that `tensor`
+        stays inside of a host (`distributed.by_network`). The first
+        `data * pipe * tensor` are taken.
 
     Raises:
       ValueError: an axis size below 1, or fewer devices than the axes ask for.
@@ -32,12 +36,14 @@ def make_mesh(
     sizes = (data, pipe, tensor)
     if min(sizes) < 1:
         raise ValueError(f"mesh axis sizes must be at least 1, got {sizes}")
-    available = list(jax.devices() if devices is None else devices)
+    if devices is None:
+        devices = distributed.by_network(jax.devices(), tensor)
+    available = list(devices)
     wanted = data * pipe * tensor
     if wanted > len(available):
         raise ValueError(
             f"mesh {dict(zip(AXES, sizes, strict=True))} needs {wanted} devices, "
-            f"{len(available)} are present"
+            f"{len(available)} are present: {wanted - len(available)} are missing"
         )
     return jax.make_mesh(
         sizes,

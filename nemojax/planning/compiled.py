@@ -69,8 +69,8 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
       ValueError: no compiler for that hardware is installed, or there is no such
         topology.
     """
-    chosen = topology(scenario.hardware, scenario.devices) if devices is None else (
-        devices
+    chosen = (
+        topology(scenario.hardware, scenario.devices) if devices is None else (devices)
     )
     mesh = meshes.make_mesh(
         scenario.data, scenario.pipe, scenario.tensor, devices=chosen
@@ -82,7 +82,9 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise ValueError(f"the compiler finds that it does not fit: {reason}") from error
+        raise ValueError(
+            f"the compiler finds that it does not fit: {reason}"
+        ) from error
     seconds = time.monotonic() - start
     program = hlo.Program(compiled.as_text())
     memory = compiled.memory_analysis()
@@ -137,9 +139,7 @@ def _with(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 def _problems(scenario: Scenario, program: hlo.Program):
     """What would make the loop over ticks slow."""
     exchanges = [
-        one
-        for one in program.collectives()
-        if one.opcode == "collective-permute"
+        one for one in program.collectives() if one.opcode == "collective-permute"
     ]
     if scenario.pipe * scenario.virtual_stages > 1 and len(exchanges) != 2:
         yield f"{len(exchanges)} collective-permutes instead of 2"

@@ -190,7 +190,8 @@ def candidates_text(candidates: list[Candidate], most: int = 10) -> str:
     """The best layouts as a table, with what limits each."""
     header = (
         f"{'data':>5}{'pipe':>5}{'tensor':>7}{'chunks':>7}{'rows':>5}{'passes':>7}"
-        f"{'zero':>5}  {'remat':<18}{'sums':<9}{'GiB':>7}{'seconds':>9}{'MFU':>7}  limit"
+        f"{'zero':>5}  {'remat':<18}{'sums':<9}{'GiB':>7}{'seconds':>9}{'MFU':>7}"
+        "  limit"
     )
     lines = [header]
     for one in candidates[:most]:

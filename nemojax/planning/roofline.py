@@ -80,9 +80,7 @@ class Prediction:
         return max(parts, key=parts.__getitem__)
 
 
-def predict(
-    scenario: Scenario, assumptions: Assumptions | None = None
-) -> Prediction:
+def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Prediction:
     """Predicts one training step."""
     assumed = assumptions or Assumptions()
     layer, again = _layer_seconds(scenario, assumed)
@@ -136,8 +134,8 @@ def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, flo
         "mlp_preactivation": matrices - kept + scores,
     }[scenario.remat]
     if assumed.recompute is not None:
-        again = scores if assumed.recompute < 0 else assumed.recompute * (
-            matrices + scores
+        again = (
+            scores if assumed.recompute < 0 else assumed.recompute * (matrices + scores)
         )
     return 3 * (matrices + scores) * seconds, again * seconds
 
@@ -176,7 +174,9 @@ def _head_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     config = scenario.config
     logits = config.vocab_size * scenario.length * scenario.rows / scenario.tensor
     products = 6.0 * config.d_model / scenario.hardware.peak_flops / assumed.efficiency
-    return logits * (products + _PASSES["logits"] * 4 / _memory_speed(scenario, assumed))
+    return logits * (
+        products + _PASSES["logits"] * 4 / _memory_speed(scenario, assumed)
+    )
 
 
 def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:

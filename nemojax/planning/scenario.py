@@ -5,7 +5,7 @@ import functools
 
 from jax.sharding import AbstractMesh
 
-from nemojax.models import partition
+from nemojax.models import forward, partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.parallel.mesh import AXES
@@ -63,11 +63,12 @@ class Scenario:
                 f"passes={self.passes} does not divide {self.micro_batches} "
                 "micro-batches"
             )
+        forward.check_remat(self.remat)
+        partition.check(self.config, self.layout)
         if self.length % self.tensor:
             raise ValueError(
                 f"tensor={self.tensor} does not divide {self.length} tokens a sequence"
             )
-        partition.check(self.config, self.layout)
         self.layout.count_micro_batches(self.global_batch // self.accumulation_steps)
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 
 class Checkpoints:
@@ -68,12 +69,19 @@ def parameters_sha256(params: Any) -> str:
     """Hash of all parameters, in the order of their paths: equal bits, equal hash."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
+        array = _whole(leaf)
         digest.update(
             f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode()
         )
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """The array on the host, with what other processes hold."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

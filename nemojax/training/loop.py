@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nemojax.models import forward, partition
+from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
 from nemojax.training import metrics, optimizer
@@ -27,6 +28,8 @@ class TrainingRun:
       directory: holds `metrics.jsonl` and `checkpoints/`.
       layout: how a step is spread over the devices.
       checkpoint_every: steps between checkpoints; 0: none.
+      config: of the model; needed where the layout packs parameters, since batches go
+        in and parameters come out in the plain shape, which checkpoints have too.
     """
 
     name: str
@@ -34,6 +37,7 @@ class TrainingRun:
     directory: Path
     layout: Layout
     checkpoint_every: int = 0
+    config: ModelConfig | None = None
 
 
 def train(
@@ -61,23 +65,27 @@ def train(
     """
     if not batches:
         raise ValueError(f"{run.name}: the data do not fill one batch")
-    params = jax.device_put(params, partition.param_shardings(params, run.layout))
+    params = put(params, partition.param_shardings(params, run.layout))
     state = init_state(params, optimizer.make_optimizer(run.optimizer))
-    state = jax.device_put(state, state_shardings(state, run.layout))
+    state = put(state, state_shardings(state, run.layout))
     saved = None
     if run.checkpoint_every:
         saved = ckpt.Checkpoints(run.directory / "checkpoints")
         if saved.latest_step() is not None:
             state = saved.restore(state)
     done = int(state.step)
-    log = metrics.MetricsLog(run.directory / "metrics.jsonl", done)
+    state = _reshaped(run, state, partition.pack)
+    first = jax.process_index() == 0
+    log = metrics.MetricsLog(run.directory / "metrics.jsonl", done) if first else None
     try:
         state = _steps(run, state, train_step, batches, done, log, saved)
     finally:
-        log.close()
+        if log is not None:
+            log.close()
         if saved is not None:
             saved.close()
-    return state.params, metrics.read_metrics(log.path)
+    rows = metrics.read_metrics(log.path) if log is not None else []
+    return _reshaped(run, state, partition.unpack).params, rows
 
 
 def _steps(run, state: TrainState, train_step, batches, done: int, log, saved):
@@ -95,18 +103,22 @@ def _steps(run, state: TrainState, train_step, batches, done: int, log, saved):
         if saved is not None and (k + 1) % run.checkpoint_every == 0 and k + 1 < total:
             _report(pending, log, progress)
             pending = None
-            saved.save(k + 1, state)
+            saved.save(k + 1, _reshaped(run, state, partition.unpack))
     if pending is not None:
         _report(pending, log, progress)
     return state
 
 
-def _report(pending, log: metrics.MetricsLog, progress: metrics.Progress) -> None:
+def _report(
+    pending, log: metrics.MetricsLog | None, progress: metrics.Progress
+) -> None:
     step, rate, started, scalars = pending
     row = {name: float(value) for name, value in jax.device_get(scalars).items()}
     if not np.isfinite(row["loss"]):
         raise FloatingPointError(f"{progress.name}: loss {row['loss']} at step {step}")
     seconds = time.monotonic() - started
+    if log is None:  # the first process tells
+        return
     log.write({"step": step, "learning_rate": rate, "seconds": seconds, **row})
     progress.show(step, f"loss {row['loss']:.4f}")
 
@@ -116,7 +128,42 @@ def _place(leaf: np.ndarray, layout: Layout) -> jax.Array:
     leaf = np.asarray(leaf)
     rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*forward.ROWS) == 0
     spec = PartitionSpec(forward.ROWS) if rows else PartitionSpec()
-    return jax.device_put(leaf, NamedSharding(layout.mesh, spec))
+    return put(leaf, NamedSharding(layout.mesh, spec))
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays to their places on the mesh, also where other processes hold a part.
+
+    What is no global array yet is the same on every process.
+    """
+
+    def one(leaf, sharding):
+        if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def _reshaped(run: TrainingRun, state: TrainState, reshape: Any) -> TrainState:
+    """The state with `partition.pack` or `unpack` on its parameters and moments."""
+    if run.config is None or partition.is_plain(run.config, run.layout):
+        return state
+    by_structure = jax.tree.structure(state.params)
+
+    def one(node):
+        if jax.tree.structure(node) == by_structure:
+            return reshape(run.config, node, run.layout)
+        return node
+
+    def whole(state):
+        return jax.tree.map(
+            one, state, is_leaf=lambda node: jax.tree.structure(node) == by_structure
+        )
+
+    shardings = state_shardings(jax.eval_shape(whole, state), run.layout)
+    return jax.jit(whole, out_shardings=shardings)(state)
 
 
 def state_shardings(state: TrainState, layout: Layout) -> TrainState:

@@ -1,0 +1,73 @@
+"""Layouts that are offered fit, best first; and what is wrong with others is said."""
+
+import dataclasses
+
+import pytest
+
+from nemojax.models import presets
+from nemojax.planning import hardware, memory, report, search
+from nemojax.planning.scenario import Scenario
+
+H100 = hardware.get("h100")
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    return search.search(presets.nemotron4_340b(), H100, 1024, 768, 4096)
+
+
+def test_every_layout_offered_fits_and_uses_all_devices(candidates):
+    assert len(candidates) > 10
+    for one in candidates:
+        assert one.scenario.devices == 1024
+        assert search.fits(one.scenario)
+        needed = sum(memory.per_device(one.scenario).values())
+        assert one.bytes_per_device == needed <= search.USABLE * H100.memory_bytes
+
+
+def test_the_fastest_comes_first(candidates):
+    seconds = [one.prediction.step_seconds for one in candidates]
+    assert seconds == sorted(seconds)
+    table = report.candidates_text(candidates, most=3).splitlines()
+    assert len(table) == 4
+    assert f"{seconds[0]:.2f}" in table[1]
+
+
+def test_a_model_too_large_for_its_devices_has_no_layout():
+    assert search.search(presets.nemotron4_340b(), H100, 8, 8, 4096) == []
+
+
+def test_70b_fits_eight_h200s():
+    found = search.search(presets.llama31_70b(), hardware.get("h200"), 8, 16, 4096)
+    assert found
+
+
+def test_the_nearest_layout_that_fits_changes_little():
+    wide = Scenario(presets.nemotron4_340b(), H100, 16, 12, 8, 8, 768, remat="none")
+    assert not search.fits(wide)
+    nearest = search.nearest(wide)
+    assert nearest is not None
+    changed = dataclasses.replace(wide, remat=nearest.scenario.remat)
+    assert nearest.scenario == changed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tensor": 3}, "tensor=3 does not divide num_kv_heads=8; 1, 2, 4, 8 do"),
+        ({"pipe": 7}, "pipe=7 x virtual_stages=1 does not divide num_layers=96; 1, 2"),
+        ({"pipe": 12, "global_batch": 30}, "use a multiple of 12"),
+        ({"data": 5, "global_batch": 768}, "768 does not divide over data=5 x 1 rows"),
+        ({"tensor": 8, "length": 4095}, "tensor=8 does not divide 4095 tokens"),
+        ({"data": 0}, "data=0 must be positive"),
+        ({"remat": "some"}, "unknown remat 'some'; one of none, full, mlp"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_named_with_what_would(options, message):
+    with pytest.raises(ValueError, match=message):
+        Scenario(presets.nemotron4_340b(), H100, **options)
+
+
+def test_unknown_hardware_is_named():
+    with pytest.raises(ValueError, match="unknown hardware 'h800'; one of h100, h200"):
+        hardware.get("h800")

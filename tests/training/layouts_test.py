@@ -1,0 +1,133 @@
+"""A layout is no part of the result: runs, checkpoints and processes agree."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from nemojax.models import forward
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
+from nemojax.training import loop, objectives, optimizer, step
+from tests.training import process_run, toy_run
+
+# Vocabulary 29 is padded where tensor=2.
+CONFIG = dataclasses.replace(
+    toy_run.CONFIG, num_layers=4, vocab_size=29, num_kv_heads=2
+)
+PIPELINED = {"virtual_stages": 2, "zero": 1, "remat": "full"}
+
+
+def trained(directory, layout, checkpoint_every=0, batches=None):
+    objective = objectives.language_model_objective(CONFIG, layout)
+    take_step = step.make_train_step(
+        objective, optimizer.make_optimizer(toy_run.OPTIMIZER)
+    )
+    run = loop.TrainingRun(
+        "toy", toy_run.OPTIMIZER, directory, layout, checkpoint_every, CONFIG
+    )
+    params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
+    return loop.train(run, params, take_step, batches or process_run.Batches())
+
+
+def assert_near(one, other):
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """Trained on one device."""
+    return trained(tmp_path_factory.mktemp("single"), Layout())
+
+
+@pytest.mark.parametrize("axes", [(2, 2, 2), (1, 2, 1)])
+def test_a_pipelined_run_ends_with_the_parameters_of_one_device(tmp_path, single, axes):
+    params, rows = trained(tmp_path, Layout(meshes.make_mesh(*axes), **PIPELINED))
+    assert_near(params, single[0])
+    for ours, theirs in zip(rows, single[1], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def test_a_checkpoint_of_one_layout_goes_on_in_another(tmp_path, single):
+    """Four steps on one device, the rest through a pipeline of two stages."""
+
+    class Stops(process_run.Batches):
+        def __getitem__(self, k):
+            if k == 5:
+                raise KeyboardInterrupt
+            return super().__getitem__(k)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, Layout(), 4, Stops())
+    layout = Layout(meshes.make_mesh(2, 2, 1), **PIPELINED)
+    params, rows = trained(tmp_path, layout, 4)
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert_near(params, single[0])
+
+
+def processes(count, axes, *arguments):
+    """Starts that many, joined over the loopback; each has its share of the devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    share = np.prod(axes) // count
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={share}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(pathlib.Path(process_run.__file__).parents[2]),
+    }
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.training.process_run",
+                address,
+                str(count),
+                str(number),
+                ",".join(map(str, axes)),
+                *arguments,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [(2, 1, 2), (2, 2, 1), (1, 2, 2)])
+def test_processes_end_with_the_bits_of_one_process(axes):
+    hashes = set()
+    for count in (1, 2, 4):
+        running = processes(count, axes)
+        for process in running:
+            out, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors[-2000:]
+            hashes.add(out.split()[-1])
+    assert len(hashes) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_with_an_error():
+    running = processes(2, (2, 1, 1), "forever")
+    survivor, victim = running
+    assert survivor.stdout.readline().startswith("step")
+    os.kill(victim.pid, signal.SIGKILL)
+    start = time.monotonic()
+    _, errors = survivor.communicate(timeout=90)
+    assert time.monotonic() - start < 60
+    assert survivor.returncode != 0
+    assert "process" in errors or "connection" in errors.lower()

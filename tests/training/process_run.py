@@ -1,0 +1,84 @@
+"""Ten steps of a tiny model, alone or as one of several processes.
+
+python -m tests.training.process_run ADDRESS PROCESSES NUMBER DATA,PIPE,TENSOR
+"""
+
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+from nemojax.data import batches as data_batches
+from nemojax.models import forward
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import distributed
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
+from nemojax.training import checkpoints, loop, objectives, optimizer, step
+
+STEPS = 10
+CONFIG = ModelConfig(
+    vocab_size=32,
+    num_layers=2,
+    d_model=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    d_ff=32,
+    compute_dtype="float32",
+)
+OPTIMIZER = optimizer.OptimizerConfig(1e-2)
+
+
+class Batches:
+    """Batch k is a function of k alone, and the same on every process."""
+
+    def __init__(self, count=STEPS):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, k):
+        rows = np.random.default_rng(k).integers(0, 29, (8, 12))
+        return data_batches.from_rows(rows.astype(np.int32))
+
+
+def run(layout, batches=None, told=lambda state: None):
+    """Trains; returns the hash of the parameters."""
+    objective = objectives.language_model_objective(CONFIG, layout)
+    take_step = step.make_train_step(objective, optimizer.make_optimizer(OPTIMIZER))
+
+    def take(state, batch, rate):
+        told(state)
+        return take_step(state, batch, rate)
+
+    params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = loop.TrainingRun(
+            "toy", OPTIMIZER, pathlib.Path(folder), layout, config=CONFIG
+        )
+        params, _ = loop.train(settings, params, take, batches or Batches())
+    return checkpoints.parameters_sha256(params)
+
+
+def main():
+    address, count, number, axes, *rest = sys.argv[1:]
+    cluster = distributed.detect(address, int(count), int(number))
+    distributed.initialize(cluster)
+    layout = Layout(meshes.make_mesh(*map(int, axes.split(","))), zero=1)
+    if not rest:
+        print(run(layout), flush=True)
+        return
+
+    def told(state):
+        jax.block_until_ready(state)
+        print("step", flush=True)
+
+    run(layout, Batches(10**6), told)
+
+
+if __name__ == "__main__":
+    main()
