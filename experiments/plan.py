@@ -108,24 +108,6 @@ def assumptions() -> roofline.Assumptions:
     return roofline.Assumptions(**dataclasses.asdict(ASSUMED.value))
 
 
-def too_large(scenario: Scenario, found: dict) -> str:
-    """By how much it does not fit, why, and what would."""
-    parts = {name: found["memory"][name] for name in report.memory.KINDS}
-    largest = max(parts, key=parts.__getitem__)
-    room = search.USABLE * scenario.hardware.memory_bytes
-    over = (found["memory"]["per_device_bytes"] - room) / report.GIB
-    message = (
-        f"does not fit: {over:.1f} GiB too much on each device, most of it "
-        f"{largest} ({parts[largest] / report.GIB:.1f} GiB)"
-    )
-    nearest = search.nearest(scenario)
-    if nearest is None:
-        return f"{message}; no layout of {scenario.devices} devices fits"
-    now, then = report.layout_of(scenario), report.layout_of(nearest.scenario)
-    changes = [f"{name}={then[name]}" for name in then if then[name] != now[name]]
-    return f"{message}; the nearest layout that fits: {', '.join(changes)}"
-
-
 def run() -> int:
     """Plans what the flags name."""
     scenario, table = chosen()
@@ -143,7 +125,7 @@ def run() -> int:
         report.picture(found, pathlib.Path(FLAGS.picture))
     if found["memory"]["fits"]:
         return command.SUCCESS
-    print(too_large(scenario, found), file=sys.stderr)
+    print(report.too_large(scenario, found), file=sys.stderr)
     return 1
 
 

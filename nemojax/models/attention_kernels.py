@@ -7,6 +7,7 @@ head. Shapes as in `attention.py`.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,8 @@ def splash(
     )
     run = jax.vmap(make())
     ids = kernel.SegmentIds(segment_ids_BS, segment_ids_BS)
-    return run(q, k, v, ids).swapaxes(1, 2)[..., :K].astype(v_BSGK.dtype)
+    out: Any = run(q, k, v, ids)
+    return out.swapaxes(1, 2)[..., :K].astype(v_BSGK.dtype)
 
 
 KERNELS: dict[str, CausalAttention] = {

@@ -88,9 +88,9 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
     seconds = time.monotonic() - start
     program = hlo.Program(compiled.as_text())
     memory = compiled.memory_analysis()
-    found = collections.defaultdict(lambda: (0, 0))
+    found: dict[str, tuple[int, int]] = {}
     for one in program.collectives():
-        count, size = found[one.opcode]
+        count, size = found.get(one.opcode, (0, 0))
         found[one.opcode] = (count + 1, size + one.nbytes)
     in_loops = collections.Counter(
         one.opcode for one in program.collectives(in_loops=True)
@@ -99,7 +99,7 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
         seconds,
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
-        dict(found),
+        found,
         dict(in_loops),
         tuple(_problems(scenario, program)),
     )
@@ -124,7 +124,7 @@ def _lower(scenario: Scenario, mesh: Mesh) -> Any:
         shape = (passes, scenario.global_batch // passes, scenario.length)
     rows = NamedSharding(mesh, spec)
 
-    def array(dtype):
+    def array(dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
     integers = array(np.int32)

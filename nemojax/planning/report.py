@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from nemojax.planning import counts, memory, roofline
+from nemojax.planning import counts, memory, roofline, search
 from nemojax.planning.compiled import Compiled
 from nemojax.planning.scenario import Scenario
 from nemojax.planning.search import USABLE, Candidate
@@ -203,6 +203,24 @@ def candidates_text(candidates: list[Candidate], most: int = 10) -> str:
             f"  {p.limit}"
         )
     return "\n".join(lines)
+
+
+def too_large(scenario: Scenario, found: Mapping[str, Any]) -> str:
+    """By how much it does not fit, why, and what would."""
+    parts = {name: found["memory"][name] for name in memory.KINDS}
+    largest = max(parts, key=parts.__getitem__)
+    room = USABLE * scenario.hardware.memory_bytes
+    over = (found["memory"]["per_device_bytes"] - room) / GIB
+    message = (
+        f"does not fit: {over:.1f} GiB too much on each device, most of it "
+        f"{largest} ({parts[largest] / GIB:.1f} GiB)"
+    )
+    nearest = search.nearest(scenario)
+    if nearest is None:
+        return f"{message}; no layout of {scenario.devices} devices fits"
+    now, then = layout_of(scenario), layout_of(nearest.scenario)
+    changes = [f"{name}={then[name]}" for name in then if then[name] != now[name]]
+    return f"{message}; the nearest layout that fits: {', '.join(changes)}"
 
 
 def picture(found: Mapping[str, Any], path: pathlib.Path) -> None:
