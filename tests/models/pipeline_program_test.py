@@ -97,8 +97,8 @@ def test_a_sum_of_all_weights_would_be_seen():
 
 @pytest.mark.parametrize("accumulate", ["float32", "compute"])
 def test_micro_batches_add_up_their_gradients_in_float32(accumulate):
-    """One row with weight 512 and 63 equal ones with weight 1, each too small to count
-    beside it in bfloat16, where the sum stays at 512."""
+    """63 equal rows, and one with weight 2,048, which is the first to come back: beside
+    it each of the others is too small to count in bfloat16."""
     layout = Layout(
         meshes.make_mesh(1, 2, 2), virtual_stages=2, zero=1, accumulate=accumulate
     )
@@ -113,8 +113,8 @@ def test_micro_batches_add_up_their_gradients_in_float32(accumulate):
 
         return jax.grad(weighted)(params)["layers"]["mlp"]["up"]
 
-    one = np.asarray(gradient(np.eye(1, 64, dtype=np.float32)[0]))
-    total = np.asarray(gradient(np.float32([512] + [1] * 63)))
+    one = np.asarray(gradient(np.float32([0] * 63 + [1])))
+    total = np.asarray(gradient(np.float32([1] * 63 + [2048])))
     times = (total * one).sum() / (one * one).sum()
-    expected = {"float32": 512 + 63, "compute": 512}[accumulate]
+    expected = {"float32": 2048 + 63, "compute": 2048}[accumulate]
     assert times == pytest.approx(expected, rel=2e-3)
