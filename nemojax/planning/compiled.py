@@ -147,7 +147,8 @@ def _problems(scenario: Scenario, program: hlo.Program):
         return
     chunks = scenario.virtual_stages * scenario.layers_per_chunk
     matrix = scenario.config.d_model * scenario.config.d_ff // scenario.tensor
-    for one in program.large_loop_results(chunks * matrix * 2):
+    sums = 4 if scenario.accumulate == "float32" else 2
+    for one in program.large_loop_results(chunks * matrix * sums):
         yield f"a loop computes {one.nbytes / 2**30:.1f} GiB anew: {one.text[:120]}"
 
 
