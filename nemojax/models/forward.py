@@ -233,7 +233,7 @@ def _hidden_states(
 
     def run_layer(x_BSD, into, chunk, index, m):
         """The weights and the mask are made here, so that remat can make them again."""
-        if into is None:
+        if into is None:  # made here, XLA adds them without a float32 copy of a layer
             into = jax.tree.map(lambda leaf: leaf[0], gradients_of(chunk))
         layer_params = partition.layer_params(
             config, params["layers"], into, plan["layers"], layout, (chunk, index)
