@@ -197,6 +197,7 @@ def _hidden_states(
     sums,
     plan,
     layout: Layout,
+    attention: attention_kernels.CausalAttention,
     batch: tuple[jax.Array, ...],
 ) -> jax.Array:
     """Final-norm hidden states of local rows, inside a `shard_map`: [B, S / tensor, D].
@@ -206,6 +207,7 @@ def _hidden_states(
       params, sums: as `partition.local_params` gives them.
       plan: `partition.placements` of the whole tree.
       layout: of the step.
+      attention: the kernel.
       batch: tokens, positions and segment ids [B, S] of this device's rows.
     """
     tokens, positions, segment_ids = batch
@@ -218,7 +220,6 @@ def _hidden_states(
 
     positions, segment_ids = split(positions), split(segment_ids)
     layer = layers.DecoderLayer(config)
-    attention = attention_kernels.choose(layout.attention, layout.platform)
     per_chunk = config.num_layers // layout.chunks
 
     def gradients_of(chunk):
@@ -311,7 +312,7 @@ def _sharded(
 
         def local(params, *batch):
             params, sums = partition.local_params(config, params, plan, layout)
-            x_BSD = _hidden_states(config, params, sums, plan, layout, batch)
+            x_BSD = _hidden_states(config, params, sums, plan, layout, attention, batch)
             return head(params, x_BSD, batch[0], batch[2])
 
         return jax.shard_map(

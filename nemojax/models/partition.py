@@ -202,7 +202,7 @@ def local_params(
 
 def _own(layout: Layout, leaf: jax.Array, place: Placement) -> jax.Array:
     """Free to differ on all devices, and a layer's leaf as `[V, L / (V P), ...]`."""
-    present = {axis for entry in place.spec for axis in _names(entry)}
+    present = {axis for entry in place.spec for axis in axes_of(entry)}
     leaf = collectives.vary(leaf, tuple(axis for axis in AXES if axis not in present))
     if not place.stacked:
         return leaf
@@ -249,7 +249,8 @@ def layer_params(
     return jax.tree.map(one, plan, layers, sums)
 
 
-def _names(entry: Any) -> tuple[str, ...]:
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
     return entry if isinstance(entry, tuple) else (entry,) if entry else ()
 
 

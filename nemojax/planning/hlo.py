@@ -18,7 +18,7 @@ _SIZES = {
     "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8,
 }  # fmt: skip
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|condition|calls|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -37,14 +37,12 @@ class Instruction:
       name: of its result.
       opcode: of it, without the "-start" of an asynchronous one.
       nbytes: of the largest array of its result.
-      root: whether it gives the computation's result.
       text: the line.
     """
 
     name: str
     opcode: str
     nbytes: int
-    root: bool
     text: str
 
 
@@ -99,7 +97,7 @@ class Program:
         return [
             instruction
             for name in self.loops
-            if not self._is_fused(name)
+            if name not in self._fused
             for instruction in self.computations[name]
             if instruction.nbytes >= nbytes
             and instruction.opcode not in _FREE
@@ -116,9 +114,6 @@ class Program:
             if instruction.opcode == "fusion"
             for name in _called(instruction.text)
         )
-
-    def _is_fused(self, name: str) -> bool:
-        return name in self._fused
 
     def _in_place(self, instruction: Instruction) -> bool:
         if instruction.opcode == "dynamic-update-slice":
@@ -139,7 +134,7 @@ def _called(text: str) -> Iterator[str]:
 
 
 def _instruction(found: re.Match[str], line: str) -> Instruction:
-    root, name, result, opcode = found.groups()
+    name, result, opcode = found.groups()
     # An asynchronous fusion gives ((operands), result, context).
     result = re.sub(r"^\(\(.*?\), ", "", result)
     sizes = [
@@ -147,4 +142,4 @@ def _instruction(found: re.Match[str], line: str) -> Instruction:
         for dtype, dims in _SHAPE.findall(result)
     ]
     opcode = opcode.removesuffix("-start")
-    return Instruction(name, opcode, max(sizes, default=0), bool(root), line.strip())
+    return Instruction(name, opcode, max(sizes, default=0), line.strip())

@@ -66,12 +66,8 @@ _shapes = functools.cache(forward.shapes)
 
 def _numbers(leaf: Any, place: Placement, scenario: Scenario) -> float:
     """Elements of a leaf on each device."""
-    axes = [axis for entry in place.spec for axis in _axes(entry)]
+    axes = [axis for entry in place.spec for axis in partition.axes_of(entry)]
     return math.prod(leaf.shape) / scenario.layout.size(*axes)
-
-
-def _axes(entry: Any) -> tuple[str, ...]:
-    return entry if isinstance(entry, tuple) else (entry,) if entry else ()
 
 
 def _kept(scenario: Scenario) -> float:

@@ -60,17 +60,22 @@ def test_shell_files_are_sound(file):
     assert done.returncode == 0, done.stderr
 
 
-def test_local_processes_are_numbered_and_joined(tmp_path):
-    script = (
-        "import os; print(*(os.environ[n] for n in ('NUM_PROCESSES', 'PROCESS_ID')))"
-    )
-    done = subprocess.run(
-        [LAUNCH / "local.sh", "3", sys.executable, "-c", script],
-        cwd=tmp_path,
+def local(folder, count, script):
+    """`local.sh` with that many Python processes."""
+    return subprocess.run(
+        [LAUNCH / "local.sh", str(count), sys.executable, "-c", script],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_local_processes_are_numbered_and_joined(tmp_path):
+    script = (
+        "import os; print(*(os.environ[n] for n in ('NUM_PROCESSES', 'PROCESS_ID')))"
+    )
+    done = local(tmp_path, 3, script)
     assert done.returncode == 0, done.stderr
     logs = [(tmp_path / f"local-{n}.log").read_text() for n in (1, 2)]
     assert [done.stdout, *logs] == ["3 0\n", "3 1\n", "3 2\n"]
@@ -80,11 +85,5 @@ def test_a_local_process_that_fails_ends_all(tmp_path):
     script = (
         "import os, time; os.environ['PROCESS_ID'] == '1' and exit(7); time.sleep(60)"
     )
-    done = subprocess.run(
-        [LAUNCH / "local.sh", "2", sys.executable, "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = local(tmp_path, 2, script)
     assert done.returncode == 7
