@@ -5,6 +5,7 @@ traceback; a traceback is for our own mistakes. This module does not import jax,
 that the devices can still be chosen.
 """
 
+import _thread
 import contextlib
 import errno
 import logging
@@ -12,6 +13,7 @@ import os
 import pathlib
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from nemojax.data.files import DataError
@@ -38,7 +40,7 @@ def main(run: Callable[[], int]) -> int:
     """
     cpu_devices()
     try:
-        with _quiet_libraries():
+        with _quiet_libraries(), _heard_interruptions():
             return run()
     except (DataError, WorkdirError) as error:
         message = str(error)
@@ -105,6 +107,31 @@ def _quiet_libraries() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
+    """Interrupts again where an interruption was lost.
+
+    Python drops an exception that is raised in a callback of the garbage collector,
+    and jax has one there: the command would simply go on.
+
+    Args:
+      wait: seconds until the next attempt, so that the callback has ended.
+    """
+    hook = sys.unraisablehook
+
+    def lost(error: "sys.UnraisableHookArgs") -> None:
+        if issubclass(error.exc_type, KeyboardInterrupt):
+            threading.Timer(wait, _thread.interrupt_main).start()
+        else:
+            hook(error)
+
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _cores() -> int:

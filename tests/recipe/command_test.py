@@ -1,10 +1,13 @@
 """Commands end with one line and the right status, whatever went wrong."""
 
 import errno
+import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -27,6 +30,29 @@ def test_status_of_the_command_is_passed_on(capsys):
     assert command.main(lambda: 0) == 0
     assert command.main(lambda: 7) == 7
     assert capsys.readouterr().err == ""
+
+
+def test_interruption_lost_in_a_callback_of_the_collector_comes_again(capsys):
+    calls = []
+
+    def interrupted(phase, info):
+        calls.append(phase)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def run() -> int:
+        gc.callbacks.append(interrupted)
+        gc.collect()  # swallows the first
+        time.sleep(10)
+        return 0
+
+    try:
+        status = command.main(run)
+    finally:
+        gc.callbacks.remove(interrupted)
+    assert calls
+    assert status == command.INTERRUPTED
+    assert capsys.readouterr().err.startswith("interrupted")
 
 
 @pytest.mark.parametrize("error", [DataError("x.jsonl: broken"), WorkdirError("busy")])
