@@ -3,7 +3,8 @@
     python -m experiments.plan --model=nemotron4_340b --hardware=h100 \
         --parallel.data=16 --parallel.pipe=12 --parallel.tensor=8 \
         --parallel.virtual_stages=8 --global_batch=768
-    python -m experiments.plan --model=llama31_70b --hardware=h200 --search=8
+    python -m experiments.plan --model=llama31_70b --hardware=h200 --search=8 \
+        --global_batch=64
     ... --compile      also compiles the real train step for that hardware
 
 Prints parameters, operations, memory by kind and the predicted step by part, with all
@@ -88,9 +89,11 @@ def chosen() -> tuple[Scenario, str]:
     except ValueError as error:
         raise DataError(str(error)) from error
     if not found:
+        fewer = search.smaller_batch(config, accelerator, FLAGS.search, batch, length)
+        advice = f", or --global_batch={fewer}" if fewer else ""
         raise DataError(
             f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} "
-            f"with {batch} sequences of {length} tokens: take more devices"
+            f"with {batch} sequences of {length} tokens: take more devices{advice}"
         )
     return found[0].scenario, report.candidates_text(found) + "\n\n"
 

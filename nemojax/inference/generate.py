@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from nemojax.models import attention, forward, layers, partition
+from nemojax.models import attention, layers, partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 
@@ -174,7 +174,7 @@ def _prefill(config, params, prompts, first_slot, max_new_tokens):
     def run_layer(x, layer_params):
         return layers.apply(layer, layer_params, x, positions, attend)
 
-    x = forward.embed(config, params, prompts, sequence_parallel=False)
+    x = stages.embed(config, params, prompts, sequence_parallel=False)
     x, cache = lax.scan(run_layer, x, params["layers"])
     return _last_logits(config, params, x), cache
 
@@ -185,7 +185,7 @@ def _decode(config, params, token, position, first_slot, slot, cache):
     slots = jnp.arange(T)
     mask = (slots[None, :] >= first_slot[:, None]) & (slots[None, :] <= slot)
     layer = layers.DecoderLayer(config, sequence_parallel=False)
-    x = forward.embed(config, params, token[:, None], sequence_parallel=False)
+    x = stages.embed(config, params, token[:, None], sequence_parallel=False)
     keys, values = cache
     # Unrolled, so that each layer writes its slot of the whole cache in place; a
     # scan would copy the cache of every layer at every token.
@@ -204,5 +204,5 @@ def _decode(config, params, token, position, first_slot, slot, cache):
 
 
 def _last_logits(config, params, x_BSD):
-    x_BSD = forward.final_norm(config, params, x_BSD[:, -1:])
-    return forward.local_logits(config, params, x_BSD)[:, 0]
+    x_BSD = stages.final_norm(config, params, x_BSD[:, -1:])
+    return stages.local_logits(config, params, x_BSD)[:, 0]

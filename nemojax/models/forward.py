@@ -5,31 +5,17 @@ local code, so one CPU device and a pod run the same program. Losses are arithme
 on the results and never appear here.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from nemojax.models import attention_kernels, heads, layers, partition
+from nemojax.models import heads, layers, schedules, stages
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import collectives, pipeline
+from nemojax.parallel import collectives
 from nemojax.parallel.layout import Layout
-
-# Rows are spread over the stages too: each embeds its part of them, and runs the head.
-ROWS = ("data", "pipe")
-BATCH = PartitionSpec(ROWS)
-
-# What a layer keeps for the backward pass; everything else is computed again.
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "mlp_preactivation": jax.checkpoint_policies.save_only_these_names(
-        "mlp_preactivation"
-    ),
-}
 
 
 def init(config: ModelConfig, key: jax.Array, *, num_attributes: int = 0):
@@ -97,14 +83,11 @@ def logits(
     Args: as `token_log_probs`.
     """
 
-    def local(params, x_BSD, tokens, segment_ids):
-        del tokens, segment_ids
-        x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
-        return local_logits(config, params, x_BSD)
-
-    out_spec = PartitionSpec(ROWS, None, "tensor")
-    run = _sharded(config, local, layout, out_spec)
-    return run(params, tokens, positions, segment_ids)[..., : config.vocab_size]
+    layout = dataclasses.replace(layout or Layout(), schedule="ring")
+    found = schedules.run(
+        config, _LOGITS, layout, params, tokens, positions, segment_ids
+    )
+    return found[..., : config.vocab_size]
 
 
 def token_log_probs(
@@ -137,24 +120,32 @@ def token_log_probs(
         message says what would do.
     """
 
-    def local(params, x_BSD, tokens, segment_ids):
-        x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
-        B, S, D = x_BSD.shape
-        targets = jnp.roll(tokens, -1, axis=1)
-        head = heads.LanguageModelHead(config)
-        log_probs_N = layers.apply(
-            head,
-            head_params(params),
-            x_BSD.reshape(B * S, D),
-            targets.reshape(B * S),
-            method="log_probs",
-        )
-        log_probs = jnp.roll(log_probs_N.reshape(B, S), 1, axis=1)
-        continues = segment_ids == jnp.roll(segment_ids, 1, axis=1)
-        return jnp.where(continues & (jnp.arange(S) > 0), log_probs, 0.0)
+    return schedules.run(
+        config, _LOG_PROBS, layout, params, tokens, positions, segment_ids
+    )
 
-    run = _sharded(config, local, layout, BATCH)
-    return run(params, tokens, positions, segment_ids)
+
+def weighted_log_probs(
+    config: ModelConfig,
+    params,
+    tokens,
+    weights,
+    *,
+    positions=None,
+    segment_ids=None,
+    layout: Layout | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of `token_log_probs`, and these, without gradient.
+
+    For losses that are linear in the log-probs: with `Layout.schedule="1f1b"` the
+    gradient takes one pass through the layers less.
+
+    Args: as `token_log_probs`, and
+      weights: float32 [B, S]; where it is 0 the log-prob is not looked at.
+    """
+    return schedules.run_weighted(
+        config, _LOG_PROBS, layout, params, weights, tokens, positions, segment_ids
+    )
 
 
 def rewards(
@@ -176,14 +167,9 @@ def rewards(
       float32 [B, S, K].
     """
 
-    def local(params, x_BSD, tokens, segment_ids):
-        del tokens, segment_ids
-        kernel = params["reward_head"]["kernel"]
-        head = heads.RewardHead(kernel.shape[0], kernel.shape[1])
-        return layers.apply(head, params["reward_head"], x_BSD)
-
-    run = _sharded(config, local, layout, PartitionSpec(ROWS, "tensor"))
-    return run(params, tokens, positions, segment_ids)
+    return schedules.run(
+        config, _REWARDS, layout, params, tokens, positions, segment_ids
+    )
 
 
 def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
@@ -191,163 +177,47 @@ def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
     return values_BSK.reshape(-1, values_BSK.shape[-1])[last_token_N]
 
 
-def _hidden_states(
-    config: ModelConfig,
-    params,
-    sums,
-    plan,
-    layout: Layout,
-    attention: attention_kernels.CausalAttention,
-    batch: tuple[jax.Array, ...],
-) -> jax.Array:
-    """Final-norm hidden states of local rows, inside a `shard_map`: [B, S / tensor, D].
-
-    Args:
-      config: sizes.
-      params, sums: as `partition.local_params` gives them.
-      plan: `partition.placements` of the whole tree.
-      layout: of the step.
-      attention: the kernel.
-      batch: tokens, positions and segment ids [B, S] of this device's rows.
-    """
-    tokens, positions, segment_ids = batch
-    rows = len(tokens) * layout.size(*ROWS)
-    micro_batches = layout.count_micro_batches(rows)
-
-    def split(array):
-        array = collectives.all_gather(array, "pipe", 0)
-        return array.reshape(micro_batches, -1, *array.shape[1:])
-
-    positions, segment_ids = split(positions), split(segment_ids)
-    layer = layers.DecoderLayer(config)
-    per_chunk = config.num_layers // layout.chunks
-
-    def gradients_of(chunk):
-        """Zeros that take up a chunk's; backwards they are added to all, in place."""
-        return jax.tree.map(
-            lambda total, weight: jax.lax.dynamic_index_in_dim(
-                total, chunk, 0, keepdims=False
-            ).astype(weight.dtype),
-            sums,
-            params["layers"],
-        )
-
-    def run_layer(x_BSD, into, chunk, index, m):
-        """The weights and the mask are made here, so that remat can make them again."""
-        if into is None:  # made here, XLA adds them without a float32 copy of a layer
-            into = jax.tree.map(lambda leaf: leaf[0], gradients_of(chunk))
-        layer_params = partition.layer_params(
-            config, params["layers"], into, plan["layers"], layout, (chunk, index)
-        )
-
-        def attend(q, k, v):
-            return attention(q, k, v, segment_ids[m]), None
-
-        return layers.apply(layer, layer_params, x_BSD, positions[m], attend)[0]
-
-    policy = REMAT_POLICIES[layout.remat]
-    if policy is not None:
-        run_layer = jax.checkpoint(run_layer, policy=policy)
-
-    def stage(chunk, m, x_BSD):
-        if per_chunk == 1:
-            return run_layer(x_BSD, None, chunk, 0, m)
-        return jax.lax.scan(
-            lambda x, layer: (run_layer(x, layer[1], chunk, layer[0], m), None),
-            x_BSD,
-            (jnp.arange(per_chunk), gradients_of(chunk)),
-        )[0]
-
-    x_MBSD = split(embed(config, params, tokens))
-    x_MBSD = pipeline.run(stage, x_MBSD, layout.virtual_stages)
-    x_BSD = x_MBSD.reshape(-1, *x_MBSD.shape[2:])
-    return final_norm(config, params, collectives.reduce_scatter(x_BSD, "pipe", 0))
+def _kernel(config: ModelConfig, params, over) -> jax.Array:
+    del config
+    return heads.share(stages.head_params(params)["kernel"], over)
 
 
-def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True):
-    """Token embeddings inside a `shard_map`, split over `tensor` along S or whole."""
-    x_BSD = layers.apply(heads.Embedding(config), params["embedding"], tokens)
-    if sequence_parallel:
-        return collectives.reduce_scatter(x_BSD, "tensor", 1)
-    return collectives.all_reduce(x_BSD, "tensor")
+def _log_probs(config: ModelConfig, kernel, x_BSD, tokens, segment_ids, over):
+    x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
+    B, S, D = x_BSD.shape
+    targets_N = jnp.roll(tokens, -1, axis=1).reshape(B * S)
+    x_ND = x_BSD.reshape(B * S, D)
+    log_probs_N = heads.log_probs(config, kernel, x_ND, targets_N, over)
+    log_probs = jnp.roll(log_probs_N.reshape(B, S), 1, axis=1)
+    continues = segment_ids == jnp.roll(segment_ids, 1, axis=1)
+    return jnp.where(continues & (jnp.arange(S) > 0), log_probs, 0.0)
 
 
-def final_norm(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
-    """The normalisation before the heads."""
-    return layers.apply(layers.make_norm(config), params["final_norm"], x_BSD)
+def _logits(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):
+    del tokens, segment_ids, over
+    x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
+    return stages.local_logits(config, params, x_BSD)
 
 
-def head_params(params):
-    """The parameters of the LM head: its own, or the input embedding's if tied."""
-    return params.get("lm_head") or {"kernel": params["embedding"]["table"]}
+def _rewards(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):
+    """Too small to share: in 1F1B the first stage computes it and tells the others."""
+    del config, tokens, segment_ids
+    head = heads.RewardHead(*params["kernel"].shape)
+    values = layers.apply(head, params, x_BSD)
+    if "pipe" not in over:
+        return values
+    first = collectives.axis_index("pipe") == 0
+    return collectives.all_reduce(jnp.where(first, values, 0), "pipe")
 
 
-def local_logits(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
-    """Inside a `shard_map`: logits of this device's rows of the vocabulary."""
-    return layers.apply(heads.LanguageModelHead(config), head_params(params), x_BSD)
-
-
-def _sharded(
-    config: ModelConfig, head: Callable, layout: Layout | None, out_spec: PartitionSpec
-):
-    """Hidden states and `head` on them under one fully manual `shard_map`.
-
-    Args:
-      config: sizes.
-      head: (local params, hidden states, tokens, segment ids) -> output, local sizes.
-      layout: default: one device.
-      out_spec: of the output.
-    """
-    layout = layout or Layout()
-    check_remat(layout.remat)
-
-    def run(params: Any, tokens, positions=None, segment_ids=None):
-        batch = _defaults(tokens, positions, segment_ids)
-        _check_batch(batch[0], layout)
-        partition.check(config, layout)
-        attention = attention_kernels.choose(layout.attention, layout.platform)
-        if not partition.is_packed(config, params, layout):
-            params = partition.pack(config, params, layout)
-        plan = partition.placements(params, layout)
-
-        def local(params, *batch):
-            params, sums = partition.local_params(config, params, plan, layout)
-            x_BSD = _hidden_states(config, params, sums, plan, layout, attention, batch)
-            return head(params, x_BSD, batch[0], batch[2])
-
-        return jax.shard_map(
-            local,
-            mesh=layout.mesh,
-            in_specs=(partition.param_specs(params, layout), *(BATCH,) * 3),
-            out_specs=out_spec,
-            # A Pallas kernel does not say along which axes its result differs.
-            check_vma=attention is not attention_kernels.splash,
-        )(params, *batch)
-
-    return run
-
-
-def check_remat(name: str) -> None:
-    """Raises ValueError for an unknown remat policy, with those that there are."""
-    if name not in REMAT_POLICIES:
-        raise ValueError(f"unknown remat {name!r}; one of {', '.join(REMAT_POLICIES)}")
-
-
-def _check_batch(tokens: jax.Array, layout: Layout) -> None:
-    rows, length = tokens.shape
-    layout.count_micro_batches(rows)
-    tensor = layout.size("tensor")
-    if length % tensor:
-        raise ValueError(
-            f"rows of {length} tokens do not divide over tensor={tensor}: use a "
-            f"multiple of {tensor}"
-        )
-
-
-def _defaults(tokens, positions, segment_ids):
-    tokens = jnp.asarray(tokens)
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    if segment_ids is None:
-        segment_ids = jnp.ones_like(tokens)
-    return tokens, jnp.asarray(positions), jnp.asarray(segment_ids)
+_LOGITS = schedules.Head(
+    params=lambda config, params, over: params,
+    values=_logits,
+    spec=PartitionSpec(stages.ROWS, None, "tensor"),
+)
+_LOG_PROBS = schedules.Head(params=_kernel, values=_log_probs)
+_REWARDS = schedules.Head(
+    params=lambda config, params, over: params["reward_head"],
+    values=_rewards,
+    spec=PartitionSpec(stages.ROWS, "tensor"),
+)

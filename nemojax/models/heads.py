@@ -42,7 +42,7 @@ class Embedding(nn.Module):
 
 
 class LanguageModelHead(nn.Module):
-    """Vocabulary-parallel LM head with cross-entropy fused into it."""
+    """Vocabulary-parallel LM head."""
 
     config: ModelConfig
 
@@ -63,54 +63,94 @@ class LanguageModelHead(nn.Module):
             return logits
         return jnp.where(jnp.arange(rows) < _own_rows(self.config, rows), logits, -1e30)
 
-    def log_probs(self, x_ND: jax.Array, targets_N: jax.Array) -> jax.Array:
-        """float32 [N] log-probabilities of `targets_N`, without [N, V] logits.
 
-        The vocabulary is walked in chunks with a running log-sum-exp, and each
-        chunk's logits are computed again in the backward pass, so that memory grows
-        with N * vocab_chunk and not with N * V.
-        """
-        c = self.config
-        rows = self.kernel.shape[0]
-        chunk = min(c.vocab_chunk, rows)
-        chunks = -(-rows // chunk)
-        kernel = jnp.pad(self.kernel, ((0, chunks * chunk - rows), (0, 0)))
-        kernel = kernel.astype(x_ND.dtype).reshape(chunks, chunk, c.d_model)
-        own = _own_rows(c, rows)
-        local = targets_N - collectives.axis_index("tensor") * rows
+def share(kernel_VD: jax.Array, over: tuple[str, ...]) -> jax.Array:
+    """The rows of this device's kernel that it works on, of a vocabulary that is split
+    over mesh axes: all, or where `pipe` is one of them the part of its stage."""
+    if "pipe" not in over:
+        return kernel_VD
+    _, start, count = _window(len(kernel_VD), over)
+    return jax.lax.dynamic_slice_in_dim(kernel_VD, start, count)
 
-        def walk(carry, kernel_and_start):
-            peak_N, total_N, picked_N = carry
-            kernel_CD, start = kernel_and_start
-            logits = jnp.einsum(
-                "nd,cd->nc", x_ND, kernel_CD, preferred_element_type=jnp.float32
-            )
-            column = start + jnp.arange(chunk)
-            logits = jnp.where(column < own, logits, -1e30)
-            highest = jax.lax.stop_gradient(logits.max(-1))
-            new_peak = jnp.maximum(peak_N, highest)
-            total_N = total_N * jnp.exp(peak_N - new_peak)
-            total_N += jnp.exp(logits - new_peak[:, None]).sum(-1)
-            # A target of the next shard can equal a column of the padding.
-            hit = (column == local[:, None]) & (column < own)
-            picked_N += jnp.where(hit, logits, 0.0).sum(-1)
-            return (new_peak, total_N, picked_N), None
 
-        # Zeros that depend on x and the kernel carry the right device-varying type.
-        zero_N = (x_ND[:, 0] * kernel[0, 0, 0]).astype(jnp.float32) * 0.0
-        start = (jax.lax.stop_gradient(zero_N) - 1e30, zero_N, zero_N)
-        starts = jnp.arange(chunks) * chunk
-        if chunks == 1:
-            (peak_N, total_N, picked_N), _ = walk(start, (kernel[0], starts[0]))
-        else:
-            (peak_N, total_N, picked_N), _ = jax.lax.scan(
-                jax.checkpoint(walk), start, (kernel, starts)
-            )
-        highest_N = collectives.all_reduce_max(jax.lax.stop_gradient(peak_N), "tensor")
-        total_N = total_N * jnp.exp(peak_N - highest_N)
-        total_N = collectives.all_reduce(total_N, "tensor")
-        picked_N = collectives.all_reduce(picked_N, "tensor")
-        return picked_N - highest_N - jnp.log(total_N)
+def _window(rows: int, over: tuple[str, ...]):
+    """First row of a stage's share, of the slice that holds it, and the slice's size.
+
+    The last slices begin early, since a slice does not reach over the end.
+    """
+    if "pipe" not in over:
+        return 0, 0, rows
+    count = -(-rows // collectives.axis_size("pipe"))
+    begin = collectives.axis_index("pipe") * count
+    return begin, jnp.minimum(begin, rows - count), count
+
+
+def log_probs(
+    config: ModelConfig,
+    kernel_RD: jax.Array,
+    x_ND: jax.Array,
+    targets_N: jax.Array,
+    over: tuple[str, ...] = ("tensor",),
+) -> jax.Array:
+    """Log-probabilities of targets under softmax(x @ kernel.T), without [N, V] logits.
+
+    The vocabulary is walked in chunks with a running log-sum-exp, and each chunk's
+    logits are computed again in the backward pass, so that memory grows with
+    N * vocab_chunk and not with N * V.
+
+    Args:
+      config: sizes.
+      kernel_RD: this device's share of the LM head's rows, as `share` gives it.
+      x_ND: hidden states, the same on all devices of `over`.
+      targets_N: int32 ids.
+      over: the mesh axes that the vocabulary is split over.
+
+    Returns:
+      float32 [N], the same on all devices of `over`.
+    """
+    rows = local_rows(config)
+    own = _own_rows(config, rows)
+    begin, first, count = _window(rows, over)
+    chunk = min(config.vocab_chunk, count)
+    chunks = -(-count // chunk)
+    kernel = jnp.pad(kernel_RD, ((0, chunks * chunk - count), (0, 0)))
+    kernel = kernel.astype(x_ND.dtype).reshape(chunks, chunk, config.d_model)
+    local = targets_N - collectives.axis_index("tensor") * rows
+
+    def walk(carry, kernel_and_start):
+        peak_N, total_N, picked_N = carry
+        kernel_CD, start = kernel_and_start
+        logits = jnp.einsum(
+            "nd,cd->nc", x_ND, kernel_CD, preferred_element_type=jnp.float32
+        )
+        column = start + jnp.arange(chunk)
+        # Not those of the share before, of the padding, and of the chunk's padding.
+        counted = (column >= begin) & (column < own) & (column < first + count)
+        logits = jnp.where(counted, logits, -1e30)
+        highest = jax.lax.stop_gradient(logits.max(-1))
+        new_peak = jnp.maximum(peak_N, highest)
+        total_N = total_N * jnp.exp(peak_N - new_peak)
+        total_N += jnp.exp(logits - new_peak[:, None]).sum(-1)
+        # A target of the next shard can equal a column of the padding.
+        hit = (column == local[:, None]) & counted
+        picked_N += jnp.where(hit, logits, 0.0).sum(-1)
+        return (new_peak, total_N, picked_N), None
+
+    # Zeros that depend on x and the kernel carry the right device-varying type.
+    zero_N = (x_ND[:, 0] * kernel[0, 0, 0]).astype(jnp.float32) * 0.0
+    start = (jax.lax.stop_gradient(zero_N) - 1e30, zero_N, zero_N)
+    starts = first + jnp.arange(chunks) * chunk
+    if chunks == 1:
+        (peak_N, total_N, picked_N), _ = walk(start, (kernel[0], starts[0]))
+    else:
+        (peak_N, total_N, picked_N), _ = jax.lax.scan(
+            jax.checkpoint(walk), start, (kernel, starts)
+        )
+    highest_N = collectives.all_reduce_max(jax.lax.stop_gradient(peak_N), over)
+    total_N = total_N * jnp.exp(peak_N - highest_N)
+    total_N = collectives.all_reduce(total_N, over)
+    picked_N = collectives.all_reduce(picked_N, over)
+    return picked_N - highest_N - jnp.log(total_N)
 
 
 class RewardHead(nn.Module):

@@ -195,7 +195,7 @@ class DecoderLayer(nn.Module):
         y, handed_back = Attention(self.config, name="attention")(
             y, positions_BS, attend
         )
-        x_BSD = x_BSD + self._reduce(y)
+        x_BSD = checkpoint_name(x_BSD + self._reduce(y), "residual")
         y = self._gather(make_norm(self.config, "mlp_norm")(x_BSD))
         y = Mlp(self.config, name="mlp")(y)
         return x_BSD + self._reduce(y), handed_back

@@ -6,6 +6,7 @@ that is how `init` builds the global parameter tree with the same modules.
 """
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 
@@ -39,7 +40,18 @@ def reduce_scatter(x: jax.Array, axis: str, dim: int) -> jax.Array:
     return lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True)
 
 
-def all_reduce(x: jax.Array, axis: str) -> jax.Array:
+def all_gather_equal(x: jax.Array, axis: str, dim: int) -> jax.Array:
+    """`all_gather`, whose result is marked as equal along the axis. For small arrays:
+    it is the sum of all shards, each in its place among zeros."""
+    shape = list(x.shape)
+    shape[dim] *= axis_size(axis)
+    # Zeros made of x carry the right device-varying type.
+    zeros = jnp.broadcast_to(x.reshape(-1)[0] * 0, shape)
+    place = axis_index(axis) * x.shape[dim]
+    return all_reduce(lax.dynamic_update_slice_in_dim(zeros, x, place, dim), axis)
+
+
+def all_reduce(x: jax.Array, axis: str | tuple[str, ...]) -> jax.Array:
     """Sums `x` over the axis; kept for size 1, where it only marks `x` as equal."""
     try:
         return lax.psum(x, axis)
@@ -47,7 +59,7 @@ def all_reduce(x: jax.Array, axis: str) -> jax.Array:
         return x
 
 
-def all_reduce_max(x: jax.Array, axis: str) -> jax.Array:
+def all_reduce_max(x: jax.Array, axis: str | tuple[str, ...]) -> jax.Array:
     """Maximum of `x` over the axis. Carries no gradient: stop it before the call."""
     try:
         return lax.pmax(x, axis)
@@ -55,10 +67,10 @@ def all_reduce_max(x: jax.Array, axis: str) -> jax.Array:
         return x
 
 
-def rotate(x: jax.Array, axis: str) -> jax.Array:
-    """`x` of the device before this one on the axis, as on a ring."""
+def rotate(x: jax.Array, axis: str, by: int = 1) -> jax.Array:
+    """`x` of the device `by` places before this one on the axis, as on a ring."""
     size = axis_size(axis)
-    return lax.ppermute(x, axis, [(i, (i + 1) % size) for i in range(size)])
+    return lax.ppermute(x, axis, [(i, (i + by) % size) for i in range(size)])
 
 
 def vary(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -9,6 +9,7 @@ from nemojax.parallel import mesh as meshes
 
 ZERO_STAGES = (0, 1, 3)
 ACCUMULATE = ("float32", "compute")
+SCHEDULES = ("ring", "1f1b")
 
 
 @functools.cache
@@ -27,13 +28,18 @@ class Layout:
       micro_batches: parts of a data share's rows that pass through the pipeline one
         after the other; None: single rows if there is a pipeline, else all at once.
       remat: what a layer keeps for the backward pass, a name that
-        `models.forward.REMAT_POLICIES` knows.
+        `models.stages.REMAT_POLICIES` knows.
       zero: 0: each data replica holds all weights. 1: parameters, gradients and
         optimizer state are split over `data`, gathered once a step (ZeRO-1). 3: each
         layer is gathered where it is used, and again in the backward pass.
       attention: a name of `models.attention_kernels.KERNELS`; None: by platform.
       accumulate: dtype in which micro-batches add up their gradients: "float32", or
         "compute" for the model's compute dtype, which takes half the memory.
+      schedule: of the pipeline. "ring": all forward ticks, then all backward ones, so
+        that every micro-batch keeps what `remat` says. "1f1b": one forward, one
+        backward, which keeps it for three micro-batches in two stages, however many
+        there are in all; losses that are not linear in the log-probs take one forward
+        pass more.
 
     Raises:
       ValueError: a value that is none of these.
@@ -46,6 +52,7 @@ class Layout:
     zero: int = 0
     attention: str | None = None
     accumulate: str = "float32"
+    schedule: str = "ring"
 
     def __post_init__(self):
         if self.virtual_stages < 1:
@@ -54,10 +61,10 @@ class Layout:
             raise ValueError(f"micro_batches={self.micro_batches} must be positive")
         if self.zero not in ZERO_STAGES:
             raise ValueError(f"zero={self.zero} is none of {ZERO_STAGES}")
-        if self.accumulate not in ACCUMULATE:
-            raise ValueError(
-                f"accumulate={self.accumulate!r} is none of {', '.join(ACCUMULATE)}"
-            )
+        for name, known in (("accumulate", ACCUMULATE), ("schedule", SCHEDULES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is none of {', '.join(known)}")
 
     def size(self, *axes: str) -> int:
         """Number of devices along mesh axes."""

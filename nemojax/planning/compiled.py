@@ -17,7 +17,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nemojax.data.batches import Batch
-from nemojax.models import forward, partition
+from nemojax.models import forward, partition, stages
 from nemojax.parallel import mesh as meshes
 from nemojax.planning import hlo
 from nemojax.planning.hardware import Hardware
@@ -118,7 +118,7 @@ def _lower(scenario: Scenario, mesh: Mesh) -> Any:
     params = partition.pack(config, forward.shapes(config), layout)
     state = jax.eval_shape(initial, params)
     state = jax.tree.map(_with, state, loop.state_shardings(state, layout))
-    spec, shape = PartitionSpec(forward.ROWS), (scenario.global_batch, scenario.length)
+    spec, shape = PartitionSpec(stages.ROWS), (scenario.global_batch, scenario.length)
     if passes > 1:
         spec = PartitionSpec(None, *spec)
         shape = (passes, scenario.global_batch // passes, scenario.length)
@@ -141,8 +141,10 @@ def _problems(scenario: Scenario, program: hlo.Program):
     exchanges = [
         one for one in program.collectives() if one.opcode == "collective-permute"
     ]
-    if scenario.pipe * scenario.virtual_stages > 1 and len(exchanges) != 2:
-        yield f"{len(exchanges)} collective-permutes instead of 2"
+    # 1F1B's two directions stand in the loop of both passes and in that of one alone.
+    expected = {"ring": 2, "1f1b": 4}[scenario.schedule]
+    if scenario.pipe * scenario.virtual_stages > 1 and len(exchanges) != expected:
+        yield f"{len(exchanges)} collective-permutes instead of {expected}"
     if scenario.layers_per_chunk == scenario.config.num_layers:
         return
     chunks = scenario.virtual_stages * scenario.layers_per_chunk

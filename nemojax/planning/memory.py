@@ -9,6 +9,7 @@ import numpy as np
 
 from nemojax.models import forward, partition
 from nemojax.models.partition import Placement
+from nemojax.planning import counts
 from nemojax.planning.scenario import Scenario
 
 KINDS = {
@@ -49,15 +50,19 @@ def per_device(scenario: Scenario) -> dict[str, float]:
             gradients += share * 4
     working += table
     buffer = _pipeline(scenario)
-    head = _head(scenario) + table + buffer
+    layer, head = _layer(scenario), _head(scenario)
+    if scenario.schedule == "1f1b":  # both at once, in a tick
+        work = layer + head
+    else:
+        work = max(layer, head + table + buffer - gradients)
     return {
         "weights": 4.0 * stored,
         "optimizer": 8.0 * stored,
         "working_weights": working,
         "gradients": gradients,
-        "activations": _kept(scenario) * scenario.ticks * scenario.layers_per_chunk,
+        "activations": _kept(scenario) * scenario.waiting * scenario.layers_per_chunk,
         "pipeline": buffer,
-        "working_memory": max(_layer(scenario), head - gradients),
+        "working_memory": work,
     }
 
 
@@ -80,27 +85,32 @@ def _kept(scenario: Scenario) -> float:
     hidden = gates * tokens * config.d_ff / scenario.tensor
     heads = 2 * config.num_heads + 2 * config.num_kv_heads
     mixed = tokens * heads * config.head_dim / scenario.tensor
+    weights = counts.layer_matrix_parameters(config) / scenario.tensor
     extra = {
         "full": 0.0,
         "mlp_preactivation": hidden,
+        "selective": hidden + mixed + boundary,
         # Without remat: norms' outputs and sums (gathered), queries to mixtures, the
-        # activation, and the scores of every head.
+        # activation, the scores of every head, and the weights.
         "none": hidden * 3
         + mixed
         + 4 * tokens * config.d_model
-        + 3 * tokens * scenario.length * config.num_heads / scenario.tensor,
+        + 3 * tokens * scenario.length * config.num_heads / scenario.tensor
+        + weights,
     }
     return item * (boundary + extra[scenario.remat])
 
 
 def _pipeline(scenario: Scenario) -> float:
-    """All micro-batches of a replica, as they enter the layers."""
-    if scenario.pipe * scenario.virtual_stages == 1:
+    """All micro-batches of a replica, as they enter the layers, or their gradients;
+    1F1B has both."""
+    both = scenario.schedule == "1f1b"
+    if scenario.pipe * scenario.virtual_stages == 1 and not both:
         return 0.0
     item = np.dtype(scenario.config.compute_dtype).itemsize
     sequences = scenario.global_batch / scenario.data
     tokens = sequences * scenario.length / scenario.tensor
-    return item * tokens * scenario.config.d_model
+    return (2 if both else 1) * item * tokens * scenario.config.d_model
 
 
 def _layer(scenario: Scenario) -> float:
@@ -118,7 +128,11 @@ def _head(scenario: Scenario) -> float:
     """A chunk of logits and its gradient, and the hidden states, of a device's rows."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
-    passes = scenario.accumulation_steps * scenario.data * scenario.pipe
-    tokens = scenario.global_batch * scenario.length / passes
-    chunk = min(config.vocab_chunk, config.vocab_size / scenario.tensor)
+    share = config.vocab_size / scenario.tensor
+    if scenario.schedule == "1f1b":
+        tokens, share = scenario.rows * scenario.length, share / scenario.pipe
+    else:
+        passes = scenario.accumulation_steps * scenario.data * scenario.pipe
+        tokens = scenario.global_batch * scenario.length / passes
+    chunk = min(config.vocab_chunk, share)
     return tokens * (2 * 4 * chunk + 3 * item * config.d_model)

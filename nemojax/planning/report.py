@@ -24,6 +24,7 @@ _LAYOUT = (
     "virtual_stages",
     "rows",
     "remat",
+    "schedule",
     "zero",
     "accumulate",
 )
@@ -190,15 +191,16 @@ def candidates_text(candidates: list[Candidate], most: int = 10) -> str:
     """The best layouts as a table, with what limits each."""
     header = (
         f"{'data':>5}{'pipe':>5}{'tensor':>7}{'chunks':>7}{'rows':>5}{'passes':>7}"
-        f"{'zero':>5}  {'remat':<18}{'sums':<9}{'GiB':>7}{'seconds':>9}{'MFU':>7}"
-        "  limit"
+        f"{'zero':>5}  {'remat':<18}{'order':<6}{'sums':<9}{'GiB':>7}"
+        f"{'seconds':>9}{'MFU':>7}  limit"
     )
     lines = [header]
     for one in candidates[:most]:
         s, p = one.scenario, one.prediction
         lines.append(
             f"{s.data:5d}{s.pipe:5d}{s.tensor:7d}{s.virtual_stages:7d}{s.rows:5d}"
-            f"{s.accumulation_steps:7d}{s.zero:5d}  {s.remat:<18}{s.accumulate:<9}"
+            f"{s.accumulation_steps:7d}{s.zero:5d}  {s.remat:<18}{s.schedule:<6}"
+            f"{s.accumulate:<9}"
             f"{one.bytes_per_device / GIB:7.1f}{p.step_seconds:9.2f}{p.mfu:7.1%}"
             f"  {p.limit}"
         )

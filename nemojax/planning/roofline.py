@@ -89,11 +89,10 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
     head = _head_seconds(scenario, assumed)
     batches = scenario.micro_batches
     layers = scenario.config.num_layers / scenario.pipe
-    bubble = (scenario.pipe - 1) / (scenario.virtual_stages * batches)
     heads = head / (scenario.pipe if assumed.head == "balanced" else 1)
     stage = layers * (layer + again + elementwise + exchange)
     # A head on the last stage holds up the ring; spread over the stages it comes after.
-    stalled = bubble * (stage + (heads if assumed.head == "last" else 0.0))
+    held_up = stage + (heads if assumed.head == "last" else 0.0)
     parts = {
         "compute": batches * layers * layer,
         "recompute": batches * layers * again,
@@ -101,7 +100,7 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
         "head": batches * heads,
         "tensor": batches * layers * exchange,
         "pipe": batches * _pipe_seconds(scenario, assumed),
-        "bubble": batches * stalled,
+        "bubble": batches * held_up * scenario.pipeline.bubble,
         "data": _data_seconds(scenario, assumed),
         "optimizer": _optimizer_seconds(scenario),
     }
@@ -132,6 +131,7 @@ def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, flo
         "none": 0.0,
         "full": matrices + scores,
         "mlp_preactivation": matrices - kept + scores,
+        "selective": scores,
     }[scenario.remat]
     if assumed.recompute is not None:
         again = (
@@ -184,7 +184,9 @@ def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     if scenario.pipe == 1:
         return 0.0
     tokens = scenario.rows * scenario.length / scenario.tensor
-    size = 2 * scenario.virtual_stages * tokens * scenario.config.d_model * 2.0
+    # 1F1B tells all stages what the last one has, and adds up what the head returns.
+    times = 2 * scenario.virtual_stages + (4 if scenario.schedule == "1f1b" else 0)
+    size = times * tokens * scenario.config.d_model * 2.0
     return size / _between(scenario, assumed) * (1 - assumed.pipe_overlap)
 
 

@@ -5,10 +5,11 @@ import functools
 
 from jax.sharding import AbstractMesh
 
-from nemojax.models import forward, partition
+from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.parallel.mesh import AXES
+from nemojax.parallel.schedule import Schedule
 from nemojax.planning.hardware import Hardware
 
 
@@ -26,9 +27,10 @@ class Scenario:
       rows: sequences of a micro-batch.
       passes: of the train step over parts of the batch, gradients added up; 0: one a
         micro-batch, or one in all with a pipeline, through which they pass together.
-      remat: a name of `models.forward.REMAT_POLICIES`.
+      remat: a name of `models.stages.REMAT_POLICIES`.
       zero: as in `parallel.layout.Layout`.
       accumulate: as in `parallel.layout.Layout`.
+      schedule: as in `parallel.layout.Layout`.
 
     Raises:
       ValueError: the sizes do not divide; the message says what would.
@@ -47,6 +49,7 @@ class Scenario:
     remat: str = "mlp_preactivation"
     zero: int = 1
     accumulate: str = "float32"
+    schedule: str = "ring"
 
     def __post_init__(self):
         for name in ("data", "pipe", "tensor", "global_batch", "length", "rows"):
@@ -63,7 +66,7 @@ class Scenario:
                 f"passes={self.passes} does not divide {self.micro_batches} "
                 "micro-batches"
             )
-        forward.check_remat(self.remat)
+        stages.check_remat(self.remat)
         partition.check(self.config, self.layout)
         if self.length % self.tensor:
             raise ValueError(
@@ -86,13 +89,20 @@ class Scenario:
         """Passes of the train step over parts of the batch."""
         if self.passes:
             return self.passes
-        return self.micro_batches if self.pipe * self.virtual_stages == 1 else 1
+        single = self.pipe * self.virtual_stages == 1 and self.schedule == "ring"
+        return self.micro_batches if single else 1
 
     @property
-    def ticks(self) -> int:
-        """Steps of the pipeline in a pass, its bubble included."""
-        in_pipeline = self.micro_batches // self.accumulation_steps
-        return in_pipeline * self.virtual_stages + self.pipe - 1
+    def pipeline(self) -> Schedule:
+        """The pipeline of a pass."""
+        in_pass = self.micro_batches // self.accumulation_steps
+        return Schedule(in_pass, self.virtual_stages, self.pipe)
+
+    @property
+    def waiting(self) -> int:
+        """Chunks that wait with what they keep for their backward pass."""
+        one_f_one_b = self.schedule == "1f1b"
+        return self.pipeline.slots if one_f_one_b else self.pipeline.forward_ticks
 
     @property
     def layers_per_chunk(self) -> int:
@@ -106,12 +116,14 @@ class Scenario:
 
     def on(self, mesh) -> Layout:
         """The layout on a mesh."""
+        blocks = self.hardware.platform == "cuda" or self.schedule == "1f1b"
         return Layout(
             mesh,
             virtual_stages=self.virtual_stages,
             micro_batches=self.micro_batches // self.accumulation_steps,
             remat=self.remat,
             zero=self.zero,
-            attention="blocks" if self.hardware.platform == "cuda" else None,
+            attention="blocks" if blocks else None,
             accumulate=self.accumulate,
+            schedule=self.schedule,
         )

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import ACCUMULATE
+from nemojax.parallel.layout import ACCUMULATE, SCHEDULES
 from nemojax.planning import memory, roofline
 from nemojax.planning.hardware import Hardware
 from nemojax.planning.scenario import Scenario
 
 # What the estimate may be off by, and what the runtime keeps for itself.
 USABLE = 0.92
-_REMATS = ("none", "mlp_preactivation", "full")
+_REMATS = ("none", "selective", "mlp_preactivation", "full")
 _ROWS = (1, 2, 4)
 
 
@@ -55,6 +55,18 @@ def search(
     return sorted(found, key=lambda candidate: candidate.prediction.step_seconds)
 
 
+def smaller_batch(
+    config: ModelConfig, hardware: Hardware, devices: int, batch: int, length: int
+) -> int | None:
+    """The first of a batch's half, quarter, ... that has a layout; None: none has."""
+    while batch % 2 == 0:
+        batch //= 2
+        scenarios = _scenarios(config, hardware, devices, batch, length)
+        if any(fits(scenario) for scenario in scenarios):
+            return batch
+    return None
+
+
 def _scenarios(
     config: ModelConfig,
     hardware: Hardware,
@@ -94,6 +106,7 @@ def _options(config: ModelConfig, pipe: int) -> Iterator[dict[str, Any]]:
         "passes": (0, 1) if single else (0,),
         "zero": (1, 3) if single else (1,),
         "accumulate": ACCUMULATE,
+        "schedule": ("ring",) if single else SCHEDULES,
     }
     for values in itertools.product(*choices.values()):
         yield dict(zip(choices, values, strict=True))
@@ -118,6 +131,7 @@ def nearest(scenario: Scenario) -> Candidate | None:
         "tensor",
         "virtual_stages",
         "remat",
+        "schedule",
         "rows",
         "passes",
         "zero",

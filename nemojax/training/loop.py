@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nemojax.models import forward, partition
+from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
@@ -126,8 +126,8 @@ def _report(
 def _place(leaf: np.ndarray, layout: Layout) -> jax.Array:
     """Rows over `data` and `pipe` where they divide; all else on every device."""
     leaf = np.asarray(leaf)
-    rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*forward.ROWS) == 0
-    spec = PartitionSpec(forward.ROWS) if rows else PartitionSpec()
+    rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*stages.ROWS) == 0
+    spec = PartitionSpec(stages.ROWS) if rows else PartitionSpec()
     return put(leaf, NamedSharding(layout.mesh, spec))
 
 

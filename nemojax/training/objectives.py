@@ -81,8 +81,14 @@ def language_model_objective(
     """Token cross-entropy: pretraining and SFT, on a `Batch`."""
 
     def objective(params, batch: Batch):
-        log_probs = _log_probs(config, params, batch, layout)
-        return language_model.loss(log_probs, jnp.asarray(batch.loss_mask))
+        mask = jnp.asarray(batch.loss_mask, jnp.float32)
+        # Each log-prob counts -mask, whatever it is: 1F1B needs no pass to know that.
+        loss_sum, log_probs = forward.weighted_log_probs(
+            config, params, batch.tokens, -mask,
+            positions=batch.positions, segment_ids=batch.segment_ids, layout=layout,
+        )  # fmt: skip
+        _, weight, metrics = language_model.loss(log_probs, mask)
+        return loss_sum, weight, metrics
 
     return objective
 

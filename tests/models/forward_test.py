@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nemojax.models import forward
+from nemojax.models import forward, stages
 from nemojax.parallel.layout import Layout
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -130,7 +130,7 @@ def gradients(remat):
     return jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
 
 
-@pytest.mark.parametrize("remat", [n for n in forward.REMAT_POLICIES if n != "none"])
+@pytest.mark.parametrize("remat", [n for n in stages.REMAT_POLICIES if n != "none"])
 def test_remat_changes_neither_values_nor_gradients(config, params, tokens, remat):
     value, expected = gradients("none")(config, params, tokens)
     again, found = gradients(remat)(config, params, tokens)

@@ -45,8 +45,8 @@ def reference(x, kernel, targets):
 
 
 def fused(chunk, x, kernel, targets):
-    head = heads.LanguageModelHead(dataclasses.replace(CONFIG, vocab_chunk=chunk))
-    return layers.apply(head, {"kernel": kernel}, x, targets, method="log_probs")
+    config = dataclasses.replace(CONFIG, vocab_chunk=chunk)
+    return heads.log_probs(config, kernel, x, targets)
 
 
 def with_gradients(function, inputs):

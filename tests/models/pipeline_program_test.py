@@ -32,8 +32,8 @@ def loss(params, tokens, layout):
 
 
 @functools.cache
-def program(layout, config=WIDE):
-    """The compiled gradient of 16 micro-batches."""
+def compiled(layout, config=WIDE, micro_batches=16):
+    """The compiled gradient."""
     shapes = partition.pack(config, forward.shapes(config), layout)
     params = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -42,10 +42,14 @@ def program(layout, config=WIDE):
         shapes,
         partition.param_shardings(shapes, layout),
     )
-    rows = 16 * layout.size("data")
+    rows = micro_batches * layout.size("data")
     tokens = jax.ShapeDtypeStruct((rows, 8), jnp.int32)
-    compiled = jax.jit(jax.grad(loss), static_argnums=2).lower(params, tokens, layout)
-    return hlo.Program(compiled.compile().as_text())
+    gradient = jax.jit(jax.grad(loss), static_argnums=2)
+    return gradient.lower(params, tokens, layout).compile()
+
+
+def program(layout):
+    return hlo.Program(compiled(layout).as_text())
 
 
 LAYOUTS = {
@@ -55,10 +59,17 @@ LAYOUTS = {
     "two layers a chunk": Layout(
         meshes.make_mesh(2, 2, 2), virtual_stages=2, zero=1, remat="full"
     ),
+    "1f1b": Layout(
+        meshes.make_mesh(2, 2, 2),
+        virtual_stages=2,
+        zero=1,
+        remat="selective",
+        schedule="1f1b",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ["one layer a chunk", "two layers a chunk"])
 def test_a_tick_has_one_exchange_and_a_layer_those_of_sequence_parallelism(name):
     """Forwards: 2 gathers, 2 scatters, 1 exchange. Backwards: the same, and what the
     layer needs to be computed again: 2 gathers and the first scatter."""
@@ -72,6 +83,39 @@ def test_a_tick_has_one_exchange_and_a_layer_those_of_sequence_parallelism(name)
     }
     outside = program(LAYOUTS[name]).collectives(in_loops=False)
     assert not any(found.opcode == "collective-permute" for found in outside)
+
+
+def test_a_tick_of_1f1b_has_the_same_both_ways_and_the_head():
+    """Each pass is in two of the three loops. A gather and a scatter are the head's,
+    and 4 sums: over the vocabulary, to all stages and back. A layer gathers its inputs
+    again backwards, but computes no sum again."""
+    kinds = collections.Counter(
+        found.opcode for found in program(LAYOUTS["1f1b"]).collectives(in_loops=True)
+    )
+    assert kinds == {
+        "all-gather": 2 * 2 + 2 * (2 + 2) + 1,
+        "reduce-scatter": 2 * 2 + 2 * 2 + 1,
+        "collective-permute": 2 + 2,
+        "all-reduce": 4,
+    }
+
+
+def test_memory_of_1f1b_grows_with_the_micro_batches_by_their_inputs_alone():
+    """[M, S, D] of what enters the layers, or its gradient; weights are not kept."""
+
+    def temporary(schedule, micro_batches):
+        layout = Layout(
+            meshes.make_mesh(1, 2, 1),
+            virtual_stages=2,
+            remat="selective",
+            schedule=schedule,
+        )
+        step = compiled(layout, micro_batches=micro_batches)
+        return step.memory_analysis().temp_size_in_bytes
+
+    inputs = 48 * 8 * WIDE.d_model * 2
+    assert temporary("1f1b", 64) < temporary("1f1b", 16) + 2 * inputs
+    assert temporary("1f1b", 64) < 0.6 * temporary("ring", 64)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -90,17 +134,25 @@ def test_a_sum_of_all_weights_would_be_seen():
 
     run = jax.jit(lambda total, xs: jax.lax.scan(body, total, xs)[0])
     shape = jax.ShapeDtypeStruct
-    compiled = run.lower(shape((64, 64), jnp.float32), shape((9,), jnp.float32))
-    found = hlo.Program(compiled.compile().as_text()).large_loop_results(64 * 64 * 4)
+    lowered = run.lower(shape((64, 64), jnp.float32), shape((9,), jnp.float32))
+    found = hlo.Program(lowered.compile().as_text()).large_loop_results(64 * 64 * 4)
     assert [instruction.nbytes for instruction in found] == [64 * 64 * 4]
 
 
-@pytest.mark.parametrize("accumulate", ["float32", "compute"])
-def test_micro_batches_add_up_their_gradients_in_float32(accumulate):
+@pytest.mark.parametrize(
+    ("accumulate", "schedule"),
+    # A CPU's compiler keeps the sums of 1F1B's loops in float32 in any case.
+    [("float32", "ring"), ("compute", "ring"), ("float32", "1f1b")],
+)
+def test_micro_batches_add_up_their_gradients_in_float32(accumulate, schedule):
     """63 equal rows, and one with weight 2,048, which is the first to come back: beside
     it each of the others is too small to count in bfloat16."""
     layout = Layout(
-        meshes.make_mesh(1, 2, 2), virtual_stages=2, zero=1, accumulate=accumulate
+        meshes.make_mesh(1, 2, 2),
+        virtual_stages=2,
+        zero=1,
+        accumulate=accumulate,
+        schedule=schedule,
     )
     params = partition.pack(WIDE, forward.init(WIDE, jax.random.key(0)), layout)
     tokens = np.tile(np.arange(8, dtype=np.int32) * 7 % 64, (64, 1))

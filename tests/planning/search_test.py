@@ -37,9 +37,26 @@ def test_a_model_too_large_for_its_devices_has_no_layout():
     assert search.search(presets.nemotron4_340b(), H100, 8, 8, 4096) == []
 
 
-def test_70b_fits_eight_h200s():
-    found = search.search(presets.llama31_70b(), hardware.get("h200"), 8, 16, 4096)
-    assert found
+def test_70b_fits_eight_h200s_with_few_sequences():
+    model, h200 = presets.llama31_70b(), hardware.get("h200")
+    assert search.search(model, h200, 8, 512, 4096) == []
+    fewer = search.smaller_batch(model, h200, 8, 512, 4096)
+    assert fewer is not None and search.search(model, h200, 8, fewer, 4096)
+    assert search.smaller_batch(presets.nemotron4_340b(), h200, 8, 512, 4096) is None
+
+
+def test_1f1b_needs_less_where_micro_batches_are_many():
+    """And no more than the ring where there is one a stage."""
+
+    def needed(batch, schedule):
+        scenario = Scenario(
+            presets.nemotron4_340b(), H100, 16, 12, 8, 8, batch, schedule=schedule
+        )
+        return memory.per_device(scenario)["activations"]
+
+    assert needed(192, "1f1b") < needed(192, "ring")
+    assert needed(768, "1f1b") < 0.4 * needed(768, "ring")
+    assert needed(3072, "1f1b") == needed(768, "1f1b")
 
 
 def test_the_nearest_layout_that_fits_changes_little():

@@ -1,0 +1,154 @@
+"""What a device does inside the forward functions' `shard_map`, with local sizes."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nemojax.models import attention_kernels, heads, layers, partition
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import collectives, pipeline
+from nemojax.parallel.layout import Layout
+
+# Rows are spread over the stages too: each embeds its part of them, and runs the head.
+ROWS = ("data", "pipe")
+
+# What a layer keeps for the backward pass; everything else is computed again.
+_policies = jax.checkpoint_policies
+REMAT_POLICIES = {
+    # Everything; also a copy of the weights for each micro-batch that uses them.
+    "none": None,
+    "full": _policies.nothing_saveable,
+    "mlp_preactivation": _policies.save_only_these_names("mlp_preactivation"),
+    # Every matrix product; norms, activations and attention scores are made again.
+    "selective": _policies.save_only_these_names(
+        "qkv", "attention", "residual", "mlp_preactivation"
+    ),
+}
+
+
+def check_remat(name: str) -> None:
+    """Raises ValueError for an unknown remat policy, with those that there are."""
+    if name not in REMAT_POLICIES:
+        raise ValueError(f"unknown remat {name!r}; one of {', '.join(REMAT_POLICIES)}")
+
+
+def hidden_states(
+    config: ModelConfig, params, plan, layout: Layout, batch: tuple[jax.Array, ...]
+) -> tuple[Any, jax.Array]:
+    """Local parameters, and the last layer's output for local rows [B, S / tensor, D].
+
+    Args:
+      config: sizes.
+      params: this device's part of a tree.
+      plan: `partition.placements` of the whole tree.
+      layout: of the step.
+      batch: tokens, positions and segment ids [B, S] of this device's rows.
+    """
+    params, sums = partition.local_params(config, params, plan, layout)
+    tokens, positions, segment_ids = batch
+    split = functools.partial(micro_batches, layout)
+    apply = make_stage(
+        config, params["layers"], plan, layout, split(positions), split(segment_ids)
+    )
+
+    def stage(chunk, m, x_BSD):
+        def of_chunk():
+            """Zeros that take up a chunk's gradients; backwards they are added to all,
+            in place."""
+            return jax.tree.map(
+                lambda total: jax.lax.dynamic_index_in_dim(
+                    total, chunk, 0, keepdims=False
+                ),
+                sums,
+            )
+
+        return apply(of_chunk, chunk, m, x_BSD)
+
+    x_MBSD = split(embed(config, params, tokens))
+    x_MBSD = pipeline.run(stage, x_MBSD, layout.virtual_stages)
+    x_BSD = x_MBSD.reshape(-1, *x_MBSD.shape[2:])
+    return params, collectives.reduce_scatter(x_BSD, "pipe", 0)
+
+
+def micro_batches(layout: Layout, array: jax.Array, gather=collectives.all_gather):
+    """The micro-batches [M, B, ...] of all stages out of this stage's rows."""
+    count = layout.count_micro_batches(len(array) * layout.size(*ROWS))
+    array = gather(array, "pipe", 0)
+    return array.reshape(count, -1, *array.shape[1:])
+
+
+def make_stage(
+    config: ModelConfig, params, plan, layout: Layout, positions_MBS, segment_ids_MBS
+):
+    """`(sums, chunk, m, x_BSD) -> x_BSD`: the layers of one chunk of this stage.
+
+    `sums()` gives a chunk's part of what takes the gradients up.
+
+    Args:
+      config: sizes.
+      params: the branch "layers", as `partition.local_params` gives it.
+      plan: `partition.placements` of the whole tree.
+      layout: of the step.
+      positions_MBS, segment_ids_MBS: of all micro-batches.
+    """
+    layer = layers.DecoderLayer(config)
+    attention = attention_kernels.choose(layout.attention, layout.platform)
+    per_chunk = config.num_layers // layout.chunks
+    policy = REMAT_POLICIES[layout.remat]
+
+    def stage(sums, chunk, m, x_BSD):
+        def cast():
+            return jax.tree.map(
+                lambda total, weight: total.astype(weight.dtype), sums(), params
+            )
+
+        def run_layer(x_BSD, into, index, chunk, m):
+            """The weights and the mask are made here, so that remat can make them
+            again."""
+            if into is None:  # made here, XLA adds them without a copy in float32
+                into = jax.tree.map(lambda leaf: leaf[0], cast())
+            layer_params = partition.layer_params(
+                config, params, into, plan["layers"], layout, (chunk, index)
+            )
+
+            def attend(q, k, v):
+                return attention(q, k, v, segment_ids_MBS[m]), None
+
+            return layers.apply(layer, layer_params, x_BSD, positions_MBS[m], attend)[0]
+
+        if policy is not None:
+            run_layer = jax.checkpoint(run_layer, policy=policy)
+        if per_chunk == 1:
+            return run_layer(x_BSD, None, 0, chunk, m)
+        return jax.lax.scan(
+            lambda x, layer: (run_layer(x, layer[1], layer[0], chunk, m), None),
+            x_BSD,
+            (jnp.arange(per_chunk), cast()),
+        )[0]
+
+    return stage
+
+
+def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True):
+    """Token embeddings inside a `shard_map`, split over `tensor` along S or whole."""
+    x_BSD = layers.apply(heads.Embedding(config), params["embedding"], tokens)
+    if sequence_parallel:
+        return collectives.reduce_scatter(x_BSD, "tensor", 1)
+    return collectives.all_reduce(x_BSD, "tensor")
+
+
+def final_norm(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
+    """The normalisation before the heads."""
+    return layers.apply(layers.make_norm(config), params["final_norm"], x_BSD)
+
+
+def head_params(params):
+    """The parameters of the LM head: its own, or the input embedding's if tied."""
+    return params.get("lm_head") or {"kernel": params["embedding"]["table"]}
+
+
+def local_logits(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
+    """Inside a `shard_map`: logits of this device's rows of the vocabulary."""
+    return layers.apply(heads.LanguageModelHead(config), head_params(params), x_BSD)

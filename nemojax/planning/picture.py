@@ -1,0 +1,79 @@
+"""The pipeline's schedules as a picture; `parallel.schedule` runs what is drawn."""
+
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from nemojax.parallel.schedule import Schedule, Work
+
+_TICK, _STAGE = 0.26, 0.4  # inches
+
+
+def draw(
+    path: pathlib.Path, stages: int, virtual_stages: int, micro_batches: int
+) -> None:
+    """Draws the ring's forward passes, and 1F1B.
+
+    Time to the right, a row a stage, a colour a chunk; backward passes are pale.
+    """
+    schedules = [
+        Schedule(micro_batches, virtual_stages, stages, stage)
+        for stage in range(stages)
+    ]
+    ticks = schedules[0].ticks
+    figure, (ring, both) = plt.subplots(
+        2,
+        figsize=(_TICK * ticks + 1.2, 3 * _STAGE * stages + 1.9),
+        height_ratios=(1, 2),
+        sharex=True,
+    )
+    every = np.arange(ticks)
+    for row, schedule in enumerate(schedules):
+        forwards, backwards = schedule.forwards(every), schedule.backwards(every)
+        _row(ring, row, forwards, virtual_stages)
+        _row(both, row - 0.22, forwards, virtual_stages, height=0.4)
+        _row(both, row + 0.22, backwards, virtual_stages, height=0.4, alpha=0.5)
+    names = [f"stage {stage}" for stage in range(stages)]
+    for axis, title in (
+        (ring, f"ring, forward passes: {schedules[0].bubble:.1%} bubble"),
+        (both, f"1F1B, {schedules[0].slots} chunks waiting at most"),
+    ):
+        axis.invert_yaxis()
+        axis.set_yticks(range(stages), names)
+        axis.set_xlim(0, ticks)
+        axis.set_title(title, fontsize=10)
+    both.set_xlabel("tick; the number is the micro-batch, the colour the chunk")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _row(
+    axis: Axes,
+    at: float,
+    work: Work,
+    virtual_stages: int,
+    height: float = 0.8,
+    alpha: float = 1.0,
+) -> None:
+    colours = plt.get_cmap("viridis")
+    real, chunk, micro_batch = (np.asarray(array) for array in work[:3])
+    for tick in np.flatnonzero(real):
+        shade = (chunk[tick] + 0.5) / virtual_stages
+        axis.barh(
+            at, 1, height, left=tick, color=colours(shade), edgecolor="w", alpha=alpha
+        )  # fmt: skip
+        axis.text(
+            tick + 0.5,
+            at,
+            str(micro_batch[tick]),
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="black" if shade > 0.6 or alpha < 1 else "white",
+        )
