@@ -37,7 +37,7 @@ class Head(NamedTuple):
     spec: PartitionSpec = BATCH
 
 
-def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch):
+def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) -> Any:
     """The head's values for all rows.
 
     Args:
@@ -58,7 +58,7 @@ def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch):
 
 def run_weighted(
     config: ModelConfig, head: Head, layout: Layout | None, params, weights, *batch
-):
+) -> Any:
     """The weighted sum of `run`'s values, and the values, which carry no gradient.
 
     Where 1F1B goes through the layers a second time for the gradient of `run`, this is

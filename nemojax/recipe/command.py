@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 from nemojax.data.files import DataError
 from nemojax.recipe.workdir import WorkdirError
+from nemojax.training.stopping import Stopped
 
 SUCCESS = 0
 BAD_INPUT = 2
@@ -31,8 +32,9 @@ _DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
 def main(run: Callable[[], int]) -> int:
     """Runs a command; returns its exit status.
 
-    0 is success, 2 something that the user can mend (data, work folder, disk), 130 an
-    interruption. Any other error is a mistake of this project and is not caught.
+    0 is success, or that training was told to stop and has saved; 2 something that the
+    user can mend (data, work folder, disk), 130 an interruption. Any other error is a
+    mistake of this project and is not caught.
 
     Args:
       run: the command; returns the exit status. It should not start jax's devices
@@ -42,6 +44,9 @@ def main(run: Callable[[], int]) -> int:
     try:
         with _quiet_libraries(), _heard_interruptions():
             return run()
+    except Stopped as error:
+        _say(str(error))
+        return SUCCESS
     except (DataError, WorkdirError) as error:
         message = str(error)
     except KeyboardInterrupt as error:

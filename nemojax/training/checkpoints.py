@@ -1,7 +1,18 @@
-"""Orbax checkpoints of training states and of parameters."""
+"""Orbax checkpoints of training states and of parameters.
 
+Orbax writes in the background; a step counts as saved when its checksums are there, too
+(`training.manifest`). What is damaged is never restored: it is put aside by name, and
+the newest whole step is taken.
+"""
+
+import errno
 import hashlib
+import math
 import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +21,197 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from nemojax.training import manifest
+
+DAMAGED = "damaged"
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_ROOM = 1.05  # of the state's size: what else a checkpoint's folder holds
+_PATIENCE = 600.0  # seconds that processes may differ in when they have saved
+
 
 class Checkpoints:
-    """The checkpoints of one training run, newest wins.
+    """The checkpoints of one training run: a folder a step.
 
-    A step counts as saved when Orbax has renamed its folder into place; what a killed
-    save left behind is removed before the next one.
+    Attributes:
+      directory: absolute; its steps are folders, `damaged/` holds what was put aside.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 1):
+    def __init__(self, directory: Path, *, keep: int = 2, keep_every: int = 0):
+        """Opens the folder, and removes what saves left that did not end.
+
+        Args:
+          directory: of this run alone; every process must see it.
+          keep: how many of the newest steps stay: with two there is one to fall
+            back to.
+          keep_every: multiples of this stay, too; 0: none do.
+        """
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            max_to_keep=None,  # Orbax would delete before the checksums are there
             cleanup_tmp_directories=True,
-            enable_async_checkpointing=False,
+            enable_async_checkpointing=True,
         )
         self.directory = Path(directory).absolute()
+        self._keep, self._keep_every = keep, keep_every
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        if jax.process_index() == 0:
+            _remove_unfinished(self.directory)
+        _barrier("checkpoints are opened")
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def latest_step(self) -> int | None:
-        """The newest saved step, or None."""
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """Saved steps, oldest first; whether they are whole is not looked at."""
+        self._wait()
+        folders = _folders(self.directory)
+        return sorted(step for step in folders if manifest.parts(folders[step]))
 
     def save(self, step: int, state: Any) -> None:
-        """Saves the state under the number of steps done."""
+        """Starts to save the state under the number of steps done.
+
+        Returns when the state is copied: it may then be donated.
+
+        Raises:
+          OSError: the disk has too little space for it; or an earlier save failed.
+        """
+        self._wait()
+        needed = _ROOM * sum(
+            math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+            for leaf in jax.tree.leaves(state)
+        )
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"checkpoint {step} needs {needed / 1e9:,.2f} GB, the disk has "
+                f"{free / 1e9:,.2f} GB left",
+                str(self.directory),
+            )
         self._manager.save(step, args=ocp.args.StandardSave(state))
+        self._thread = threading.Thread(target=self._finish, args=(step,))
+        self._thread.start()
 
     def restore(self, like: Any) -> Any:
-        """The newest state, with the shapes, dtypes and shardings of `like`."""
-        step = self.latest_step()
-        if step is None:
-            raise ValueError(f"no checkpoint in {self.directory}")
+        """The newest whole state; damaged ones are put aside, with a message.
+
+        Args:
+          like: gives shapes, dtypes and shardings, which may be of another mesh.
+
+        Returns:
+          The state, or None: there is no whole one.
+        """
+        self._wait()
         abstract = jax.tree.map(_abstract, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        for step in reversed(self.steps()):
+            if self._is_whole(step):
+                args = ocp.args.StandardRestore(abstract)
+                return self._manager.restore(step, args=args)
+        return None
+
+    def check(self) -> None:
+        """Raises what a save in the background has raised, if it has."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def close(self) -> None:
         """Waits for what is being saved and releases the folder."""
-        self._manager.close()
+        try:
+            self._wait()
+        finally:
+            self._manager.close()
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def _finish(self, step: int) -> None:
+        """In the background: waits for Orbax, writes checksums, then deletes."""
+        try:
+            self._manager.wait_until_finished()
+            folder, count = self.directory / str(step), jax.process_count()
+            _until(folder.is_dir)
+            manifest.write(folder, jax.process_index(), count)
+            if jax.process_index() == 0:
+                _until(lambda: manifest.parts(folder) == count)
+                folders = _folders(self.directory)
+                for old in sorted(folders)[: -self._keep]:
+                    if not self._keep_every or old % self._keep_every:
+                        manifest.remove(folders[old])
+                        self._manager.delete(old)
+        except BaseException as error:
+            self._error = error
+            if jax.process_index() == 0:
+                _remove_unfinished(self.directory)
+
+    def _is_whole(self, step: int) -> bool:
+        folder = self.directory / str(step)
+        count = jax.process_count()
+        found = manifest.problems(folder, jax.process_index(), count)
+        for problem in found:
+            _say(f"checkpoint {step} is damaged: {folder}/{problem}")
+        if not _sum_over_processes(len(found)):
+            return True
+        if jax.process_index() == 0:
+            aside = _free_name(self.directory / DAMAGED / str(step))
+            aside.parent.mkdir(exist_ok=True)
+            folder.rename(aside)
+            _say(f"checkpoint {step} was moved to {aside}; trying an older one")
+        _barrier("a damaged checkpoint is put aside")
+        self._manager.reload()
+        return False
+
+
+def _folders(directory: Path) -> dict[int, Path]:
+    """Folders named by a step."""
+    if not directory.is_dir():
+        return {}
+    return {
+        int(path.name): path
+        for path in directory.iterdir()
+        if path.is_dir() and path.name.isdecimal()
+    }
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """What saves wrote that did not end; the next one may need the space."""
+    for folder in _folders(directory).values():
+        if not manifest.parts(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in directory.glob(f"*{_UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("another process did not save its part of a checkpoint")
+        time.sleep(0.05)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while path.exists():
+        path = path.with_name(f"{path.name.split('.')[0]}.{number}")
+        number += 1
+    return path
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _sum_over_processes(number: int) -> int:
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).sum())
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def save_params(directory: Path, params: Any) -> None:

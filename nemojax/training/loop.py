@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
 from nemojax.training import metrics, optimizer
+from nemojax.training import stopping as stop
 from nemojax.training.step import TrainState, init_state
 
 
@@ -62,6 +64,9 @@ def train(
     Raises:
       ValueError: there is no batch.
       FloatingPointError: the loss is not finite; names the step.
+      OSError: a checkpoint could not be saved.
+      Stopped: SIGTERM; a checkpoint has been saved. Without checkpoints it is not
+        listened to.
     """
     if not batches:
         raise ValueError(f"{run.name}: the data do not fill one batch")
@@ -71,39 +76,51 @@ def train(
     saved = None
     if run.checkpoint_every:
         saved = ckpt.Checkpoints(run.directory / "checkpoints")
-        if saved.latest_step() is not None:
-            state = saved.restore(state)
+        state = saved.restore(state) or state
     done = int(state.step)
     state = _reshaped(run, state, partition.pack)
     first = jax.process_index() == 0
     log = metrics.MetricsLog(run.directory / "metrics.jsonl", done) if first else None
-    try:
-        state = _steps(run, state, train_step, batches, done, log, saved)
-    finally:
+    with contextlib.ExitStack() as stack:
         if log is not None:
-            log.close()
+            stack.callback(log.close)
+        stopping = None
         if saved is not None:
-            saved.close()
+            stack.callback(saved.close)
+            stopping = stack.enter_context(stop.asked())
+        state = _steps(run, state, train_step, batches, done, log, saved, stopping)
     rows = metrics.read_metrics(log.path) if log is not None else []
     return _reshaped(run, state, partition.unpack).params, rows
 
 
-def _steps(run, state: TrainState, train_step, batches, done: int, log, saved):
+def _steps(
+    run, state: TrainState, train_step, batches, start: int, log, saved, stopping
+):
     total = len(batches)
     progress = metrics.Progress(run.name, total)
     pending = None
-    for k in range(done, total):
+    for k in range(start, total):
         rate = optimizer.learning_rate(run.optimizer, k, total)
         started = time.monotonic()
         batch = jax.tree.map(lambda leaf: _place(leaf, run.layout), batches[k])
         state, scalars = train_step(state, batch, np.float32(rate))
         if pending is not None:
             _report(pending, log, progress)
-        pending = (k + 1, rate, started, scalars)
-        if saved is not None and (k + 1) % run.checkpoint_every == 0 and k + 1 < total:
+        done = k + 1
+        pending = (done, rate, started, scalars)
+        if saved is None or done == total:
+            continue
+        saved.check()
+        told = stopping(done)
+        if told or done % run.checkpoint_every == 0:
             _report(pending, log, progress)
             pending = None
-            saved.save(k + 1, _reshaped(run, state, partition.unpack))
+            saved.save(done, _reshaped(run, state, partition.unpack))
+        if told:
+            raise stop.Stopped(
+                f"{run.name}: stopped as told after step {done} of {total}, which is "
+                "saved: run the same command again to continue"
+            )
     if pending is not None:
         _report(pending, log, progress)
     return state

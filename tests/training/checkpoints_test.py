@@ -49,35 +49,74 @@ def test_parameters_come_back_on_the_mesh_asked_for(tmp_path):
     assert_equal(found, tree(1))
 
 
-def test_the_newest_checkpoint_wins_and_the_others_go(tmp_path):
-    saved = checkpoints.Checkpoints(tmp_path / "checkpoints")
-    assert saved.latest_step() is None
-    with pytest.raises(ValueError, match=r"no checkpoint in .*checkpoints"):
-        saved.restore(tree())
-    for step in (3, 6):
+def saved_steps(folder, *steps, **options):
+    """Saves states under steps, in a run of its own."""
+    saved = checkpoints.Checkpoints(folder, **options)
+    for step in steps:
         saved.save(step, tree(step))
     saved.close()
-    again = checkpoints.Checkpoints(tmp_path / "checkpoints")
-    assert again.latest_step() == 6
-    assert_equal(again.restore(tree(0)), tree(6))
-    again.close()
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["6"]
 
 
-def test_a_save_that_was_killed_does_not_count_and_is_replaced(tmp_path):
-    """Before it is renamed, a checkpoint's folder has an ending of Orbax's."""
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_checkpoint_wins(tmp_path):
     folder = tmp_path / "checkpoints"
     saved = checkpoints.Checkpoints(folder)
-    saved.save(3, tree(3))
+    assert saved.steps() == [] and saved.restore(tree()) is None
     saved.close()
-    torn = folder / "6.orbax-checkpoint-tmp"
-    shutil.copytree(folder / "3", torn)
+    saved_steps(folder, 3, 6)
     again = checkpoints.Checkpoints(folder)
-    assert again.latest_step() == 3
+    assert again.steps() == [3, 6]
+    assert_equal(again.restore(tree(0)), tree(6))
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({"keep": 1}, [4]), ({}, [3, 4]), ({"keep": 1, "keep_every": 2}, [2, 4])],
+)
+def test_old_checkpoints_go(tmp_path, options, kept):
+    saved_steps(tmp_path / "checkpoints", 1, 2, 3, 4, **options)
+    assert names(tmp_path / "checkpoints") == [str(step) for step in kept]
+
+
+@pytest.mark.parametrize("ending", [".orbax-checkpoint-tmp", ""])
+def test_a_save_that_was_killed_does_not_count_and_is_replaced(tmp_path, ending):
+    """Before it is renamed, a checkpoint's folder has an ending of Orbax's; and before
+    the checksums are written there are none."""
+    folder = tmp_path / "checkpoints"
+    saved_steps(folder, 3)
+    shutil.copytree(folder / "3", folder / f"6{ending}")
+    (folder / f"6{ending}" / "manifest.0.json").unlink()
+    again = checkpoints.Checkpoints(folder)
+    assert again.steps() == [3]
     assert_equal(again.restore(tree(0)), tree(3))
     again.save(6, tree(6))
     again.close()
-    assert [path.name for path in folder.iterdir()] == ["6"]
+    assert names(folder) == ["3", "6"]
+
+
+def test_an_empty_folder_with_a_steps_name_is_no_checkpoint(tmp_path):
+    saved_steps(tmp_path, 3)
+    (tmp_path / "9").mkdir()
+    again = checkpoints.Checkpoints(tmp_path)
+    assert_equal(again.restore(tree(0)), tree(3))
+    again.close()
+
+
+def test_the_state_saved_is_that_of_the_call(tmp_path):
+    """Saving goes on in the background, while the next steps overwrite the state."""
+    state = {"w": jnp.zeros((1000, 1000))}
+    add = jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)
+    saved = checkpoints.Checkpoints(tmp_path)
+    state = add(state)
+    saved.save(1, state)
+    for _ in range(20):
+        state = add(state)
+    assert_equal(saved.restore(state), {"w": np.ones((1000, 1000), np.float32)})
+    saved.close()
 
 
 def test_equal_bits_have_equal_hashes_wherever_they_live():

@@ -1,12 +1,15 @@
 """A run of a few steps that can be stopped at any of them, here or by a signal.
 
-As a program, `python -m tests.training.toy_run FOLDER STEP` is killed at a step.
+As a program, `python -m tests.training.toy_run FOLDER STEP` is killed at a step, and
+`... FOLDER STEPS EVERY SECONDS` takes so many steps with pauses, saves every so many,
+and prints a hash of the parameters.
 """
 
 import os
 import pathlib
 import signal
 import sys
+import time
 
 import jax
 import numpy as np
@@ -15,7 +18,8 @@ from nemojax.data import batches as data_batches
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
-from nemojax.training import loop, objectives, optimizer, step
+from nemojax.recipe import command
+from nemojax.training import checkpoints, loop, objectives, optimizer, step
 
 STEPS = 7
 CHECKPOINT_EVERY = 3
@@ -38,17 +42,19 @@ STEP = step.make_train_step(
 class Batches:
     """Random batches; asking for the one of step `stop` calls `stopped`."""
 
-    def __init__(self, stop=None, stopped=None):
+    def __init__(self, stop=None, stopped=None, *, count=STEPS, pause=0.0):
         self.stop, self.stopped = stop, stopped
+        self.count, self.pause = count, pause
         self.asked = []
 
     def __len__(self):
-        return STEPS
+        return self.count
 
     def __getitem__(self, k):
         self.asked.append(k)
         if k == self.stop:
             self.stopped()
+        time.sleep(self.pause)
         rows = np.random.default_rng(k).integers(0, CONFIG.vocab_size, (4, 12))
         return data_batches.from_rows(rows.astype(np.int32))
 
@@ -64,6 +70,17 @@ def _kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _main() -> int:
+    jax.config.update("jax_disable_most_optimizations", True)  # as its tests do
+    folder, steps, *rest = sys.argv[1:]
+    if not rest:
+        train(pathlib.Path(folder), Batches(int(steps), _kill))
+    every, pause = rest
+    batches = Batches(count=int(steps), pause=float(pause))
+    params, _ = train(pathlib.Path(folder), batches, int(every))
+    print(checkpoints.parameters_sha256(params), flush=True)
+    return 0
+
+
 if __name__ == "__main__":
-    jax.config.update("jax_disable_most_optimizations", True)  # as its test does
-    train(pathlib.Path(sys.argv[1]), Batches(int(sys.argv[2]), _kill))
+    sys.exit(command.main(_main))

@@ -1,0 +1,122 @@
+"""Checksums of a folder's files, written last: what has them was saved whole.
+
+Orbax restores flipped bytes without a word. Here each process of a run hashes its
+share of a checkpoint's files and writes `manifest.<part>.json`; a folder is whole if
+all parts are there and every file is as they say.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_PREFIX = "manifest."
+_THREADS = 8  # hashing releases the interpreter
+
+T = TypeVar("T")
+
+
+def write(folder: pathlib.Path, part: int = 0, of: int = 1) -> None:
+    """Hashes the share `part` of the files of a folder, which must not change any more.
+
+    The file with the checksums appears at once, and is on the disk when it does.
+    """
+    paths = _files(folder)[part::of]
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": size, "sha256": digest}
+        for path, (size, digest) in zip(paths, _map(_hash, paths), strict=True)
+    }
+    content = {"part": part, "parts": of, "files": files}
+    target = folder / f"{_PREFIX}{part}.json"
+    temporary = target.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        json.dump({"sha256": _own_hash(content), **content}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def parts(folder: pathlib.Path) -> int:
+    """How many are there; `problems` tells whether that is all."""
+    return len(list(folder.glob(f"{_PREFIX}*.json")))
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Makes a folder that is about to be deleted one that was never saved."""
+    for path in folder.glob(f"{_PREFIX}*.json"):
+        path.unlink()
+
+
+def problems(folder: pathlib.Path, part: int = 0, of: int = 1) -> list[str]:
+    """What is wrong with a folder: of its manifest, and of a share of its files.
+
+    Returns:
+      "file: reason" for each; none if the share is whole.
+    """
+    found: list[str] = []
+    listed: dict[str, dict[str, Any]] = {}
+    wanted, seen = 1, set()
+    for path in sorted(folder.glob(f"{_PREFIX}*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            if content.pop("sha256") != _own_hash(content):
+                raise ValueError("it was changed")
+            wanted = content["parts"]
+            seen.add(content["part"])
+            listed |= content["files"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            found.append(f"{path.name}: cannot be read ({error})")
+    missing = set(range(wanted)) - seen
+    found += [f"{_PREFIX}{n}.json: is missing" for n in sorted(missing)]
+    names = sorted(listed)[part::of]
+    paths = [folder / name for name in names]
+    for name, reason in zip(
+        names,
+        _map(lambda path: _difference(folder, path, listed), paths),
+        strict=True,
+    ):
+        if reason:
+            found.append(f"{name}: {reason}")
+    return found
+
+
+def _difference(
+    folder: pathlib.Path, path: pathlib.Path, listed: dict[str, dict[str, Any]]
+) -> str | None:
+    expected = listed[path.relative_to(folder).as_posix()]
+    if not path.is_file():
+        return "is missing"
+    size, digest = _hash(path)
+    if size != expected["bytes"]:
+        return f"has {size:,} bytes instead of {expected['bytes']:,}"
+    return None if digest == expected["sha256"] else "has other bytes than were saved"
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not (path.parent == folder and _is_manifest(path))
+    )
+
+
+def _is_manifest(path: pathlib.Path) -> bool:
+    return path.name.startswith(_PREFIX) and path.suffix in (".json", ".tmp")
+
+
+def _hash(path: pathlib.Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def _map(function: Callable[[pathlib.Path], T], paths: list[pathlib.Path]) -> list[T]:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, paths))
+
+
+def _own_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

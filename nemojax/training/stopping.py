@@ -1,0 +1,37 @@
+"""How a run is told to stop: SIGTERM, between two steps, with everything saved.
+
+Does not import jax before it is needed.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+
+class Stopped(Exception):
+    """A run was told to stop, and has saved what it has."""
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[Callable[[int], bool]]:
+    """Gives a function that tells at a step whether to stop after it.
+
+    All processes of a run get the same answer, also if one alone has the signal: jax's
+    coordinator agrees on a step. Outside of the main thread nothing is listened to.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
+        return
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield lambda step: told.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
