@@ -91,10 +91,12 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     try:
         metadata = handler.metadata(folder.absolute()).item_metadata
+        if metadata is None:
+            raise ValueError("it has no metadata")
         wanted = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
         )
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no checkpoint: {error}") from error
     tree = handler.restore(
         folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=wanted)

@@ -16,7 +16,7 @@ import pytest
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import loop, objectives, optimizer, step
+from nemojax.training import loop, manifest, metrics, objectives, optimizer, step
 from tests.training import process_run, toy_run
 
 # Vocabulary 29 is padded where tensor=2.
@@ -131,3 +131,28 @@ def test_a_killed_process_ends_the_others_with_an_error():
     assert time.monotonic() - start < 60
     assert survivor.returncode != 0
     assert "process" in errors or "connection" in errors.lower()
+
+
+@pytest.mark.slow
+def test_told_to_stop_all_processes_save_one_step_and_any_number_goes_on(tmp_path):
+    """SIGTERM to the second of two; then one process has the devices of both."""
+    axes, folder = (2, 1, 2), tmp_path / "run"
+    (whole,) = processes(1, axes, str(tmp_path / "whole"), "0")
+    expected = whole.communicate(timeout=240)[0].split()[-1]
+    running = processes(2, axes, str(folder), "0.3")
+    deadline = time.monotonic() + 120
+    while len(metrics.read_metrics(folder / "metrics.jsonl")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running[1].send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    for process in running:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors[-2000:]
+        assert "stopped as told after step" in errors
+    assert time.monotonic() - start < 20
+    newest = max(int(p.name) for p in (folder / "checkpoints").iterdir())
+    saved = folder / "checkpoints" / str(newest)
+    assert manifest.parts(saved) == 2 and manifest.problems(saved) == []
+    (alone,) = processes(1, axes, str(folder), "0")
+    assert alone.communicate(timeout=240)[0].split()[-1] == expected

@@ -1,11 +1,15 @@
 """Ten steps of a tiny model, alone or as one of several processes.
 
-python -m tests.training.process_run ADDRESS PROCESSES NUMBER DATA,PIPE,TENSOR
+python -m tests.training.process_run ADDRESS PROCESSES NUMBER DATA,PIPE,TENSOR [MODE]
+
+prints a hash of the parameters. MODE `forever` takes steps until it is killed;
+`FOLDER SECONDS` works in a folder, with checkpoints, and waits before each step.
 """
 
 import pathlib
 import sys
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -16,6 +20,7 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel import distributed
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
+from nemojax.recipe import command
 from nemojax.training import checkpoints, loop, objectives, optimizer, step
 
 STEPS = 10
@@ -35,18 +40,19 @@ OPTIMIZER = optimizer.OptimizerConfig(1e-2)
 class Batches:
     """Batch k is a function of k alone, and the same on every process."""
 
-    def __init__(self, count=STEPS):
-        self.count = count
+    def __init__(self, count=STEPS, pause=0.0):
+        self.count, self.pause = count, pause
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, k):
+        time.sleep(self.pause)
         rows = np.random.default_rng(k).integers(0, 29, (8, 12))
         return data_batches.from_rows(rows.astype(np.int32))
 
 
-def run(layout, batches=None, told=lambda state: None):
+def run(layout, folder, batches=None, told=lambda state: None, every=0):
     """Trains; returns the hash of the parameters."""
     objective = objectives.language_model_objective(CONFIG, layout)
     take_step = step.make_train_step(objective, optimizer.make_optimizer(OPTIMIZER))
@@ -56,29 +62,34 @@ def run(layout, batches=None, told=lambda state: None):
         return take_step(state, batch, rate)
 
     params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
-    with tempfile.TemporaryDirectory() as folder:
-        settings = loop.TrainingRun(
-            "toy", OPTIMIZER, pathlib.Path(folder), layout, config=CONFIG
-        )
-        params, _ = loop.train(settings, params, take, batches or Batches())
+    settings = loop.TrainingRun(
+        "toy", OPTIMIZER, pathlib.Path(folder), layout, every, config=CONFIG
+    )
+    params, _ = loop.train(settings, params, take, batches or Batches())
     return checkpoints.parameters_sha256(params)
 
 
-def main():
-    address, count, number, axes, *rest = sys.argv[1:]
+def main() -> int:
+    address, count, number, axes, *mode = sys.argv[1:]
     cluster = distributed.detect(address, int(count), int(number))
     distributed.initialize(cluster)
     layout = Layout(meshes.make_mesh(*map(int, axes.split(","))), zero=1)
-    if not rest:
-        print(run(layout), flush=True)
-        return
+    if len(mode) == 2:
+        batches = Batches(pause=float(mode[1]))
+        print(run(layout, mode[0], batches, every=4), flush=True)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        if not mode:
+            print(run(layout, folder), flush=True)
+            return 0
 
-    def told(state):
-        jax.block_until_ready(state)
-        print("step", flush=True)
+        def told(state):
+            jax.block_until_ready(state)
+            print("step", flush=True)
 
-    run(layout, Batches(10**6), told)
+        run(layout, folder, Batches(10**6), told)
+        return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.main(main))
