@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 
 from nemojax.data.files import DataError
 from nemojax.recipe.workdir import WorkdirError
-from nemojax.training.stopping import Stopped
+from nemojax.training.stopping import Diverged, Stopped
 
 SUCCESS = 0
 BAD_INPUT = 2
+DIVERGED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
@@ -33,8 +34,9 @@ def main(run: Callable[[], int]) -> int:
     """Runs a command; returns its exit status.
 
     0 is success, or that training was told to stop and has saved; 2 something that the
-    user can mend (data, work folder, disk), 130 an interruption. Any other error is a
-    mistake of this project and is not caught.
+    user can mend (data, work folder, disk), 3 that training does not get on (step after
+    step is not finite), 130 an interruption. Any other error is a mistake of this
+    project and is not caught.
 
     Args:
       run: the command; returns the exit status. It should not start jax's devices
@@ -47,6 +49,9 @@ def main(run: Callable[[], int]) -> int:
     except Stopped as error:
         _say(str(error))
         return SUCCESS
+    except Diverged as error:
+        _say(str(error))
+        return DIVERGED
     except (DataError, WorkdirError) as error:
         message = str(error)
     except KeyboardInterrupt as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -15,8 +16,7 @@ from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
-from nemojax.training import metrics, optimizer
-from nemojax.training import stopping as stop
+from nemojax.training import faults, metrics, optimizer, stopping
 from nemojax.training.step import TrainState, init_state
 
 
@@ -32,6 +32,9 @@ class TrainingRun:
       checkpoint_every: steps between checkpoints; 0: none.
       config: of the model; needed where the layout packs parameters, since batches go
         in and parameters come out in the plain shape, which checkpoints have too.
+      spike_factor: a step is not applied whose gradient is so many times longer than
+        the median of the last 100 applied ones; 0: only if it is not finite.
+      max_skipped: steps in a row that may not be applied.
     """
 
     name: str
@@ -40,6 +43,8 @@ class TrainingRun:
     layout: Layout
     checkpoint_every: int = 0
     config: ModelConfig | None = None
+    spike_factor: float = 0.0
+    max_skipped: int = 3
 
 
 def train(
@@ -63,7 +68,7 @@ def train(
 
     Raises:
       ValueError: there is no batch.
-      FloatingPointError: the loss is not finite; names the step.
+      Diverged: too many steps in a row were not applied; names the last.
       OSError: a checkpoint could not be saved.
       Stopped: SIGTERM; a checkpoint has been saved. Without checkpoints it is not
         listened to.
@@ -84,60 +89,82 @@ def train(
     with contextlib.ExitStack() as stack:
         if log is not None:
             stack.callback(log.close)
-        stopping = None
+        told = None
         if saved is not None:
             stack.callback(saved.close)
-            stopping = stack.enter_context(stop.asked())
-        state = _steps(run, state, train_step, batches, done, log, saved, stopping)
+            told = stack.enter_context(stopping.asked())
+        steps = _Steps(run, train_step, batches, log, saved, told)
+        state = steps.run(state, done)
     rows = metrics.read_metrics(log.path) if log is not None else []
     return _reshaped(run, state, partition.unpack).params, rows
 
 
-def _steps(
-    run, state: TrainState, train_step, batches, start: int, log, saved, stopping
-):
-    total = len(batches)
-    progress = metrics.Progress(run.name, total)
-    pending = None
-    for k in range(start, total):
-        rate = optimizer.learning_rate(run.optimizer, k, total)
-        started = time.monotonic()
-        batch = jax.tree.map(lambda leaf: _place(leaf, run.layout), batches[k])
-        state, scalars = train_step(state, batch, np.float32(rate))
-        if pending is not None:
-            _report(pending, log, progress)
-        done = k + 1
-        pending = (done, rate, started, scalars)
-        if saved is None or done == total:
-            continue
-        saved.check()
-        told = stopping(done)
-        if told or done % run.checkpoint_every == 0:
-            _report(pending, log, progress)
-            pending = None
-            saved.save(done, _reshaped(run, state, partition.unpack))
+class _Steps:
+    """The steps of a run, and what is told of them: a step late, so that the device
+    never waits for the host."""
+
+    def __init__(self, run: TrainingRun, train_step, batches, log, saved, told):
+        self.settings, self.train_step, self.batches = run, train_step, batches
+        self.log, self.saved, self.told = log, saved, told
+        self.total = len(batches)
+        self.progress = metrics.Progress(run.name, self.total)
+        self.watch = faults.Watch(run.directory, run.spike_factor, run.max_skipped)
+        self.pending = None
+
+    def run(self, state: TrainState, start: int) -> TrainState:
+        self.watch.remember(self.settings.directory / "metrics.jsonl", start)
+        for k in range(start, self.total):
+            started = time.monotonic()
+            limit = self.watch.limit(before=k)
+            state, scalars = self._take(k, state, limit)
+            self._report(state)
+            self.pending = (k + 1, limit, started, scalars)
+            if self.saved is not None and k + 1 < self.total:
+                self._save(k + 1, state)
+        self._report(state)
+        return state
+
+    def _take(self, k: int, state: TrainState, limit: float | None):
+        run = self.settings
+        rate = optimizer.learning_rate(run.optimizer, k, self.total)
+        batch = jax.tree.map(lambda leaf: _place(leaf, run.layout), self.batches[k])
+        options = {} if limit is None else {"limit": np.float32(limit)}
+        return self.train_step(state, batch, np.float32(rate), **options)
+
+    def _save(self, done: int, state: TrainState) -> None:
+        self.saved.check()
+        told = self.told(done)
+        if told or done % self.settings.checkpoint_every == 0:
+            self._report(state)
+            self.saved.save(done, _reshaped(self.settings, state, partition.unpack))
         if told:
-            raise stop.Stopped(
-                f"{run.name}: stopped as told after step {done} of {total}, which is "
-                "saved: run the same command again to continue"
+            raise stopping.Stopped(
+                f"{self.settings.name}: stopped as told after step {done} of "
+                f"{self.total}, which is saved: run the same command again to continue"
             )
-    if pending is not None:
-        _report(pending, log, progress)
-    return state
 
-
-def _report(
-    pending, log: metrics.MetricsLog | None, progress: metrics.Progress
-) -> None:
-    step, rate, started, scalars = pending
-    row = {name: float(value) for name, value in jax.device_get(scalars).items()}
-    if not np.isfinite(row["loss"]):
-        raise FloatingPointError(f"{progress.name}: loss {row['loss']} at step {step}")
-    seconds = time.monotonic() - started
-    if log is None:  # the first process tells
-        return
-    log.write({"step": step, "learning_rate": rate, "seconds": seconds, **row})
-    progress.show(step, f"loss {row['loss']:.4f}")
+    def _report(self, state: TrainState) -> None:
+        """Of the step before; `state` is the newest, to repeat it if need be."""
+        if self.pending is None:
+            return
+        step, limit, started, scalars = self.pending
+        self.pending = None
+        row = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        seconds = time.monotonic() - started
+        rate = optimizer.learning_rate(self.settings.optimizer, step - 1, self.total)
+        skipped = row.pop("skipped", 0.0)
+        if self.log is not None:  # the first process tells
+            told = {"skipped": True} if skipped else {}
+            times = {"step": step, "learning_rate": rate, "seconds": seconds}
+            self.log.write(times | row | told)
+            self.progress.show(step, f"loss {row['loss']:.4f}")
+        if skipped:
+            again = jax.device_get(
+                self._take(step - 1, jax.tree.map(jnp.copy, state), limit)[1]
+            )
+            self.watch.skipped(self.settings.name, step, limit, row, again)
+        else:
+            self.watch.applied(step, row)
 
 
 def _place(leaf: np.ndarray, layout: Layout) -> jax.Array:

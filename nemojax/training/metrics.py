@@ -1,6 +1,7 @@
 """What a run tells: `metrics.jsonl`, the progress line, the time left."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -20,13 +21,13 @@ class MetricsLog:
         kept = [row for row in read_metrics(path) if row["step"] <= start_step]
         path.parent.mkdir(parents=True, exist_ok=True)
         replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        replacement.write_text("".join(map(_line, kept)))
         os.replace(replacement, path)
         self._file = path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends one step."""
-        self._file.write(json.dumps(row) + "\n")
+        """Appends one step; a number that is not finite is null in the file."""
+        self._file.write(_line(row))
         self._file.flush()
 
     def close(self) -> None:
@@ -35,16 +36,27 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl` up to a torn line; none if there is no file."""
+    """The rows of a `metrics.jsonl` up to a torn line; none if there is no file.
+
+    What is null there was not finite, and is nan.
+    """
     if not path.exists():
         return []
     rows = []
     for line in path.read_text().splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        rows.append({k: math.nan if v is None else v for k, v in row.items()})
     return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    def finite(value):
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({name: finite(value) for name, value in row.items()}) + "\n"
 
 
 class Progress:

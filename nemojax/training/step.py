@@ -33,11 +33,15 @@ def make_train_step(
     micro_batches: int = 1,
     combine: Callable[[Any, Any], Any] | None = None,
 ):
-    """Compiles `(state, batch, learning_rate) -> (state, metrics)`.
+    """Compiles `(state, batch, learning_rate, limit=None) -> (state, metrics)`.
 
     The objective gives sums and weights. They are added over the whole batch and
     divided once, so that the result does not depend on micro-batches, packing or
     padding. Gradients accumulate in float32. The state is donated.
+
+    A step whose loss or gradient is not finite, or whose gradient's norm is above
+    `limit`, is not applied: parameters and moments stay, on every device, and only the
+    count of steps, which is the place in the data, goes on.
 
     Args:
       objective: the loss of a batch.
@@ -46,11 +50,11 @@ def make_train_step(
         after the other. 1: batches come without that dim.
       combine: `(trained, frozen) -> params`, such as the attaching of adapters. The
         state then holds the trained part alone, and the step takes the frozen part,
-        which has no gradients and no optimizer state, as its fourth argument.
+        which has no gradients and no optimizer state, as its argument `frozen`.
 
     Returns:
-      The compiled step. Metrics: `loss`, `grad_norm`, `weight` and the objective's
-      own, all scalars on the device.
+      The compiled step. Metrics: `loss`, `grad_norm` (before clipping), `weight`,
+      `skipped` (0 or 1) and the objective's own, all scalars on the device.
     """
 
     def sums(params, batch, frozen):
@@ -73,17 +77,26 @@ def make_train_step(
 
         return jax.lax.scan(add, zeros, batch)[0]
 
-    def train_step(state: TrainState, batch, learning_rate, frozen=None):
-        (_, (weight, metrics)), grads = accumulated(state.params, batch, frozen)
+    def train_step(state: TrainState, batch, learning_rate, frozen=None, limit=None):
+        (loss_sum, (weight, metrics)), grads = accumulated(state.params, batch, frozen)
         scale = 1.0 / jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) * scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(loss_sum) & jnp.isfinite(norm)
+        if limit is not None:
+            good &= norm <= limit
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
         scalars = {
             name: total / jnp.maximum(count, 1e-9)
             for name, (total, count) in metrics.items()
         }
-        scalars |= {"grad_norm": optax.tree.norm(grads), "weight": weight}
+        scalars |= {"grad_norm": norm, "weight": weight, "skipped": ~good}
         return TrainState(params, opt_state, state.step + 1), scalars
 
     return jax.jit(train_step, donate_argnums=0)

@@ -1,6 +1,7 @@
-"""How a run is told to stop: SIGTERM, between two steps, with everything saved.
+"""How a run ends before its end.
 
-Does not import jax before it is needed.
+SIGTERM tells it to stop, between two steps, with everything saved; and it ends where it
+does not get on any more. Does not import jax before it is needed.
 """
 
 import contextlib
@@ -11,6 +12,10 @@ from collections.abc import Callable, Iterator
 
 class Stopped(Exception):
     """A run was told to stop, and has saved what it has."""
+
+
+class Diverged(ArithmeticError):
+    """Several steps in a row were not applied."""
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import pytest
 from nemojax.data.files import DataError
 from nemojax.recipe import command
 from nemojax.recipe.workdir import WorkdirError
+from nemojax.training.stopping import Diverged, Stopped
 
 
 def raises(error: BaseException, stage: str | None = None):
@@ -53,6 +54,15 @@ def test_interruption_lost_in_a_callback_of_the_collector_comes_again(capsys):
     assert calls
     assert status == command.INTERRUPTED
     assert capsys.readouterr().err.startswith("interrupted")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Stopped("stopped at 3"), 0), (Diverged("step 4 was not applied"), 3)],
+)
+def test_training_that_ends_early_is_told_in_one_line(error, status, capsys):
+    assert command.main(raises(error)) == status
+    assert capsys.readouterr().err == f"{error}\n"
 
 
 @pytest.mark.parametrize("error", [DataError("x.jsonl: broken"), WorkdirError("busy")])

@@ -1,6 +1,7 @@
 """A layout is no part of the result: runs, checkpoints and processes agree."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -156,3 +157,25 @@ def test_told_to_stop_all_processes_save_one_step_and_any_number_goes_on(tmp_pat
     assert manifest.parts(saved) == 2 and manifest.problems(saved) == []
     (alone,) = processes(1, axes, str(folder), "0")
     assert alone.communicate(timeout=240)[0].split()[-1] == expected
+
+
+@pytest.mark.slow
+def test_a_fault_of_one_process_is_left_out_by_all(tmp_path):
+    """The second of two has no finite loss in step 5: neither applies it."""
+    axes, hashes = (2, 1, 1), {}
+    for name, options in (("whole", []), ("spoiled", ["4"])):
+        running = processes(2, axes, str(tmp_path / name), "0", *options)
+        out = [process.communicate(timeout=240) for process in running]
+        assert [process.returncode for process in running] == [0, 0], out
+        hashes[name] = {text.split()[-1] for text, _ in out}
+        assert len(hashes[name]) == 1
+    assert hashes["whole"] != hashes["spoiled"]
+    whole, spoiled = (
+        metrics.read_metrics(tmp_path / name / "metrics.jsonl") for name in hashes
+    )
+    assert [row["step"] for row in spoiled if row.get("skipped")] == [5]
+    for a, b in zip(whole[:4], spoiled[:4], strict=True):
+        assert a["loss"] == b["loss"]
+    assert spoiled[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=0.05)
+    faults = (tmp_path / "spoiled" / "faults.jsonl").read_text().splitlines()
+    assert len(faults) == 1 and json.loads(faults[0])["verdict"] == "reproducible"

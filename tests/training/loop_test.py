@@ -130,18 +130,6 @@ def test_the_parameters_given_are_not_changed(tmp_path):
     assert [row["loss"] for row in rows] == [1.0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
-    def take_step(state, batch, rate):
-        loss = np.float32("nan") if int(state.step) == 1 else np.float32(1)
-        return state._replace(step=state.step + 1), {"loss": loss}
-
-    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, Layout())
-    params = {"mlp": {"up": np.ones((1, 2, 2), np.float32)}}
-    with pytest.raises(FloatingPointError, match="x: loss nan at step 2"):
-        loop.train(run, params, take_step, [np.ones((2, 2), np.float32)] * 5)
-    assert [row["step"] for row in lines(tmp_path)] == [1]
-
-
 def test_data_that_fill_no_batch_are_refused(tmp_path):
     with pytest.raises(ValueError, match="do not fill one batch"):
         toy_run.train(tmp_path, [])

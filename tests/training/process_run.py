@@ -3,7 +3,8 @@
 python -m tests.training.process_run ADDRESS PROCESSES NUMBER DATA,PIPE,TENSOR [MODE]
 
 prints a hash of the parameters. MODE `forever` takes steps until it is killed;
-`FOLDER SECONDS` works in a folder, with checkpoints, and waits before each step.
+`FOLDER SECONDS [STEP]` works in a folder, with checkpoints, and waits before each step;
+the last process has no finite loss of its rows in batch STEP.
 """
 
 import pathlib
@@ -40,8 +41,8 @@ OPTIMIZER = optimizer.OptimizerConfig(1e-2)
 class Batches:
     """Batch k is a function of k alone, and the same on every process."""
 
-    def __init__(self, count=STEPS, pause=0.0):
-        self.count, self.pause = count, pause
+    def __init__(self, count=STEPS, pause=0.0, spoiled=None):
+        self.count, self.pause, self.spoiled = count, pause, spoiled
 
     def __len__(self):
         return self.count
@@ -49,7 +50,10 @@ class Batches:
     def __getitem__(self, k):
         time.sleep(self.pause)
         rows = np.random.default_rng(k).integers(0, 29, (8, 12))
-        return data_batches.from_rows(rows.astype(np.int32))
+        batch = data_batches.from_rows(rows.astype(np.int32))
+        if k == self.spoiled and jax.process_index() == jax.process_count() - 1:
+            return batch._replace(loss_mask=batch.loss_mask * np.float32("nan"))
+        return batch
 
 
 def run(layout, folder, batches=None, told=lambda state: None, every=0):
@@ -74,8 +78,9 @@ def main() -> int:
     cluster = distributed.detect(address, int(count), int(number))
     distributed.initialize(cluster)
     layout = Layout(meshes.make_mesh(*map(int, axes.split(","))), zero=1)
-    if len(mode) == 2:
-        batches = Batches(pause=float(mode[1]))
+    if len(mode) >= 2:
+        spoiled = int(mode[2]) if len(mode) > 2 else None
+        batches = Batches(pause=float(mode[1]), spoiled=spoiled)
         print(run(layout, mode[0], batches, every=4), flush=True)
         return 0
     with tempfile.TemporaryDirectory() as folder:

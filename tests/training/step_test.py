@@ -92,7 +92,7 @@ def test_a_batch_without_targets_changes_nothing_and_gives_no_nan(take, spread):
     empty = spread._replace(loss_mask=np.zeros_like(spread.loss_mask))
     grads, metrics = take(empty)
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
-    assert metrics == {"loss": 0.0, "weight": 0.0, "grad_norm": 0.0}
+    assert metrics == {"loss": 0.0, "weight": 0.0, "grad_norm": 0.0, "skipped": 0.0}
 
 
 def quadratic(params, batch):
