@@ -5,13 +5,13 @@ traceback; a traceback is for our own mistakes. This module does not import jax,
 that the devices can still be chosen.
 """
 
-import _thread
 import contextlib
 import errno
 import logging
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -133,7 +133,9 @@ def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
 
     def lost(error: "sys.UnraisableHookArgs") -> None:
         if issubclass(error.exc_type, KeyboardInterrupt):
-            threading.Timer(wait, _thread.interrupt_main).start()
+            # A real signal to the main thread: it also wakes it from a system call.
+            to = (threading.main_thread().ident, signal.SIGINT)
+            threading.Timer(wait, signal.pthread_kill, to).start()
         else:
             hook(error)
 
