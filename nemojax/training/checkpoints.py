@@ -55,9 +55,16 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if jax.process_index() == 0:
-            _remove_unfinished(self.directory)
+            for step in _remove_unfinished(self.directory):
+                _say(
+                    f"{self.directory / str(step)} has no checksums, as if it had not "
+                    "been saved to its end: removed"
+                )
         _barrier("checkpoints are opened")
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=handler
+        )
 
     def steps(self) -> list[int]:
         """Saved steps, oldest first; whether they are whole is not looked at."""
@@ -98,14 +105,30 @@ class Checkpoints:
 
         Returns:
           The state, or None: there is no whole one.
+
+        Raises:
+          ValueError: it is the state of another model or optimizer.
         """
         self._wait()
         abstract = jax.tree.map(_abstract, like)
         for step in reversed(self.steps()):
             if self._is_whole(step):
+                self._require_same(step, abstract)
                 args = ocp.args.StandardRestore(abstract)
                 return self._manager.restore(step, args=args)
         return None
+
+    def _require_same(self, step: int, abstract: Any) -> None:
+        """Orbax would cast to another dtype without a word."""
+        saved = _kinds(self._manager.item_metadata(step))
+        wanted = _kinds(abstract)
+        for name in sorted(saved.keys() | wanted.keys()):
+            there, here = (kinds.get(name, "nothing") for kinds in (saved, wanted))
+            if there != here:
+                raise ValueError(
+                    f"{self.directory / str(step)} is of another model or optimizer: "
+                    f"{name} is {there} there and {here} here"
+                )
 
     def check(self) -> None:
         """Raises what a save in the background has raised, if it has."""
@@ -174,13 +197,29 @@ def _folders(directory: Path) -> dict[int, Path]:
     }
 
 
-def _remove_unfinished(directory: Path) -> None:
-    """What saves wrote that did not end; the next one may need the space."""
-    for folder in _folders(directory).values():
-        if not manifest.parts(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+def _remove_unfinished(directory: Path) -> list[int]:
+    """What saves wrote that did not end: the next one may need the space.
+
+    Returns:
+      The steps of those that Orbax had ended, but that have no checksums.
+    """
     for folder in directory.glob(f"*{_UNFINISHED}*"):
         shutil.rmtree(folder, ignore_errors=True)
+    folders = _folders(directory)
+    unfinished = [step for step in folders if not manifest.parts(folders[step])]
+    for step in unfinished:
+        shutil.rmtree(folders[step], ignore_errors=True)
+    return unfinished
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    """ "dtype[shape]" by name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -98,11 +98,39 @@ def test_a_save_that_was_killed_does_not_count_and_is_replaced(tmp_path, ending)
     assert names(folder) == ["3", "6"]
 
 
-def test_an_empty_folder_with_a_steps_name_is_no_checkpoint(tmp_path):
+def test_an_empty_folder_with_a_steps_name_is_no_checkpoint(tmp_path, capsys):
     saved_steps(tmp_path, 3)
     (tmp_path / "9").mkdir()
     again = checkpoints.Checkpoints(tmp_path)
     assert_equal(again.restore(tree(0)), tree(3))
+    again.close()
+    assert f"{tmp_path}/9 has no checksums" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t | {"norm": t["norm"].astype(jnp.float32)},
+            r"norm is bfloat16\[3\] there and float32\[3\] here",
+        ),
+        (
+            lambda t: t | {"norm": t["norm"][:2]},
+            r"bfloat16\[3\] there and bfloat16\[2\]",
+        ),
+        (lambda t: t | {"more": t["norm"]}, "more is nothing there"),
+        (
+            lambda t: {"mlp": t["mlp"], "norm": t["norm"]},
+            "step is int32.* nothing here",
+        ),
+    ],
+)
+def test_the_state_of_another_model_is_refused(tmp_path, change, message):
+    """Orbax would read bfloat16 into float32, and leave out what is not asked for."""
+    saved_steps(tmp_path, 3)
+    again = checkpoints.Checkpoints(tmp_path)
+    with pytest.raises(ValueError, match=f"3 is of another model.*{message}"):
+        again.restore(change(tree(0)))
     again.close()
 
 
