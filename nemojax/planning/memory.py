@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from nemojax.models import forward, partition
+from nemojax.models.config import ModelConfig
 from nemojax.models.partition import Placement
+from nemojax.parallel.layout import Layout
 from nemojax.planning import counts
 from nemojax.planning.scenario import Scenario
 
@@ -30,11 +32,10 @@ def per_device(scenario: Scenario) -> dict[str, float]:
     the two embeddings only one is there then.
     """
     config, layout = scenario.config, scenario.layout
-    params = partition.pack(config, _shapes(config), layout)
-    plan = partition.placements(params, layout)
     compute = np.dtype(config.compute_dtype).itemsize
     sums = compute if scenario.accumulate == "compute" else 4
-    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(plan), strict=True))
+    placing = Layout(layout.mesh, layout.virtual_stages, zero=layout.zero)
+    pairs = _leaves(config, placing)
     stored = sum(_numbers(leaf, place, scenario) for leaf, place in pairs)
     working = gradients = table = 0.0
     for leaf, place in pairs:
@@ -67,6 +68,14 @@ def per_device(scenario: Scenario) -> dict[str, float]:
 
 
 _shapes = functools.cache(forward.shapes)
+
+
+@functools.cache
+def _leaves(config: ModelConfig, layout: Layout) -> list[tuple[Any, Placement]]:
+    """Shape and placement of every parameter."""
+    params = partition.pack(config, _shapes(config), layout)
+    plan = partition.placements(params, layout)
+    return list(zip(jax.tree.leaves(params), jax.tree.leaves(plan), strict=True))
 
 
 def _numbers(leaf: Any, place: Placement, scenario: Scenario) -> float:

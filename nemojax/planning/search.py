@@ -28,8 +28,11 @@ class Candidate:
 
 def fits(scenario: Scenario) -> bool:
     """Whether the estimate leaves room on each device."""
-    needed = sum(memory.per_device(scenario).values())
-    return needed <= USABLE * scenario.hardware.memory_bytes
+    return _needed(scenario) <= USABLE * scenario.hardware.memory_bytes
+
+
+def _needed(scenario: Scenario) -> float:
+    return sum(memory.per_device(scenario).values())
 
 
 def search(
@@ -48,7 +51,7 @@ def search(
         found.append(
             Candidate(
                 scenario,
-                sum(memory.per_device(scenario).values()),
+                _needed(scenario),
                 roofline.predict(scenario, assumptions),
             )
         )

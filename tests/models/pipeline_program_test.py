@@ -100,6 +100,7 @@ def test_a_tick_of_1f1b_has_the_same_both_ways_and_the_head():
     }
 
 
+@pytest.mark.slow
 def test_memory_of_1f1b_grows_with_the_micro_batches_by_their_inputs_alone():
     """[M, S, D] of what enters the layers, or its gradient; weights are not kept."""
 
@@ -142,7 +143,11 @@ def test_a_sum_of_all_weights_would_be_seen():
 @pytest.mark.parametrize(
     ("accumulate", "schedule"),
     # A CPU's compiler keeps the sums of 1F1B's loops in float32 in any case.
-    [("float32", "ring"), ("compute", "ring"), ("float32", "1f1b")],
+    [
+        ("float32", "ring"),
+        pytest.param("compute", "ring", marks=pytest.mark.slow),
+        ("float32", "1f1b"),
+    ],
 )
 def test_micro_batches_add_up_their_gradients_in_float32(accumulate, schedule):
     """63 equal rows, and one with weight 2,048, which is the first to come back: beside

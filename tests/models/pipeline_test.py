@@ -10,7 +10,7 @@ import pytest
 
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import SCHEDULES, Layout
+from nemojax.parallel.layout import Layout
 from tests.models import sharded
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -29,8 +29,6 @@ def one_f_one_b(**options):
         ((4, 1, 2), {"zero": 3, "remat": "full", "micro_batches": 2}),
         ((2, 1, 1), {"virtual_stages": 2, "micro_batches": 4}),
         ((2, 2, 2), one_f_one_b(virtual_stages=2, zero=1, remat="selective")),
-        ((1, 4, 2), one_f_one_b(virtual_stages=2, remat="full")),
-        ((2, 1, 1), one_f_one_b(virtual_stages=4, zero=3)),
         ((1, 1, 1), one_f_one_b(micro_batches=4, remat="mlp_preactivation")),
     ],
     ids=str,
@@ -39,22 +37,19 @@ def test_a_layout_changes_neither_values_nor_gradients(axes, options):
     sharded.check(sharded.DEEP, Layout(meshes.make_mesh(*axes), **options))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_llama_is_pipelined_too(schedule):
-    layout = Layout(
-        meshes.make_mesh(2, 2, 2), virtual_stages=2, zero=1, schedule=schedule
-    )
+def test_a_llama_is_pipelined_too():
+    layout = Layout(meshes.make_mesh(2, 2, 2), virtual_stages=2, zero=1)
     sharded.check(sharded.LLAMA, layout)
 
 
-@pytest.mark.parametrize("axes", [(1, 2, 2), (1, 1, 1)])
-def test_a_weighted_sum_in_one_pass_is_that_of_the_log_probs(axes):
+def test_a_weighted_sum_in_one_pass_is_that_of_the_log_probs():
     """Also its gradient, scaled by what comes after the sum, and the log-probs."""
     params = sharded.random_params(sharded.DEEP)
     tokens, segments, (weights, _) = sharded.case()
 
     def total(params, schedule):
-        layout = Layout(meshes.make_mesh(*axes), micro_batches=4, schedule=schedule)
+        mesh = meshes.make_mesh(1, 2, 2)
+        layout = Layout(mesh, micro_batches=4, schedule=schedule)
         found, log_probs = forward.weighted_log_probs(
             sharded.DEEP, params, tokens, weights, segment_ids=segments, layout=layout
         )

@@ -33,6 +33,15 @@ def test_status_of_the_command_is_passed_on(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.fixture
+def listening():
+    """A shell's background jobs are started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_interruption_lost_in_a_callback_of_the_collector_comes_again(capsys):
     calls = []
 

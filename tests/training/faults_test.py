@@ -25,7 +25,7 @@ class Faulty(toy_run.Batches):
     def __getitem__(self, k):
         batch = super().__getitem__(k)
         if k in self.spoiled or (k in self.once and self.asked.count(k) == 1):
-            return batch._replace(loss_mask=batch.loss_mask * np.float32(self.weight))
+            return batch._replace(loss_mask=np.full_like(batch.loss_mask, self.weight))
         return batch
 
 
