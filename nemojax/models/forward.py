@@ -166,7 +166,6 @@ def rewards(
     Returns:
       float32 [B, S, K].
     """
-
     return schedules.run(
         config, _REWARDS, layout, params, tokens, positions, segment_ids
     )

@@ -109,7 +109,6 @@ class Checkpoints:
         Raises:
           ValueError: it is the state of another model or optimizer.
         """
-        self._wait()
         abstract = jax.tree.map(_abstract, like)
         for step in reversed(self.steps()):
             if self._is_whole(step):
