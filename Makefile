@@ -10,6 +10,9 @@ UV ?= uv
 # The newest torch brings the CUDA libraries along; name a CPU build where it matters.
 TORCH ?= torch==2.13.0
 
+# A file's tests share what they set up, and the order is that of the folders.
+WORKERS = -n 2 --dist=loadfile --no-loadscope-reorder
+
 # The newest interpreter that has a lock comes first; a pyenv shim for a version that
 # is not switched on exists on PATH but does not run, so each one is tried.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.14 python3.13 python3; do \
@@ -50,15 +53,15 @@ recipe: setup  ## the whole recipe on your data: make recipe DATA=folder
 	$(BIN)/python -m experiments.recipe --data="$(DATA)" --workdir=runs/recipe $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n 2 -q $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -q $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -n 2 -q -m slow $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -q -m slow $(ARGS)
 
 parity: setup  ## against torch and transformers; TORCH names what pip installs
 	$(BIN)/python -c 'import torch, transformers' 2>/dev/null || $(BIN)/python -m pip \
 		--disable-pip-version-check install --quiet $(TORCH) 'transformers>=4.57'
-	$(BIN)/python -m pytest -n 2 -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py $(ARGS)
 
 house: setup
 	$(BIN)/python -m pytest -q tests/house

@@ -13,6 +13,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
         f"{os.environ.get('XLA_FLAGS', '')} "
         f"--xla_force_host_platform_device_count={DEVICES}"
     ).strip()
+# Most of the time goes to compiling; what is slower for it does not compute for long.
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,12 @@ def test_micro_batches_add_up_their_gradients_in_float32(accumulate, schedule):
         accumulate=accumulate,
         schedule=schedule,
     )
-    params = partition.pack(WIDE, forward.init(WIDE, jax.random.key(0)), layout)
+
+    @jax.jit
+    def init(key):
+        return partition.pack(WIDE, forward.init(WIDE, key), layout)
+
+    params = init(jax.random.key(0))
     tokens = np.tile(np.arange(8, dtype=np.int32) * 7 % 64, (64, 1))
 
     @jax.jit

@@ -10,7 +10,7 @@ import pytest
 
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import SCHEDULES, Layout
 from tests.models import sharded
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -34,12 +34,14 @@ def one_f_one_b(**options):
     ids=str,
 )
 def test_a_layout_changes_neither_values_nor_gradients(axes, options):
-    sharded.check(sharded.DEEP, Layout(meshes.make_mesh(*axes), **options))
+    layout = Layout(meshes.make_mesh(*axes), **options)
+    sharded.check(sharded.DEEP, layout, num_attributes=0)
 
 
-def test_a_llama_is_pipelined_too():
-    layout = Layout(meshes.make_mesh(2, 2, 2), virtual_stages=2, zero=1)
-    sharded.check(sharded.LLAMA, layout)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_llama_with_a_reward_head_is_pipelined_too(schedule):
+    mesh = meshes.make_mesh(1, 2, 2)
+    sharded.check(sharded.LLAMA, Layout(mesh, virtual_stages=2, schedule=schedule))
 
 
 def test_a_weighted_sum_in_one_pass_is_that_of_the_log_probs():

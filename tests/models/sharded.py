@@ -29,13 +29,13 @@ LENGTH = 16
 
 
 @functools.cache
-def random_params(config):
+def random_params(config, num_attributes=5):
     """Every parameter matters: norms, biases and heads are not zero."""
     rng = np.random.default_rng(0)
-    init = jax.jit(functools.partial(forward.init, config, num_attributes=5))
+    init = functools.partial(forward.init, config, num_attributes=num_attributes)
     return jax.tree.map(
         lambda leaf: leaf + rng.normal(0, 0.02, leaf.shape).astype(np.float32),
-        init(jax.random.key(0)),
+        jax.jit(init)(jax.random.key(0)),
     )
 
 
@@ -52,22 +52,23 @@ def case(rows=16):
 
 
 def loss(config, params, layout, rows):
-    """A weighted sum of all log-probs and rewards."""
-    tokens, segments, weights = case(rows)
-    outputs = (
-        forward.token_log_probs(
-            config, params, tokens, segment_ids=segments, layout=layout
-        ),
-        forward.rewards(config, params, tokens, segment_ids=segments, layout=layout),
-    )
-    return sum((a * b).sum() for a, b in zip(outputs, weights, strict=True))
+    """A weighted sum of all log-probs, and of all rewards if there are any."""
+    tokens, segments, (weights, reward_weights) = case(rows)
+    options = {"segment_ids": segments, "layout": layout}
+    log_probs = forward.token_log_probs(config, params, tokens, **options)
+    total = (log_probs * weights).sum()
+    if "reward_head" in params:
+        rewards = forward.rewards(config, params, tokens, **options)
+        total += (rewards * reward_weights).sum()
+    return total
 
 
-def evaluated(config, layout, rows=16):
+def evaluated(config, layout, rows=16, num_attributes=5):
     """The loss and its gradient, as a plain tree."""
-    params = random_params(config)
+    params = random_params(config, num_attributes)
+    shapes = forward.shapes(config, num_attributes=num_attributes)
     shardings = partition.param_shardings(
-        partition.pack(config, forward.shapes(config, num_attributes=5), layout), layout
+        partition.pack(config, shapes, layout), layout
     )
     packed = jax.device_put(partition.pack(config, params, layout), shardings)
     program = jax.jit(
@@ -79,14 +80,14 @@ def evaluated(config, layout, rows=16):
 
 
 @functools.cache
-def reference(config, rows):
-    return evaluated(config, Layout(), rows)
+def reference(config, rows, num_attributes):
+    return evaluated(config, Layout(), rows, num_attributes)
 
 
-def errors(config, layout, rows=16):
+def errors(config, layout, rows=16, num_attributes=5):
     """Relative differences: of the loss, and of each gradient to its largest entry."""
-    value, gradient = evaluated(config, layout, rows)
-    expected, expected_gradient = reference(config, rows)
+    value, gradient = evaluated(config, layout, rows, num_attributes)
+    expected, expected_gradient = reference(config, rows, num_attributes)
     found = {"loss": abs(float(value) / float(expected) - 1)}
     for (path, ours), one in zip(
         jax.tree_util.tree_leaves_with_path(gradient),
@@ -100,8 +101,8 @@ def errors(config, layout, rows=16):
     return found
 
 
-def check(config, layout):
-    found = errors(config, layout)
+def check(config, layout, **options):
+    found = errors(config, layout, **options)
     assert max(found.values()) <= TOLERANCE, found
 
 

@@ -1,5 +1,6 @@
 """The schedules do all work once, in an order in which everything is there."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -12,6 +13,7 @@ SIZES = [(12, 2, 4), (9, 3, 3), (2, 4, 2), (6, 1, 2), (4, 3, 1), (3, 1, 1), (48,
 every_size = pytest.mark.parametrize("sizes", SIZES, ids=str)
 
 
+@functools.cache
 def when(sizes):
     """Of each pass: {(chunk of the model, micro-batch): (tick, stage, slot)}."""
     found = {"forwards": {}, "backwards": {}}
