@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 		$$pip --require-hashes -r "$$lock" && $$pip --no-deps --no-build-isolation -e .; \
 	else \
 		echo "No lock for this platform: installing the newest versions into $(VENV)"; \
-		$$pip -e '.[dev,hf]'; \
+		$$pip -e '.[dev,hf,data,tensorboard]'; \
 	fi
 	@touch $@
 
@@ -75,7 +75,7 @@ lint: setup
 
 lock:  ## needs uv
 	for version in 3.11 3.12; do \
-		$(UV) pip compile pyproject.toml --extra dev --extra hf --generate-hashes --no-header --quiet \
+		$(UV) pip compile pyproject.toml --extra dev --extra hf --extra data --extra tensorboard --generate-hashes --no-header --quiet \
 			--python-version $$version --python-platform x86_64-manylinux_2_28 $(ARGS) \
 			-o third_party/requirements-py$$(echo $$version | tr -d .).lock || exit 1; \
 	done

@@ -21,7 +21,6 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
 
 # Nothing runs here, and the CUDA plugin must not look for a GPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -37,28 +36,17 @@ from nemojax.planning import hardware, report, roofline, search
 from nemojax.planning.scenario import Scenario
 from nemojax.recipe import command
 
-
-def settable(cls: type, *without: str) -> Any:
-    """The fields of a frozen dataclass with their defaults, for flags to set."""
-    fields = [
-        (field.name, field.type, field.default)
-        for field in dataclasses.fields(cls)
-        if field.name not in without
-    ]
-    return dataclasses.make_dataclass(cls.__name__, fields)()
-
-
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "nemotron4_340b", "a preset")
 flags.DEFINE_string("hardware", "h100", f"one of {', '.join(hardware.HARDWARE)}")
 PARALLEL = config_flags.DEFINE_config_dataclass(
     "parallel",
-    settable(Scenario, "config", "hardware", "global_batch", "length"),
+    command.settable(Scenario, "config", "hardware", "global_batch", "length"),
     "mesh axes and layout: --parallel.tensor=8 and so on",
 )
 ASSUMED = config_flags.DEFINE_config_dataclass(
     "assume",
-    settable(roofline.Assumptions),
+    command.settable(roofline.Assumptions),
     "assumptions of the prediction: --assume.efficiency=0.65 and so on",
 )
 flags.DEFINE_integer("global_batch", 768, "sequences a step", lower_bound=1)

@@ -28,8 +28,8 @@ def from_rows(rows_BS: np.ndarray, segment_ids_BS: np.ndarray | None = None) -> 
 
     Args:
       rows_BS: int32 token ids without padding.
-      segment_ids_BS: segments (from 1) that do not attend to each other; by default a
-        row is one segment, whatever documents it holds.
+      segment_ids_BS: segments (from 1) that do not attend to each other, 0 where there
+        is no text; by default a row is one segment, whatever documents it holds.
     """
     rows_BS = np.asarray(rows_BS, np.int32)
     if segment_ids_BS is None:
@@ -41,7 +41,7 @@ def from_rows(rows_BS: np.ndarray, segment_ids_BS: np.ndarray | None = None) -> 
     start_BS = np.maximum.accumulate(np.where(begins_BS, column_S, 0), axis=1)
     return Batch(
         tokens=rows_BS,
-        loss_mask=(~begins_BS).astype(np.float32),
+        loss_mask=(~begins_BS & (segment_ids_BS > 0)).astype(np.float32),
         segment_ids=segment_ids_BS,
         positions=column_S - start_BS,
     )

@@ -1,7 +1,7 @@
 """Pretraining text by class, and which files of a data folder serve which stage.
 
-A data folder holds one folder for each use; all files are `.jsonl`, `.json` or their
-`.gz`, and `*` stands for anything:
+A data folder holds one folder for each use; all files are `.jsonl`, `.json`, their
+`.gz` or `.zst`, or `.parquet`, and `*` stands for anything:
 
     pretrain/<class>-*       text for training, the class being english, multilingual
     pretrain/dev-<class>*    or code; and held-out text for the validation loss.
@@ -84,15 +84,21 @@ def utf8_bytes(text: str) -> int:
     return len(text.encode("utf-8"))
 
 
-def find_corpus(folder: files.PathLike) -> Corpus:
+def find_corpus(folder: files.PathLike, *, whole: bool = True) -> Corpus:
     """The pretraining text in the data folder `folder`.
+
+    Args:
+      folder: as the module's docstring says.
+      whole: whether there must be text of every class, for training and validation;
+        otherwise there must be some text for training.
 
     Raises:
       files.DataError: the folder is missing, or has no text for some class.
     """
     folder = _existing(folder)
     corpus, missing = _corpus(folder)
-    _raise_if_missing(folder, missing)
+    if whole or not any(corpus.training.values()):
+        _raise_if_missing(folder, missing)
     return corpus
 
 
@@ -166,14 +172,27 @@ def read_documents(
       files.DataError: a file is missing or unreadable.
       ValueError: there is no such class.
     """
+    _check_class(text_class)
+    for path in files.list_files(paths):
+        for document, _ in read_numbered(path, text_class, quarantine):
+            yield document
+
+
+def read_numbered(
+    path: files.PathLike, text_class: str, quarantine: files.Quarantine
+) -> Iterator[tuple[Document, int]]:
+    """The documents of one file with the numbers of their rows; as `read_documents`."""
+    _check_class(text_class)
+    for row in quarantine.keep(files.read_rows(path)):
+        try:
+            yield _document(row.value, text_class), row.row
+        except fields.Reject as reject:
+            quarantine.add(row.reject(reject.field, reject.reason))
+
+
+def _check_class(text_class: str) -> None:
     if text_class not in TEXT_CLASSES:
         raise ValueError(f"text class {text_class!r} is none of {TEXT_CLASSES}")
-    for path in files.list_files(paths):
-        for row in quarantine.keep(files.read_rows(path)):
-            try:
-                yield _document(row.value, text_class)
-            except fields.Reject as reject:
-                quarantine.add(row.reject(reject.field, reject.reason))
 
 
 def _document(row: fields.Fields, text_class: str) -> Document:

@@ -1,18 +1,21 @@
-"""Rows from JSON files: every row is either read or named in a quarantine.
+"""Rows from files: every row is either read or named in a quarantine.
 
 `.jsonl` holds one JSON object a line, `.json` one list of objects; both may be
-gzip-compressed (`.jsonl.gz`, `.json.gz`). Text is UTF-8. A row that cannot be read
+compressed (`.jsonl.gz`, `.json.zst`). `.parquet` holds a table. Parquet and zstd need
+the extra `data`. Text is UTF-8. A row that cannot be read
 becomes a `BadRow` with its file, number, field and reason, and reading goes on with
 the next row; only what makes the whole file or folder useless raises `DataError`.
 So the good and the bad rows of a file always add up to its rows.
 """
 
 import gzip
+import importlib
 import io
 import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from nemojax.data import json_text
 from nemojax.data.quarantine import BadRow, DataError, PathLike, Quarantine, Row
@@ -29,7 +32,11 @@ __all__ = [
 
 MAX_LINE_BYTES = 10 * 1024**2
 MAX_JSON_BYTES = 1024**3  # a .json list has to be held in memory as a whole
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+SUFFIXES = (
+    *(kind + packed for kind in (".jsonl", ".json") for packed in ("", ".gz", ".zst")),
+    ".parquet",
+)
+_PARQUET_ROWS = 256  # held at once
 
 
 def list_files(paths: PathLike | Iterable[PathLike]) -> list[pathlib.Path]:
@@ -76,22 +83,71 @@ def read_rows(path: PathLike) -> Iterator[Row | BadRow]:
     """
     path = pathlib.Path(path)
     _check_is_data_file(path)
-    opener = gzip.open if path.suffix == ".gz" else open
-    read = _read_lines if path.name.endswith((".jsonl", ".jsonl.gz")) else _read_list
+    read = _read_lines if ".jsonl" in path.suffixes else _read_list
+    if path.suffix == ".parquet":
+        read = _read_table
     is_empty = True
     try:
-        with opener(path, "rb") as stream:
+        with _opened(path) as stream:
             for row in read(stream, str(path)):
                 is_empty = False
                 yield row
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{path}: corrupt gzip data ({error}); fetch or compress the file again."
+            f"{path}: corrupt {_packing(path)} data ({error}); fetch or compress the "
+            "file again."
         ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
     if is_empty:
         yield BadRow(str(path), 0, "", "empty file")
+
+
+def _opened(path: pathlib.Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        return io.BufferedReader(_Zstd(path))
+    return open(path, "rb")
+
+
+def _packing(file: PathLike) -> str:
+    return "zstd" if str(file).endswith(".zst") else "gzip"
+
+
+def _pyarrow(name: str, path: PathLike) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DataError(
+            f"{path}: needs pyarrow, which is not installed: "
+            "pip install 'nemojax[data]'"
+        ) from error
+
+
+class _Zstd(io.RawIOBase):
+    """Decompresses; what is cut short ends with the error that gzip gives."""
+
+    def __init__(self, path: pathlib.Path):
+        arrow = _pyarrow("pyarrow", path)
+        self._stream = arrow.input_stream(str(path), compression="zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._stream.read(len(buffer))
+        except OSError as error:
+            if "Truncated" in str(error):
+                raise EOFError(str(error)) from error
+            raise zlib.error(str(error)) from error
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _check_is_data_file(path: pathlib.Path) -> None:
@@ -120,7 +176,7 @@ def _read_lines(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
             line = stream.readline(MAX_LINE_BYTES + 1)
         except EOFError:
             # The rows before the cut are whole, so they are kept.
-            yield BadRow(file, number, "", "truncated gzip file")
+            yield BadRow(file, number, "", f"truncated {_packing(file)} file")
             return
         if not line:
             return
@@ -153,7 +209,9 @@ def _read_list(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
     try:
         content = stream.read(MAX_JSON_BYTES + 1)
     except EOFError as error:
-        raise DataError(f"{file}: truncated gzip file; fetch it again.") from error
+        raise DataError(
+            f"{file}: truncated {_packing(file)} file; fetch it again."
+        ) from error
     if len(content) > MAX_JSON_BYTES:
         raise DataError(f"{file}: larger than 1 GiB; turn it into a .jsonl file.")
     if not content.strip():
@@ -177,3 +235,20 @@ def _read_list(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
         except json_text.Malformed as error:
             raw = json_text.raw_value(value)
             yield BadRow(file, number, error.field, error.reason, raw)
+
+
+def _read_table(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
+    arrow, parquet = (_pyarrow(name, file) for name in ("pyarrow", "pyarrow.parquet"))
+    try:
+        batches = parquet.ParquetFile(stream).iter_batches(_PARQUET_ROWS)
+        number = 0
+        for batch in batches:
+            for value in batch.to_pylist():
+                number += 1
+                try:
+                    yield Row(json_text.check_object(value, True), file, number)
+                except json_text.Malformed as error:
+                    raw = json_text.raw_value(value)
+                    yield BadRow(file, number, error.field, error.reason, raw)
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: corrupt parquet file ({error}).") from error

@@ -184,6 +184,21 @@ def small(vocab_size: int = 4096) -> ModelConfig:
     )
 
 
+def nano(vocab_size: int = 32_000) -> ModelConfig:
+    """9.6 million parameters: pretraining that can be watched on a laptop CPU."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        num_layers=8,
+        d_model=128,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        d_ff=512,
+        init_std=0.03,
+        compute_dtype="float32",
+    )
+
+
 PRESETS = {
     preset.__name__: preset
     for preset in (
@@ -203,6 +218,7 @@ PRESETS = {
         llama31_405b,
         miniature,
         small,
+        nano,
     )
 }
 

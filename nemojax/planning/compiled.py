@@ -22,7 +22,7 @@ from nemojax.parallel import mesh as meshes
 from nemojax.planning import hlo
 from nemojax.planning.hardware import Hardware
 from nemojax.planning.scenario import Scenario
-from nemojax.training import loop, objectives, step
+from nemojax.training import objectives, placement, step
 from nemojax.training.optimizer import OptimizerConfig, make_optimizer
 
 # Chips -> shape of a TPU v5p slice.
@@ -117,7 +117,7 @@ def _lower(scenario: Scenario, mesh: Mesh) -> Any:
 
     params = partition.pack(config, forward.shapes(config), layout)
     state = jax.eval_shape(initial, params)
-    state = jax.tree.map(_with, state, loop.state_shardings(state, layout))
+    state = jax.tree.map(_with, state, placement.state_shardings(state, layout))
     spec, shape = PartitionSpec(stages.ROWS), (scenario.global_batch, scenario.length)
     if passes > 1:
         spec = PartitionSpec(None, *spec)

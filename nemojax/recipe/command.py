@@ -6,7 +6,9 @@ that the devices can still be chosen.
 """
 
 import contextlib
+import dataclasses
 import errno
+import json
 import logging
 import os
 import pathlib
@@ -15,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from nemojax.data.files import DataError
 from nemojax.recipe.workdir import WorkdirError
@@ -65,6 +68,43 @@ def main(run: Callable[[], int]) -> int:
     return BAD_INPUT
 
 
+def tell(result: Any, text: str, to: str | None) -> None:
+    """Prints the text, and writes the result as JSON where it is wanted.
+
+    Args:
+      result: for programs.
+      text: for people.
+      to: a file; "-" for stdout, and then the text goes to stderr; None: nowhere.
+    """
+    print(text, file=sys.stderr if to == "-" else sys.stdout)
+    if to == "-":
+        print(json.dumps(result))
+    elif to:
+        pathlib.Path(to).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def settable(default: Any, *without: str) -> Any:
+    """A dataclass that flags can set: the fields of a frozen one with their values.
+
+    Args:
+      default: an instance, or the class where all fields but `without` have defaults.
+      without: fields that are left out.
+    """
+    fields = [
+        (
+            field.name,
+            field.type,
+            field.default
+            if isinstance(default, type)
+            else getattr(default, field.name),
+        )
+        for field in dataclasses.fields(default)
+        if field.name not in without
+    ]
+    name = (default if isinstance(default, type) else type(default)).__name__
+    return dataclasses.make_dataclass(name, fields)()
+
+
 def cpu_devices(most: int = 2) -> None:
     """Splits a CPU into one jax device per core, `most` at the highest.
 
@@ -106,8 +146,9 @@ def _quiet_libraries() -> Iterator[None]:
     """Keeps libraries from printing tracebacks of their threads.
 
     When a checkpoint cannot be written its threads print many, and then the same
-    error is raised to us.
+    error is raised to us. Nor do users need to know which backends jax did not find.
     """
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     logger, hook = logging.getLogger("absl"), sys.excepthook
     level = logger.level
     logger.setLevel(logging.CRITICAL)

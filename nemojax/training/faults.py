@@ -29,9 +29,11 @@ class Watch:
 
     def remember(self, path: pathlib.Path, start: int) -> None:
         """What an interrupted run saw until step `start`, from its metrics."""
-        if self._factor:
-            for row in metrics.read_metrics(path):
-                if row["step"] <= start and not row.get("skipped"):
+        for row in metrics.read_metrics(path):
+            if row["step"] <= start:
+                if row.get("skipped"):
+                    self._in_a_row += 1
+                else:
                     self.applied(row["step"], row)
 
     def limit(self, before: int) -> float | None:

@@ -1,23 +1,28 @@
 """The one training loop."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import faulthandler
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
 
-from nemojax.models import partition, stages
+from nemojax.models import partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
-from nemojax.training import faults, metrics, optimizer, stopping
+from nemojax.training import faults, goodput, metrics, optimizer, placement, stopping
 from nemojax.training.step import TrainState, init_state
+
+# Processes agree on the time only so often, since each has to wait for the others then.
+_CLOCK_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +32,25 @@ class TrainingRun:
     Attributes:
       name: shown in the progress line.
       optimizer: AdamW and the schedule.
-      directory: holds `metrics.jsonl` and `checkpoints/`.
+      directory: holds `metrics.jsonl`, `goodput.jsonl` and `checkpoints/`.
       layout: how a step is spread over the devices.
       checkpoint_every: steps between checkpoints; 0: none.
       config: of the model; needed where the layout packs parameters, since batches go
         in and parameters come out in the plain shape, which checkpoints have too.
+      checkpoint_minutes: there is also one when so much time went by; 0: not.
+      save_last: whether there is a checkpoint of the last step.
+      learning_rate: of step k, from 0; default: the optimizer's schedule.
+      validate: (parameters as the layout has them) -> values for the metrics.
+      validate_at: whether to do so after so many steps.
+      describe: (step k, its metrics) -> more metrics, such as tokens per second, for
+        which there is `seconds`.
+      writer: gets each row of metrics, in the first process.
       spike_factor: a step is not applied whose gradient is so many times longer than
         the median of the last 100 applied ones; 0: only if it is not finite.
       max_skipped: steps in a row that may not be applied.
+      profile_steps: (first, last) step to write a profile of, from 0.
+      hang_seconds: a step that takes longer ends the process with the stacks of all
+        its threads on stderr; 0: never.
     """
 
     name: str
@@ -43,8 +59,17 @@ class TrainingRun:
     layout: Layout
     checkpoint_every: int = 0
     config: ModelConfig | None = None
+    checkpoint_minutes: float = 0.0
+    save_last: bool = False
+    learning_rate: Callable[[int], float] | None = None
+    validate: Callable[[Any], dict[str, float]] | None = None
+    validate_at: Callable[[int], bool] = lambda done: False
+    describe: Callable[[int, dict[str, float]], dict[str, float]] | None = None
+    writer: Callable[[dict[str, Any]], None] | None = None
     spike_factor: float = 0.0
     max_skipped: int = 3
+    profile_steps: tuple[int, int] | None = None
+    hang_seconds: float = 0.0
 
 
 def train(
@@ -54,7 +79,7 @@ def train(
 
     The batches are indexed by the step, so a resumed run sees exactly what an
     uninterrupted one sees. Metrics are fetched one step late: the device never waits
-    for the host.
+    for the host. The next batch is made while a step is taken.
 
     Args:
       run: settings.
@@ -73,157 +98,201 @@ def train(
       Stopped: SIGTERM; a checkpoint has been saved. Without checkpoints it is not
         listened to.
     """
+    state, rows = train_state(run, params, train_step, batches)
+    return state.params, rows
+
+
+def train_state(
+    run: TrainingRun, params: Any, train_step: Any, batches: Sequence[Any]
+) -> tuple[TrainState, list[dict[str, float]]]:
+    """As `train`; gives the whole state."""
     if not batches:
         raise ValueError(f"{run.name}: the data do not fill one batch")
-    params = put(params, partition.param_shardings(params, run.layout))
+    clock = goodput.Clock()
+    params = placement.put(params, partition.param_shardings(params, run.layout))
     state = init_state(params, optimizer.make_optimizer(run.optimizer))
-    state = put(state, state_shardings(state, run.layout))
+    state = placement.put(state, placement.state_shardings(state, run.layout))
     saved = None
     if run.checkpoint_every:
         saved = ckpt.Checkpoints(run.directory / "checkpoints")
         state = saved.restore(state) or state
     done = int(state.step)
-    state = _reshaped(run, state, partition.pack)
+    state = placement.reshaped(run.config, run.layout, state, partition.pack)
     first = jax.process_index() == 0
     log = metrics.MetricsLog(run.directory / "metrics.jsonl", done) if first else None
+    if log is not None:
+        clock.add("lost", log.lost_seconds)
     with contextlib.ExitStack() as stack:
         if log is not None:
             stack.callback(log.close)
+            stack.callback(lambda: goodput.write(run.directory, clock.seconds))
         told = None
         if saved is not None:
             stack.callback(saved.close)
             told = stack.enter_context(stopping.asked())
-        steps = _Steps(run, train_step, batches, log, saved, told)
+        steps = _Steps(run, train_step, batches, log, saved, told, clock)
+        stack.callback(steps.close)
+        clock.until_now("start")
         state = steps.run(state, done)
     rows = metrics.read_metrics(log.path) if log is not None else []
-    return _reshaped(run, state, partition.unpack).params, rows
+    return placement.reshaped(run.config, run.layout, state, partition.unpack), rows
 
 
 class _Steps:
     """The steps of a run, and what is told of them: a step late, so that the device
     never waits for the host."""
 
-    def __init__(self, run: TrainingRun, train_step, batches, log, saved, told):
+    def __init__(self, run: TrainingRun, train_step, batches, log, saved, told, clock):
         self.settings, self.train_step, self.batches = run, train_step, batches
-        self.log, self.saved, self.told = log, saved, told
+        self.log, self.saved, self.told, self.clock = log, saved, told, clock
         self.total = len(batches)
         self.progress = metrics.Progress(run.name, self.total)
         self.watch = faults.Watch(run.directory, run.spike_factor, run.max_skipped)
         self.pending = None
+        self.shapes: set[Any] = set()
+        self.reader = concurrent.futures.ThreadPoolExecutor(1, "batches")
+        self.next: tuple[int, concurrent.futures.Future] | None = None
+        self.profiling = False
+        self.saved_at = time.monotonic()
+        self.reported = self.saved_at - clock.apart
+
+    def close(self) -> None:
+        """Ends what goes on beside the steps."""
+        faulthandler.cancel_dump_traceback_later()
+        self.reader.shutdown(wait=True, cancel_futures=True)
+        self.profile(None)
 
     def run(self, state: TrainState, start: int) -> TrainState:
         self.watch.remember(self.settings.directory / "metrics.jsonl", start)
+        self.saved_at = time.monotonic()
+        self.reported = self.saved_at - self.clock.apart
         for k in range(start, self.total):
-            started = time.monotonic()
+            if self.settings.hang_seconds:
+                faulthandler.dump_traceback_later(self.settings.hang_seconds, exit=True)
+            self.profile(k)
             limit = self.watch.limit(before=k)
             state, scalars = self._take(k, state, limit)
             self._report(state)
-            self.pending = (k + 1, limit, started, scalars)
-            if self.saved is not None and k + 1 < self.total:
+            self.pending = (k + 1, limit, scalars)
+            self._validate(k + 1, state)
+            if self.saved is not None:
                 self._save(k + 1, state)
         self._report(state)
         return state
 
-    def _take(self, k: int, state: TrainState, limit: float | None):
+    def profile(self, k: int | None) -> None:
+        """Begins a profile before its first step, and ends it after its last."""
+        steps = self.settings.profile_steps
+        if steps is None:
+            return
+        if k == steps[0]:
+            jax.profiler.start_trace(str(self.settings.directory / "profile"))
+            self.profiling = True
+        elif self.profiling and (k is None or k > steps[1]):
+            jax.profiler.stop_trace()
+            self.profiling = False
+
+    def _rate(self, k: int) -> float:
         run = self.settings
-        rate = optimizer.learning_rate(run.optimizer, k, self.total)
-        batch = jax.tree.map(lambda leaf: _place(leaf, run.layout), self.batches[k])
+        if run.learning_rate is not None:
+            return run.learning_rate(k)
+        return optimizer.learning_rate(run.optimizer, k, self.total)
+
+    def _batch(self, k: int) -> Any:
+        """The batch of step k; the one after it is begun."""
+        if self.next is not None and self.next[0] == k:
+            batch = self.next[1].result()
+        else:
+            batch = self.batches[k]
+        self.next = None
+        if k + 1 < self.total:
+            self.next = k + 1, self.reader.submit(self.batches.__getitem__, k + 1)
+        return batch
+
+    def _take(self, k: int, state: TrainState, limit: float | None):
+        with self.clock.spent("data"):
+            batch = self._batch(k)
+        return self._step(k, state, batch, limit)
+
+    def _step(self, k: int, state: TrainState, batch: Any, limit: float | None):
+        layout = self.settings.layout
+        batch = jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), batch)
         options = {} if limit is None else {"limit": np.float32(limit)}
-        return self.train_step(state, batch, np.float32(rate), **options)
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        with contextlib.ExitStack() as stack:
+            if shapes not in self.shapes:  # compiled in this call
+                self.shapes.add(shapes)
+                stack.enter_context(self.clock.spent("compile"))
+            return self.train_step(state, batch, np.float32(self._rate(k)), **options)
+
+    def _validate(self, done: int, state: TrainState) -> None:
+        run = self.settings
+        if run.validate is None or not run.validate_at(done):
+            return
+        jax.block_until_ready(state.step)
+        with self.clock.spent("validate"):
+            found = run.validate(state.params)
+        step, limit, scalars = self.pending
+        self.pending = step, limit, scalars | found
 
     def _save(self, done: int, state: TrainState) -> None:
         self.saved.check()
-        told = self.told(done)
-        if told or done % self.settings.checkpoint_every == 0:
+        told = self.told(done) if done < self.total else False
+        if done == self.total:
+            due = self.settings.save_last
+        else:
+            due = done % self.settings.checkpoint_every == 0 or self._overdue(done)
+        if told or due:
             self._report(state)
-            self.saved.save(done, _reshaped(self.settings, state, partition.unpack))
+            run = self.settings
+            with self.clock.spent("save"):
+                plain = placement.reshaped(
+                    run.config, run.layout, state, partition.unpack
+                )
+                self.saved.save(done, plain)
+            self.saved_at = time.monotonic()
         if told:
             raise stopping.Stopped(
                 f"{self.settings.name}: stopped as told after step {done} of "
                 f"{self.total}, which is saved: run the same command again to continue"
             )
 
+    def _overdue(self, done: int) -> bool:
+        """Whether the last save is too long ago; the same on every process."""
+        minutes = self.settings.checkpoint_minutes
+        if not minutes:
+            return False
+        due = time.monotonic() - self.saved_at > 60 * minutes
+        if jax.process_count() == 1:
+            return due
+        if done % _CLOCK_STEPS:
+            return False
+        return bool(multihost_utils.broadcast_one_to_all(np.bool_(due)))
+
     def _report(self, state: TrainState) -> None:
         """Of the step before; `state` is the newest, to repeat it if need be."""
         if self.pending is None:
             return
-        step, limit, started, scalars = self.pending
+        step, limit, scalars = self.pending
         self.pending = None
         row = {name: float(value) for name, value in jax.device_get(scalars).items()}
-        seconds = time.monotonic() - started
-        rate = optimizer.learning_rate(self.settings.optimizer, step - 1, self.total)
         skipped = row.pop("skipped", 0.0)
+        now = time.monotonic() - self.clock.apart  # the clock of the steps alone
+        times = {"step": step, "learning_rate": self._rate(step - 1)}
+        row = times | {"seconds": now - self.reported} | row
+        self.reported = now
+        if self.settings.describe is not None:
+            row |= self.settings.describe(step - 1, row)
         if self.log is not None:  # the first process tells
-            told = {"skipped": True} if skipped else {}
-            times = {"step": step, "learning_rate": rate, "seconds": seconds}
-            self.log.write(times | row | told)
-            self.progress.show(step, f"loss {row['loss']:.4f}")
+            row |= {"skipped": True} if skipped else {}
+            self.log.write(row)
+            if self.settings.writer is not None:
+                self.settings.writer(row)
+            self.progress.show(step, metrics.summary(row))
         if skipped:
-            again = jax.device_get(
-                self._take(step - 1, jax.tree.map(jnp.copy, state), limit)[1]
-            )
+            batch = self.batches[step - 1]
+            copy = jax.tree.map(jnp.copy, state)
+            again = jax.device_get(self._step(step - 1, copy, batch, limit)[1])
             self.watch.skipped(self.settings.name, step, limit, row, again)
         else:
             self.watch.applied(step, row)
-
-
-def _place(leaf: np.ndarray, layout: Layout) -> jax.Array:
-    """Rows over `data` and `pipe` where they divide; all else on every device."""
-    leaf = np.asarray(leaf)
-    rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*stages.ROWS) == 0
-    spec = PartitionSpec(stages.ROWS) if rows else PartitionSpec()
-    return put(leaf, NamedSharding(layout.mesh, spec))
-
-
-def put(tree: Any, shardings: Any) -> Any:
-    """Arrays to their places on the mesh, also where other processes hold a part.
-
-    What is no global array yet is the same on every process.
-    """
-
-    def one(leaf, sharding):
-        if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
-            return jax.device_put(leaf, sharding)
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
-
-    return jax.tree.map(one, tree, shardings)
-
-
-def _reshaped(run: TrainingRun, state: TrainState, reshape: Any) -> TrainState:
-    """The state with `partition.pack` or `unpack` on its parameters and moments."""
-    if run.config is None or partition.is_plain(run.config, run.layout):
-        return state
-    by_structure = jax.tree.structure(state.params)
-
-    def one(node):
-        if jax.tree.structure(node) == by_structure:
-            return reshape(run.config, node, run.layout)
-        return node
-
-    def whole(state):
-        return jax.tree.map(
-            one, state, is_leaf=lambda node: jax.tree.structure(node) == by_structure
-        )
-
-    shardings = state_shardings(jax.eval_shape(whole, state), run.layout)
-    return jax.jit(whole, out_shardings=shardings)(state)
-
-
-def state_shardings(state: TrainState, layout: Layout) -> TrainState:
-    """Moments live where their parameters live; scalars on every device."""
-    everywhere = NamedSharding(layout.mesh, PartitionSpec())
-    shardings = partition.param_shardings(state.params, layout)
-    by_structure = jax.tree.structure(state.params)
-
-    def place(node):
-        if jax.tree.structure(node) == by_structure:
-            return shardings
-        return jax.tree.map(lambda _: everywhere, node)
-
-    opt_state = jax.tree.map(
-        place,
-        state.opt_state,
-        is_leaf=lambda node: jax.tree.structure(node) == by_structure,
-    )
-    return state._replace(params=shardings, opt_state=opt_state, step=everywhere)

@@ -1,10 +1,12 @@
 """What a run tells: `metrics.jsonl`, the progress line, the time left."""
 
+import functools
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,11 +16,18 @@ class MetricsLog:
 
     Re-opened by a resumed run, it drops the lines after `start_step` (and a torn
     last line), so that each step stands there once.
+
+    Attributes:
+      path: of the file.
+      lost_seconds: of the steps whose lines were dropped.
     """
 
     def __init__(self, path: Path, start_step: int = 0):
         self.path = path
-        kept = [row for row in read_metrics(path) if row["step"] <= start_step]
+        rows = read_metrics(path)
+        kept = [row for row in rows if row["step"] <= start_step]
+        dropped = [row for row in rows if row["step"] > start_step]
+        self.lost_seconds = sum(row.get("seconds", 0.0) for row in dropped)
         path.parent.mkdir(parents=True, exist_ok=True)
         replacement = path.with_suffix(".tmp")
         replacement.write_text("".join(map(_line, kept)))
@@ -57,6 +66,38 @@ def _line(row: dict[str, Any]) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps({name: finite(value) for name, value in row.items()}) + "\n"
+
+
+def tensorboard(directory: Path) -> Callable[[dict[str, Any]], None]:
+    """Writes rows of metrics as events that TensorBoard shows.
+
+    Raises:
+      ImportError: tensorboardX is not installed.
+    """
+    import tensorboardX
+
+    @functools.cache
+    def writer() -> tensorboardX.SummaryWriter:  # has a thread: not before it is used
+        return tensorboardX.SummaryWriter(str(directory))
+
+    def write(row: dict[str, Any]) -> None:
+        events = writer()
+        for name, value in row.items():
+            if name != "step":
+                events.add_scalar(name, float(value), row["step"])
+        events.flush()
+
+    return write
+
+
+def summary(row: dict[str, Any]) -> str:
+    """What a progress line tells of a step."""
+    parts = [f"loss {row['loss']:.4f}"]
+    if "tokens_per_second" in row:
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    if "mfu" in row:
+        parts.append(f"MFU {row['mfu']:.1%}")
+    return "  ".join(parts)
 
 
 class Progress:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 SCHEDULES = ("cosine", "constant")
@@ -24,6 +25,8 @@ class OptimizerConfig:
       beta1, beta2, epsilon: Adam's constants.
       weight_decay: decoupled; not applied to norms and biases.
       clip_norm: global gradient norm above which gradients are scaled down.
+      average_decay: also keep a running mean of the parameters that forgets with this
+        factor a step (Polyak averaging); 0: none.
     """
 
     peak_lr: float
@@ -35,6 +38,7 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    average_decay: float = 0.0
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
@@ -61,11 +65,39 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     The learning rate is an argument of the step and not a part of the optimizer, so
     that every stage with one batch shape shares one compiled step.
     """
-    return optax.chain(
+    parts = [
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
         optax.add_decayed_weights(config.weight_decay, mask=_decay_mask),
-    )
+    ]
+    if config.average_decay:
+        parts.append(_averaging(config.average_decay))
+    return optax.chain(*parts)
+
+
+class Average(NamedTuple):
+    """The running mean of the parameters before each step, float32."""
+
+    params: Any
+
+
+def _averaging(decay: float) -> optax.GradientTransformation:
+    def init(params):
+        return Average(jax.tree.map(lambda p: p.astype(jnp.float32), params))
+
+    def update(updates, state, params=None):
+        mean = jax.tree.map(
+            lambda old, new: decay * old + (1.0 - decay) * new, state.params, params
+        )
+        return updates, Average(mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+def average(opt_state: Any) -> Any:
+    """The running mean in an optimizer's state; None if it keeps none."""
+    found = [part for part in opt_state if isinstance(part, Average)]
+    return found[0].params if found else None
 
 
 def _decay_mask(params: Any) -> Any:

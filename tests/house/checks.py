@@ -84,4 +84,4 @@ def distribution(module: str) -> str | None:
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top in _OURS:
         return None
-    return _DISTRIBUTIONS.get(top, top.replace("_", "-"))
+    return _DISTRIBUTIONS.get(top, top.replace("_", "-").lower())

@@ -13,7 +13,7 @@ import pytest
 
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import checkpoints, loop, optimizer, step
+from nemojax.training import checkpoints, loop, optimizer, placement, step
 from tests.training import toy_run
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -79,7 +79,8 @@ def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path, uninterrupted):
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4]
+    # Step 5's batch is asked for while step 4 is taken, whose row may not be there yet.
+    assert [row["step"] for row in lines(tmp_path)] in ([1, 2, 3], [1, 2, 3, 4])
     assert_ends_like(uninterrupted, tmp_path, toy_run.Batches())
 
 
@@ -99,7 +100,8 @@ def test_without_checkpoints_a_run_starts_again(tmp_path, uninterrupted):
         assert batches.asked == list(range(7))
         assert len(rows) == 7
         assert checkpoints.parameters_sha256(params) == uninterrupted[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["goodput.jsonl", "metrics.jsonl"]
 
 
 def test_the_state_lives_where_the_parameters_live():
@@ -107,7 +109,7 @@ def test_the_state_lives_where_the_parameters_live():
     layout = Layout(meshes.make_mesh(tensor=2))
     params = {"layers": {"mlp": {"up": np.zeros((1, 4, 8), np.float32)}}}
     state = step.init_state(params, optimizer.make_optimizer(toy_run.OPTIMIZER))
-    placed = jax.device_put(state, loop.state_shardings(state, layout))
+    placed = jax.device_put(state, placement.state_shardings(state, layout))
     matrices = [leaf for leaf in jax.tree.leaves(placed) if leaf.ndim == 3]
     assert len(matrices) == 3  # the parameter and two moments
     for leaf in matrices:

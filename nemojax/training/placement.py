@@ -1,0 +1,84 @@
+"""Where the parts of a training run live on the mesh, and in which form.
+
+Batches go in and parameters come out in the plain shape, which checkpoints have too;
+while steps are taken they may be packed.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from nemojax.models import partition, stages
+from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
+from nemojax.training.step import TrainState
+
+
+def place_batch(leaf: np.ndarray, layout: Layout) -> jax.Array:
+    """A leaf of a batch: rows over `data` and `pipe` where they divide; all else on
+    every device."""
+    leaf = np.asarray(leaf)
+    rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*stages.ROWS) == 0
+    spec = PartitionSpec(stages.ROWS) if rows else PartitionSpec()
+    return put(leaf, NamedSharding(layout.mesh, spec))
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays to their places on the mesh, also where other processes hold a part.
+
+    What is no global array yet is the same on every process.
+    """
+
+    def one(leaf, sharding):
+        if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def reshaped(
+    config: ModelConfig | None, layout: Layout, state: TrainState, reshape: Any
+) -> TrainState:
+    """The state with `partition.pack` or `unpack` on its parameters and moments.
+
+    Without a config it stays as it is.
+    """
+    if config is None or partition.is_plain(config, layout):
+        return state
+    by_structure = jax.tree.structure(state.params)
+
+    def one(node):
+        if jax.tree.structure(node) == by_structure:
+            return reshape(config, node, layout)
+        return node
+
+    def whole(state):
+        return jax.tree.map(
+            one, state, is_leaf=lambda node: jax.tree.structure(node) == by_structure
+        )
+
+    shardings = state_shardings(jax.eval_shape(whole, state), layout)
+    return jax.jit(whole, out_shardings=shardings)(state)
+
+
+def state_shardings(state: TrainState, layout: Layout) -> TrainState:
+    """Moments live where their parameters live; scalars on every device."""
+    everywhere = NamedSharding(layout.mesh, PartitionSpec())
+    shardings = partition.param_shardings(state.params, layout)
+    by_structure = jax.tree.structure(state.params)
+
+    def place(node):
+        if jax.tree.structure(node) == by_structure:
+            return shardings
+        return jax.tree.map(lambda _: everywhere, node)
+
+    opt_state = jax.tree.map(
+        place,
+        state.opt_state,
+        is_leaf=lambda node: jax.tree.structure(node) == by_structure,
+    )
+    return state._replace(params=shardings, opt_state=opt_state, step=everywhere)

@@ -1,0 +1,233 @@
+"""A pretraining run counted in samples: batch ramp, learning rate, change of blend.
+
+All is a function of the samples before a step, so that a run that was stopped, or that
+goes on with another number of devices, does the same steps.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Phase(NamedTuple):
+    """Steps of one batch size.
+
+    Attributes:
+      batch: sequences a step.
+      first_step: its first step, from 0.
+      first_sample: number of its first sample.
+      steps: how many.
+    """
+
+    batch: int
+    first_step: int
+    first_sample: int
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What changes while a run goes on.
+
+    Attributes:
+      samples: of the whole run.
+      batch: sequences a step, at last.
+      peak_lr: learning rate after the warm-up.
+      final_lr: and at the end of the cosine.
+      warmup_samples: of linear warm-up from 0.
+      decay_samples: where the cosine ends; 0: at the end of the run.
+      ramp_start: sequences of the first step; 0: `batch`.
+      ramp_increment: by how much the batch grows.
+      ramp_samples: of the ramp, divided evenly among the increments.
+      switch_at: fraction of the peak learning rate at which the second blend begins;
+        0: there is none.
+    """
+
+    samples: int
+    batch: int
+    peak_lr: float
+    final_lr: float
+    warmup_samples: int = 0
+    decay_samples: int = 0
+    ramp_start: int = 0
+    ramp_increment: int = 0
+    ramp_samples: int = 0
+    switch_at: float = 0.0
+
+    def __post_init__(self):
+        if self.batch < 1 or self.samples < self.batch:
+            raise ValueError(
+                f"{self.samples} samples do not fill a batch of {self.batch}"
+            )
+        if not 0 <= self.final_lr <= self.peak_lr or not self.peak_lr > 0:
+            raise ValueError(
+                f"learning rates {self.peak_lr} and {self.final_lr} at the end"
+            )
+        growth = self.batch - self.ramp_start
+        if self.ramp_start and (
+            self.ramp_increment < 1 or growth < 0 or growth % self.ramp_increment
+        ):
+            raise ValueError(
+                f"a batch of {self.ramp_start} does not grow to {self.batch} by "
+                f"{self.ramp_increment} at a time"
+            )
+        if self._decay_end <= self.warmup_samples:
+            raise ValueError("the warm-up is longer than the decay")
+
+    @property
+    def _decay_end(self) -> int:
+        return self.decay_samples or self.samples
+
+    def learning_rate(self, samples: int) -> float:
+        """Of the step that `samples` samples went before (Megatron's rule)."""
+        if samples < self.warmup_samples:
+            return self.peak_lr * samples / self.warmup_samples
+        if samples >= self._decay_end:
+            return self.final_lr
+        decay = self._decay_end - self.warmup_samples
+        progress = (samples - self.warmup_samples) / decay
+        cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.final_lr + (self.peak_lr - self.final_lr) * cosine
+
+    def batch_after(self, samples: int) -> int:
+        """Sequences of the step that `samples` samples went before."""
+        if not self.ramp_start or self.ramp_start == self.batch:
+            return self.batch
+        increments = (self.batch - self.ramp_start) // self.ramp_increment
+        done = samples * increments // self.ramp_samples if self.ramp_samples else 1e9
+        return int(min(self.batch, self.ramp_start + self.ramp_increment * done))
+
+    @functools.cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """All steps; the last is the one that reaches the samples of the run."""
+        found, step, sample = [], 0, 0
+        while sample < self.samples:
+            batch = self.batch_after(sample)
+            # The steps until the next size begins, or the run ends.
+            low, high = 1, -(-(self.samples - sample) // batch)
+            while low < high:
+                middle = (low + high) // 2
+                if self.batch_after(sample + middle * batch) > batch:
+                    high = middle
+                else:
+                    low = middle + 1
+            found.append(Phase(batch, step, sample, low))
+            step, sample = step + low, sample + low * batch
+        return tuple(found)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return sum(phase.steps for phase in self.phases)
+
+    def at(self, step: int) -> tuple[int, int]:
+        """(samples before a step, its batch)."""
+        for phase in reversed(self.phases):
+            if step >= phase.first_step:
+                before = (step - phase.first_step) * phase.batch
+                return phase.first_sample + before, phase.batch
+        raise ValueError(f"step {step}")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.learning_rate(self.at(step)[0])
+
+    @property
+    def switch_step(self) -> int | None:
+        """The first step with the second blend; None if there is none."""
+        if not self.switch_at:
+            return None
+        low, high = 0, self.steps
+        while low < high:
+            middle = (low + high) // 2
+            warm = self.at(middle)[0] >= self.warmup_samples
+            if warm and self.rate_at(middle) <= self.switch_at * self.peak_lr:
+                high = middle
+            else:
+                low = middle + 1
+        return low if low < self.steps else None
+
+    def of_steps(self, steps: int) -> "Schedule":
+        """The same, as short as so many steps of the last batch, in proportion."""
+        samples = steps * self.batch
+        scale = samples / self.samples
+        return dataclasses.replace(
+            self,
+            samples=samples,
+            warmup_samples=int(self.warmup_samples * scale),
+            decay_samples=int(self.decay_samples * scale),
+            ramp_samples=int(self.ramp_samples * scale),
+        )
+
+
+_RAMP = {"ramp_samples": 97_656_250}  # 400e9 tokens in sequences of 4,096
+# 8e12 tokens; NVIDIA's released training script has the numbers, the report has not.
+_PRETRAINING = {
+    "samples": 1_953_125_000,
+    "warmup_samples": 3_906_252,
+    "decay_samples": 1_949_218_748,
+} | _RAMP
+
+PRESETS = {
+    "nemotron4_340b_pretrain": Schedule(
+        batch=2304,
+        peak_lr=1e-4,
+        final_lr=1e-5,
+        ramp_start=768,
+        ramp_increment=768,
+        **_PRETRAINING,
+    ),
+    "nemotron4_15b_pretrain": Schedule(
+        batch=1152,
+        peak_lr=4.5e-4,
+        final_lr=4.5e-5,
+        ramp_start=384,
+        ramp_increment=384,
+        **_PRETRAINING,
+    ),
+    # 1e12 tokens from the learning rate at which pretraining ended, without warm-up, to
+    # a hundredth of it; the second blend from a fifth on ("Reuse, Don't Retrain",
+    # Parmar et al. 2024, rules 2 and 3; for 340B the report gives no numbers).
+    "nemotron4_continued": Schedule(
+        samples=244_140_625, batch=2304, peak_lr=1e-5, final_lr=1e-7, switch_at=0.2
+    ),
+}
+
+
+def get(name: str) -> Schedule:
+    """The preset of that name.
+
+    Raises:
+      ValueError: there is none; the message lists the valid names.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown schedule {name!r}; one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def chosen(
+    preset: str | None,
+    model: str,
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    steps: int = 0,
+) -> Schedule:
+    """The preset, or the model's own, or a default, with what is asked for.
+
+    Args:
+      preset: its name; None: `{model}_pretrain` if there is one.
+      model: name of a model.
+      values: of the default, with what is asked for.
+      given: what is asked for.
+      steps: as long as so many steps of the last batch, in proportion; 0: as it is.
+
+    Raises:
+      ValueError: no such preset, or values that do not go together.
+    """
+    own = f"{model}_pretrain"
+    name = preset or (own if own in PRESETS else None)
+    base = dataclasses.asdict(get(name)) if name else values
+    found = Schedule(**{**base, **given})
+    return found.of_steps(steps) if steps else found
