@@ -180,19 +180,6 @@ def bits_per_byte(
     )
     totals = token_files.totals(file.facts for file in corpus.files)
 
-    @jax.jit
-    def sums(params, batch: Batch):
-        log_probs = forward.token_log_probs(
-            config,
-            params,
-            batch.tokens,
-            positions=batch.positions,
-            segment_ids=batch.segment_ids,
-            layout=layout,
-        )
-        mask = jnp.asarray(batch.loss_mask)
-        return -(log_probs * mask).sum(), mask.sum()
-
     def measure(params: Any) -> dict[str, float]:
         values = {}
         for name, batches in found.items():
@@ -201,7 +188,7 @@ def bits_per_byte(
                 placed = jax.tree.map(
                     lambda leaf: placement.place_batch(leaf, layout), batch
                 )
-                parts.append(sums(params, placed))
+                parts.append(_loss(config, layout, params, placed))
             loss, weight = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
             mine = [
                 held_out
@@ -216,6 +203,21 @@ def bits_per_byte(
         return values
 
     return measure
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
+    """Sum over the targets of a batch, and how many there are."""
+    log_probs = forward.token_log_probs(
+        config,
+        params,
+        batch.tokens,
+        positions=batch.positions,
+        segment_ids=batch.segment_ids,
+        layout=layout,
+    )
+    mask = jnp.asarray(batch.loss_mask)
+    return -(log_probs * mask).sum(), mask.sum()
 
 
 def layouts(layout: Layout, schedule: Schedule, rows: int) -> dict[int, Layout]:
@@ -243,17 +245,21 @@ def train_steps(
 ) -> Callable[..., Any]:
     """The train step of whatever batch comes."""
     steps = {
-        batch: step.make_train_step(
-            objectives.language_model_objective(config, layout),
-            optimizer.make_optimizer(adam),
-        )
-        for batch, layout in by_batch.items()
+        batch: _train_step(config, adam, layout) for batch, layout in by_batch.items()
     }
 
     def train_step(state, batch: Batch, rate, **options):
         return steps[len(batch.tokens)](state, batch, rate, **options)
 
     return train_step
+
+
+@functools.lru_cache(maxsize=8)
+def _train_step(
+    config: ModelConfig, adam: optimizer.OptimizerConfig, layout: Layout
+) -> Callable[..., Any]:
+    objective = objectives.language_model_objective(config, layout)
+    return step.make_train_step(objective, optimizer.make_optimizer(adam))
 
 
 def speed(

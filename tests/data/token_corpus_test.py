@@ -228,7 +228,8 @@ def test_a_damaged_record_is_named_counted_and_left_out(data, model, tmp_path):
     intact = opened(out, length=64).batch(0, 60)
     path = out / "english" / "english-0.jsonl.array_record"
     content = bytearray(path.read_bytes())
-    ids = TokenCorpus(out).files[2].read(5).tobytes()
+    files = {file.facts["input"]: file for file in TokenCorpus(out).files}
+    ids = files["english-0.jsonl"].read(5).tobytes()
     content[content.index(ids) + 3] ^= 0xFF
     path.write_bytes(content)
     faults = tmp_path / "faults.jsonl"

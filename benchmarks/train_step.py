@@ -1,0 +1,172 @@
+"""A train step here and in transformers with torch, side by side on the CPU.
+
+    python -m benchmarks.train_step --torch_python=/path/to/python
+
+The same model (8 layers of width 256, 8 heads and 2 of keys, vocabulary 8,192), batch
+(8 x 256 tokens), float32 and AdamW with clipping. Each is a process of its own; they
+take turns, so that what else the machine does meets both, and wait while the other
+runs. Prints the medians of tokens per second and the ratio of each turn's.
+`--torch_python` is an interpreter with torch and transformers.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("torch_python", sys.executable, "has torch and transformers")
+flags.DEFINE_integer("turns", 8, "of each")
+flags.DEFINE_integer("steps", 6, "of a turn")
+flags.DEFINE_integer("devices", 2, "that the CPU is split into for jax")
+flags.DEFINE_enum("worker", None, ["jax", "torch"], "what a process measures")
+
+LAYERS, WIDTH, HEADS, KV_HEADS, VOCABULARY, FF = 8, 256, 8, 2, 8192, 1024
+ROWS, LENGTH = 8, 256
+BETAS, EPSILON, DECAY, CLIP, RATE = (0.9, 0.95), 1e-8, 0.1, 1.0, 1e-4
+
+
+def tokens(k: int) -> np.ndarray:
+    """int32 [ROWS, LENGTH] of step k."""
+    return np.random.default_rng(k).integers(0, VOCABULARY, (ROWS, LENGTH), np.int32)
+
+
+def jax_step() -> Callable[[int], None]:
+    """(number) -> takes so many steps."""
+    import jax
+
+    from nemojax.data import batches
+    from nemojax.models import forward
+    from nemojax.models.config import ModelConfig
+    from nemojax.parallel import mesh as meshes
+    from nemojax.parallel.layout import Layout
+    from nemojax.training import objectives, optimizer, placement, step
+
+    config = ModelConfig(
+        VOCABULARY, LAYERS, WIDTH, HEADS, KV_HEADS, WIDTH // HEADS, FF,
+        compute_dtype="float32",
+    )  # fmt: skip
+    layout = Layout(meshes.make_mesh(data=FLAGS.devices))
+    adam = optimizer.make_optimizer(optimizer.OptimizerConfig(RATE))
+    objective = objectives.language_model_objective(config, layout)
+    train_step = step.make_train_step(objective, adam)
+    params = jax.jit(forward.init, static_argnums=0)(config, jax.random.key(0))
+    state = step.init_state(params, adam)
+    state = placement.put(state, placement.state_shardings(state, layout))
+    state = [state]
+
+    def run(number: int) -> None:
+        for k in range(number):
+            batch = jax.tree.map(
+                lambda leaf: placement.place_batch(leaf, layout),
+                batches.from_rows(tokens(k)),
+            )
+            state[0], _ = train_step(state[0], batch, np.float32(RATE))
+        jax.block_until_ready(state[0].step)
+
+    return run
+
+
+def torch_step() -> Callable[[int], None]:
+    """(number) -> takes so many steps."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.NemotronConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=FF,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        max_position_embeddings=LENGTH,
+        partial_rotary_factor=0.5,
+        tie_word_embeddings=False,
+        use_cache=False,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    adam = torch.optim.AdamW(
+        model.parameters(), lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY
+    )
+
+    def run(number: int) -> None:
+        for k in range(number):
+            ids = torch.from_numpy(tokens(k)).long()
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            adam.step()
+            adam.zero_grad()
+
+    return run
+
+
+def work(run: Callable[[int], None]) -> None:
+    """Steps when it is told to; prints the seconds."""
+    run(2)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run(FLAGS.steps)
+        print(time.perf_counter() - start, flush=True)
+
+
+class Worker:
+    """A process that measures when it is asked."""
+
+    def __init__(self, python: str, kind: str):
+        command = [
+            python, "-m", "benchmarks.train_step", f"--worker={kind}",
+            f"--steps={FLAGS.steps}", f"--devices={FLAGS.devices}",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def turn(self) -> float:
+        """Tokens per second of a turn."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return ROWS * LENGTH * FLAGS.steps / float(self._line())
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if FLAGS.worker == "torch":
+        return work(torch_step())
+    if FLAGS.worker == "jax":
+        from nemojax.recipe import command
+
+        command.cpu_devices(FLAGS.devices)
+        return work(jax_step())
+    ours = Worker(sys.executable, "jax")
+    theirs = Worker(FLAGS.torch_python, "torch")
+    speeds = [(ours.turn(), theirs.turn()) for _ in range(FLAGS.turns)]
+    ratios = [a / b for a, b in speeds]
+    print(f"nemojax {statistics.median(a for a, _ in speeds):,.0f} tokens/s")
+    print(f"torch   {statistics.median(b for _, b in speeds):,.0f} tokens/s")
+    print(
+        f"ratio   {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    for worker in (ours, theirs):
+        worker.process.terminate()
+    return None
+
+
+if __name__ == "__main__":
+    app.run(main)
