@@ -10,6 +10,9 @@ with the layers, the second do not, since layers, chunks and micro-batches are l
 import dataclasses
 import os
 
+# Nothing runs here, and the CUDA plugin must not look for a GPU.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
 from absl import app, flags
 
 from nemojax.models import presets
@@ -22,7 +25,6 @@ flags.DEFINE_multi_integer("layers", [12, 24, 48, 96], "multiples of 12")
 
 def main(argv: list[str]) -> None:
     del argv
-    os.environ["JAX_PLATFORMS"] = "cpu"
     print(f"{'schedule':<10}{'remat':<19}{'layers':>7}{'GiB':>7}{'seconds':>9}")
     for schedule, remat in (("ring", "mlp_preactivation"), ("1f1b", "selective")):
         for layers in FLAGS.layers:

@@ -11,12 +11,21 @@ schedule in the steps that the time allows, which a few steps before tell.
 import json
 import math
 import pathlib
-import tempfile
 import time
 from typing import Any
 
 import numpy as np
 from absl import app, flags
+
+from benchmarks import torch_model
+from nemojax.data import blends, samples, token_files
+from nemojax.data.token_corpus import TokenCorpus
+from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
+from nemojax.recipe import pretraining
+from nemojax.recipe.pretraining import Settings
+from nemojax.training.optimizer import OptimizerConfig
+from nemojax.training.schedule import Schedule
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "work folder of experiments.pretrain", required=True)
@@ -25,13 +34,8 @@ flags.DEFINE_float("minutes", 15.0, "to train")
 flags.DEFINE_integer("warm", 8, "steps that tell the time of one")
 
 
-def settings(configuration: dict[str, Any]) -> Any:
+def settings(configuration: dict[str, Any]) -> Settings:
     """Those of a work folder."""
-    from nemojax.models.config import ModelConfig
-    from nemojax.recipe.pretraining import Settings
-    from nemojax.training.optimizer import OptimizerConfig
-    from nemojax.training.schedule import Schedule
-
     kinds = {"config": ModelConfig, "schedule": Schedule, "optimizer": OptimizerConfig}
     return Settings(
         **{
@@ -41,29 +45,11 @@ def settings(configuration: dict[str, Any]) -> Any:
     )
 
 
-def initial_model(wanted: Any) -> Any:
-    """The model that transformers reads, with the parameters that the run began with."""
-    import torch
-    import transformers
-
-    from nemojax.interop import huggingface
-    from nemojax.parallel.layout import Layout
-    from nemojax.recipe import pretraining
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model"
-        huggingface.save(path, wanted.config, pretraining.fresh(wanted, Layout()))
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, use_cache=False
-        )
-
-
-def bits_per_byte(model: Any, corpus: Any, wanted: Any) -> dict[str, float]:
+def bits_per_byte(
+    model: Any, corpus: TokenCorpus, wanted: Settings
+) -> dict[str, float]:
     """Of the held-out text, as `recipe.pretraining.bits_per_byte` measures it."""
-    import torch
-
-    from nemojax.data import samples, token_files
-
+    torch = torch_model.torch()
     split, rows = token_files.VALIDATION, 8
     found = samples.validation_batches(
         corpus, split, wanted.length, rows, max(1, wanted.validation_rows // rows)
@@ -92,12 +78,7 @@ def bits_per_byte(model: Any, corpus: Any, wanted: Any) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     del argv
-    import torch
-
-    from nemojax.data import blends
-    from nemojax.data.token_corpus import TokenCorpus
-    from nemojax.recipe import pretraining
-
+    torch = torch_model.torch()
     stored = pathlib.Path(FLAGS.run) / "configuration.json"
     wanted = settings(json.loads(stored.read_text()))
     corpus = TokenCorpus(FLAGS.data)
@@ -106,7 +87,7 @@ def main(argv: list[str]) -> None:
 
     def trained(steps: int) -> tuple[Any, float]:
         short = schedule.of_steps(steps)
-        model = initial_model(wanted)
+        model = torch_model.build(wanted.config, pretraining.fresh(wanted, Layout()))
         # Norms and biases are not decayed, here as there.
         groups = [
             {

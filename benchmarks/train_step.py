@@ -14,9 +14,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 from absl import app, flags
+
+from benchmarks import torch_model
+from nemojax.data import batches
+from nemojax.models import forward
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
+from nemojax.recipe import command
+from nemojax.training import objectives, optimizer, placement, step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("torch_python", sys.executable, "has torch and transformers")
@@ -25,39 +36,40 @@ flags.DEFINE_integer("steps", 6, "of a turn")
 flags.DEFINE_integer("devices", 2, "that the CPU is split into for jax")
 flags.DEFINE_enum("worker", None, ["jax", "torch"], "what a process measures")
 
-LAYERS, WIDTH, HEADS, KV_HEADS, VOCABULARY, FF = 8, 256, 8, 2, 8192, 1024
 ROWS, LENGTH = 8, 256
-BETAS, EPSILON, DECAY, CLIP, RATE = (0.9, 0.95), 1e-8, 0.1, 1.0, 1e-4
+CONFIG = ModelConfig(
+    vocab_size=8192,
+    num_layers=8,
+    d_model=256,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=32,
+    d_ff=1024,
+    compute_dtype="float32",
+)
+ADAM = optimizer.OptimizerConfig(1e-4)
 
 
 def tokens(k: int) -> np.ndarray:
     """int32 [ROWS, LENGTH] of step k."""
-    return np.random.default_rng(k).integers(0, VOCABULARY, (ROWS, LENGTH), np.int32)
+    return np.random.default_rng(k).integers(
+        0, CONFIG.vocab_size, (ROWS, LENGTH), np.int32
+    )
 
 
-def jax_step() -> Callable[[int], None]:
+def initial(config: ModelConfig) -> Any:
+    """Random parameters."""
+    return jax.jit(forward.init, static_argnums=0)(config, jax.random.key(0))
+
+
+def jax_step(config: ModelConfig) -> Callable[[int], None]:
     """(number) -> takes so many steps."""
-    import jax
-
-    from nemojax.data import batches
-    from nemojax.models import forward
-    from nemojax.models.config import ModelConfig
-    from nemojax.parallel import mesh as meshes
-    from nemojax.parallel.layout import Layout
-    from nemojax.training import objectives, optimizer, placement, step
-
-    config = ModelConfig(
-        VOCABULARY, LAYERS, WIDTH, HEADS, KV_HEADS, WIDTH // HEADS, FF,
-        compute_dtype="float32",
-    )  # fmt: skip
     layout = Layout(meshes.make_mesh(data=FLAGS.devices))
-    adam = optimizer.make_optimizer(optimizer.OptimizerConfig(RATE))
+    adam = optimizer.make_optimizer(ADAM)
     objective = objectives.language_model_objective(config, layout)
     train_step = step.make_train_step(objective, adam)
-    params = jax.jit(forward.init, static_argnums=0)(config, jax.random.key(0))
-    state = step.init_state(params, adam)
-    state = placement.put(state, placement.state_shardings(state, layout))
-    state = [state]
+    state = step.init_state(initial(config), adam)
+    state = [placement.put(state, placement.state_shardings(state, layout))]
 
     def run(number: int) -> None:
         for k in range(number):
@@ -65,33 +77,22 @@ def jax_step() -> Callable[[int], None]:
                 lambda leaf: placement.place_batch(leaf, layout),
                 batches.from_rows(tokens(k)),
             )
-            state[0], _ = train_step(state[0], batch, np.float32(RATE))
+            state[0], _ = train_step(state[0], batch, np.float32(ADAM.peak_lr))
         jax.block_until_ready(state[0].step)
 
     return run
 
 
-def torch_step() -> Callable[[int], None]:
+def torch_step(config: ModelConfig) -> Callable[[int], None]:
     """(number) -> takes so many steps."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.NemotronConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=FF,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-        max_position_embeddings=LENGTH,
-        partial_rotary_factor=0.5,
-        tie_word_embeddings=False,
-        use_cache=False,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    torch = torch_model.torch()
+    model = torch_model.build(config, initial(config))
     adam = torch.optim.AdamW(
-        model.parameters(), lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY
+        model.parameters(),
+        lr=ADAM.peak_lr,
+        betas=(ADAM.beta1, ADAM.beta2),
+        eps=ADAM.epsilon,
+        weight_decay=ADAM.weight_decay,
     )
 
     def run(number: int) -> None:
@@ -99,7 +100,7 @@ def torch_step() -> Callable[[int], None]:
             ids = torch.from_numpy(tokens(k)).long()
             loss = model(input_ids=ids, labels=ids).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), ADAM.clip_norm)
             adam.step()
             adam.zero_grad()
 
@@ -147,12 +148,10 @@ class Worker:
 def main(argv: list[str]) -> None:
     del argv
     if FLAGS.worker == "torch":
-        return work(torch_step())
+        return work(torch_step(CONFIG))
     if FLAGS.worker == "jax":
-        from nemojax.recipe import command
-
         command.cpu_devices(FLAGS.devices)
-        return work(jax_step())
+        return work(jax_step(CONFIG))
     ours = Worker(sys.executable, "jax")
     theirs = Worker(FLAGS.torch_python, "torch")
     speeds = [(ours.turn(), theirs.turn()) for _ in range(FLAGS.turns)]

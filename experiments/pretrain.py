@@ -103,7 +103,7 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
 def options() -> pretraining_run.Options:
     """How to train: each field has the flag of its name."""
     fields = dataclasses.fields(pretraining_run.Options)
-    values = {field.name: FLAGS[field.name].value for field in fields}
+    values: dict[str, Any] = {field.name: FLAGS[field.name].value for field in fields}
     return pretraining_run.Options(**values)
 
 

@@ -125,7 +125,8 @@ def _class_blend(name: Any, value: Any) -> ClassBlend:
             (str(part), float(weight))
             for part, weight in dict(value.get("weights") or {}).items()
         )
-        return ClassBlend(**(value | {"weights": weights}))
+        fields: dict[str, Any] = {**value, "weights": weights}
+        return ClassBlend(**fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 

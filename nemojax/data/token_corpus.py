@@ -125,8 +125,8 @@ def _run(
         min(processes, len(todo)),
         # A fork of a process with threads can hang.
         multiprocessing.get_context("spawn"),
-        _load,
-        (tokenizer.model_bytes, tokenizer.dummy_prefix),
+        initializer=_load,
+        initargs=(tokenizer.model_bytes, bool(tokenizer.dummy_prefix)),
     ) as pool:
         # The largest first, so that none works alone at the end.
         by_size = sorted(todo, key=lambda job: -job.path.stat().st_size)

@@ -189,7 +189,7 @@ def bits_per_byte(
                     lambda leaf: placement.place_batch(leaf, layout), batch
                 )
                 parts.append(_loss(config, layout, params, placed))
-            loss, weight = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
+            loss, weight = np.array(jax.device_get(parts), np.float64).sum(0)
             mine = [
                 held_out
                 for group, held_out in totals.items()

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 GOODPUT = "goodput.jsonl"
 # What an attempt at a run spends its time on. "lost" are steps of an attempt before it
 # that had not been saved; "start" is all before the first step.
-KINDS = ("step", "start", "compile", "data", "validate", "save", "lost")
+KINDS: tuple[str, ...] = (
+    "step",
+    "start",
+    "compile",
+    "data",
+    "validate",
+    "save",
+    "lost",
+)
 
 
 class Clock:

@@ -227,7 +227,7 @@ class _Steps:
 
     def _validate(self, done: int, state: TrainState) -> None:
         run = self.settings
-        if run.validate is None or not run.validate_at(done):
+        if run.validate is None or self.pending is None or not run.validate_at(done):
             return
         jax.block_until_ready(state.step)
         with self.clock.spent("validate"):
