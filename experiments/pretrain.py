@@ -86,7 +86,8 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
       ValueError: something does not go together.
     """
     values = dataclasses.asdict(SCHEDULE.value)
-    given = {k: v for k, v in values.items() if FLAGS[f"schedule.{k}"].present}
+    # Only what is on the command line has a flag.
+    given = {k: v for k, v in values.items() if f"schedule.{k}" in FLAGS}
     return pretraining.Settings(
         pretraining.model_config(FLAGS.model, vocab_size),
         schedule.chosen(FLAGS.preset, FLAGS.model, values, given, FLAGS.steps),
