@@ -51,10 +51,21 @@ def pretrain(
         make_optimizer(phase.optimizer),
     )
     steps = {round((i + 1) * len(batches) / validations) for i in range(validations)}
+
+    def validate(params: Any) -> dict[str, float]:
+        found = measure(params).items()
+        return {VALIDATED + name: estimate.value for name, estimate in found}
+
     run = loop.TrainingRun(
-        phase.name, phase.optimizer, directory, layout, phase.checkpoint_every
+        phase.name,
+        phase.optimizer,
+        directory,
+        layout,
+        phase.checkpoint_every,
+        validate=validate,
+        validate_at=steps.__contains__,
     )
-    return loop.train(run, params, _validated(step, steps, measure), batches)
+    return loop.train(run, params, step, batches)
 
 
 def validation(history: History) -> list[dict[str, float]]:
@@ -69,20 +80,3 @@ def validation(history: History) -> list[dict[str, float]]:
         for row in history
         if any(name.startswith(VALIDATED) for name in row)
     ]
-
-
-def _validated(step: Any, steps: set[int], measure: Measure) -> Any:
-    """The train step, with what is measured in the metrics of the named steps."""
-    done = None
-
-    def run(state, batch, rate):
-        nonlocal done
-        done = int(state.step) if done is None else done  # more than 0 when resumed
-        state, scalars = step(state, batch, rate)
-        done += 1
-        if done in steps:
-            for name, estimate in measure(state.params).items():
-                scalars[VALIDATED + name] = estimate.value
-        return state, scalars
-
-    return run

@@ -29,7 +29,7 @@ def test_a_dry_run_of_340b_prints_the_three_phases_of_the_report():
     assert found["parameters"] == 341_029_195_776
     assert found["checkpoint_bytes"] == 12 * found["parameters"]
     assert found["phases"][-1]["learning_rate_last"] == 1e-5
-    for text in ("63,579", "31,789", "805,325", "4,092.3 GB", "3,906,252"):
+    for text in ("63,579", "31,789", "805,325", "4,092.4 GB", "3,906,252"):
         assert text in done.stderr
 
 

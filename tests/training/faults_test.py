@@ -100,6 +100,19 @@ def test_too_many_in_a_row_end_the_run(tmp_path):
     assert [fault["step"] for fault in told(tmp_path / "many")] == [2, 3, 4]
 
 
+def test_the_count_goes_on_after_an_interruption(tmp_path):
+    """A run that is started again does not endure two more each time."""
+    metrics = tmp_path / "metrics.jsonl"
+    rows = [{"step": 1, "loss": 1.0}]
+    rows += [{"step": step, "loss": None, "skipped": True} for step in (2, 3)]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    watch = faults.Watch(tmp_path, spike_factor=0.0, max_skipped=2)
+    watch.remember(metrics, start=3)
+    bad = {"loss": np.nan, "grad_norm": np.nan}
+    with pytest.raises(Diverged, match="step 4"):
+        watch.skipped("toy", 4, None, bad, bad | {"skipped": True})
+
+
 class Spiky(toy_run.Batches):
     """Forty batches; at 5 and 30 the gradients of few tokens do not cancel out."""
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,14 @@ import pytest
 
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import checkpoints, loop, optimizer, placement, step
+from nemojax.training import (
+    checkpoints,
+    goodput,
+    loop,
+    optimizer,
+    placement,
+    step,
+)
 from tests.training import toy_run
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -82,6 +90,44 @@ def test_a_killed_process_leaves_a_run_that_goes_on(tmp_path, uninterrupted):
     # Step 5's batch is asked for while step 4 is taken, whose row may not be there yet.
     assert [row["step"] for row in lines(tmp_path)] in ([1, 2, 3], [1, 2, 3, 4])
     assert_ends_like(uninterrupted, tmp_path, toy_run.Batches())
+
+
+@pytest.mark.slow
+def test_a_step_that_hangs_ends_the_process_with_its_stacks(tmp_path):
+    program = (
+        "import dataclasses, pathlib, sys, time\n"
+        "from nemojax.training import loop\n"
+        "from tests.training import toy_run\n"
+        "made = loop.TrainingRun\n"
+        "loop.TrainingRun = lambda *a: dataclasses.replace(made(*a), hang_seconds=20)\n"
+        "batches = toy_run.Batches(3, lambda: time.sleep(600))\n"
+        "toy_run.train(pathlib.Path(sys.argv[1]), batches)\n"
+    )
+    hung = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert hung.returncode == 1
+    assert "Timeout" in hung.stderr and "_batch" in hung.stderr
+
+
+def test_the_time_of_a_run_is_told_by_kind(tmp_path):
+    toy_run.train(tmp_path, toy_run.Batches(pause=0.02))
+    seconds = goodput.total(tmp_path)
+    assert set(seconds) == set(goodput.KINDS)
+    assert seconds["compile"] + seconds["start"] > 0 and seconds["save"] > 0
+    assert seconds["lost"] == 0
+    for path in (tmp_path / "checkpoints").iterdir():
+        if path.name == "6":
+            shutil.rmtree(path)  # as if it had never been saved: three steps are lost
+    toy_run.train(tmp_path, toy_run.Batches())
+    rows = json.loads((tmp_path / "goodput.jsonl").read_text().splitlines()[1])
+    assert rows["lost"] > 0
+    assert goodput.text(seconds).startswith("productive ")
 
 
 def test_a_second_run_in_the_folder_repeats_the_steps_after_the_checkpoint(

@@ -110,3 +110,20 @@ def test_gradients_are_clipped_by_their_global_norm(scale, norm):
     moments = optax.tree.get(state, "mu")
     np.testing.assert_allclose(moments["a"], 0.25 * 0.6 * norm, rtol=1e-5)
     np.testing.assert_allclose(moments["b"], 0.25 * 0.8 * norm, rtol=1e-5)
+
+
+def test_the_average_forgets_with_its_factor():
+    """Before three steps the parameters were 1, 2 and 4: ((1 d + e) d + 2 e) d + 4 e
+    with e = 1 - d, in float32 whatever they are."""
+    adam = optimizer.make_optimizer(OptimizerConfig(1.0, average_decay=0.75))
+    state = adam.init({"w": jnp.ones(2, jnp.bfloat16)})
+    for value in (1.0, 2.0, 4.0):
+        params = {"w": jnp.full(2, value, jnp.bfloat16)}
+        _, state = adam.update({"w": jnp.ones(2)}, state, params)
+    found = optimizer.average(state)
+    assert found["w"].dtype == jnp.float32
+    np.testing.assert_allclose(found["w"], ((1.0) * 0.75 + 2 * 0.25) * 0.75 + 4 * 0.25)
+    assert (
+        optimizer.average(optimizer.make_optimizer(OptimizerConfig(1.0)).init({}))
+        is None
+    )
