@@ -290,7 +290,8 @@ class _Steps:
                 self.settings.writer(row)
             self.progress.show(step, metrics.summary(row))
         if skipped:
-            batch = self.batches[step - 1]
+            # By the thread that reads, since another could read at the same time.
+            batch = self.reader.submit(self.batches.__getitem__, step - 1).result()
             copy = jax.tree.map(jnp.copy, state)
             again = jax.device_get(self._step(step - 1, copy, batch, limit)[1])
             self.watch.skipped(self.settings.name, step, limit, row, again)
