@@ -146,7 +146,7 @@ def test_a_sum_of_all_weights_would_be_seen():
     [
         ("float32", "ring"),
         pytest.param("compute", "ring", marks=pytest.mark.slow),
-        ("float32", "1f1b"),
+        pytest.param("float32", "1f1b", marks=pytest.mark.slow),
     ],
 )
 def test_micro_batches_add_up_their_gradients_in_float32(accumulate, schedule):

@@ -24,7 +24,11 @@ def one_f_one_b(**options):
     ("axes", "options"),
     [
         ((2, 2, 2), {"virtual_stages": 2, "zero": 1, "remat": "full"}),
-        ((1, 4, 2), {"virtual_stages": 1, "micro_batches": 8}),
+        pytest.param(
+            (1, 4, 2),
+            {"virtual_stages": 1, "micro_batches": 8},
+            marks=pytest.mark.slow,
+        ),
         ((1, 2, 1), {"virtual_stages": 4, "remat": "mlp_preactivation"}),
         ((4, 1, 2), {"zero": 3, "remat": "full", "micro_batches": 2}),
         ((2, 1, 1), {"virtual_stages": 2, "micro_batches": 4}),
