@@ -54,7 +54,6 @@ def bits_per_byte(
     found = samples.validation_batches(
         corpus, split, wanted.length, rows, max(1, wanted.validation_rows // rows)
     )
-    totals = token_files.totals(file.facts for file in corpus.files)
     values = {}
     for name, batches in found.items():
         loss = weight = 0.0
@@ -66,13 +65,8 @@ def bits_per_byte(
             mask = batch.loss_mask[:, 1:]
             loss -= float((picked * mask).sum(dtype=np.float64))
             weight += float(mask.sum())
-        mine = [
-            counts
-            for group, counts in totals.items()
-            if (group.text_class, group.split) == (name, split)
-        ]
-        tokens, size = (sum(one[key] for one in mine) for key in ("tokens", "bytes"))
-        values[name] = loss / weight / math.log(2) * tokens / size
+        bits = loss / weight / math.log(2)
+        values[name] = bits / corpus.bytes_per_token(name, split)
     return values
 
 

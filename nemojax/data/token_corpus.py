@@ -217,6 +217,11 @@ class TokenCorpus:
             if group.split == split
         }
 
+    def bytes_per_token(self, text_class: str, split: str) -> float:
+        """Bytes of UTF-8 that a token of a class stands for."""
+        totals = self.index["totals"][f"{text_class} {split}"]
+        return totals["bytes"] / totals["tokens"]
+
     @property
     def fingerprint(self) -> str:
         """Changes with the files, their contents and the tokenizer, not their place."""

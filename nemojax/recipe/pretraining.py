@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nemojax.data import samples, token_files
@@ -175,10 +174,10 @@ def bits_per_byte(
     """
     ways = layout.size("data", "pipe")
     rows = ways * max(1, min(8, -(-most_rows // ways)))
+    split = token_files.VALIDATION
     found = samples.validation_batches(
-        corpus, token_files.VALIDATION, length, rows, max(1, most_rows // rows)
+        corpus, split, length, rows, max(1, most_rows // rows)
     )
-    totals = token_files.totals(file.facts for file in corpus.files)
 
     def measure(params: Any) -> dict[str, float]:
         values = {}
@@ -190,16 +189,9 @@ def bits_per_byte(
                 )
                 parts.append(_loss(config, layout, params, placed))
             loss, weight = np.array(jax.device_get(parts), np.float64).sum(0)
-            mine = [
-                held_out
-                for group, held_out in totals.items()
-                if (group.text_class, group.split) == (name, token_files.VALIDATION)
-            ]
-            tokens, size = (
-                sum(one[key] for one in mine) for key in ("tokens", "bytes")
-            )
             values[LOSS + name] = float(loss / weight)
-            values[BITS + name] = float(loss / weight / math.log(2) * tokens / size)
+            bits = float(loss / weight) / math.log(2)
+            values[BITS + name] = bits / corpus.bytes_per_token(name, split)
         return values
 
     return measure
@@ -208,16 +200,8 @@ def bits_per_byte(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
     """Sum over the targets of a batch, and how many there are."""
-    log_probs = forward.token_log_probs(
-        config,
-        params,
-        batch.tokens,
-        positions=batch.positions,
-        segment_ids=batch.segment_ids,
-        layout=layout,
-    )
-    mask = jnp.asarray(batch.loss_mask)
-    return -(log_probs * mask).sum(), mask.sum()
+    objective = objectives.language_model_objective(config, layout)
+    return objective(params, batch)[:2]
 
 
 def layouts(layout: Layout, schedule: Schedule, rows: int) -> dict[int, Layout]:
