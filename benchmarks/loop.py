@@ -21,7 +21,7 @@ from benchmarks import train_step
 from nemojax.data import batches
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import command
+from nemojax.recipe import host
 from nemojax.training import loop, objectives, optimizer, placement, step
 
 flags.DEFINE_integer("loop_turns", 4, "of each")
@@ -70,7 +70,7 @@ def looped(take: Any, params: Any, layout: Layout, steps: int) -> float:
 
 def main(argv: list[str]) -> None:
     del argv
-    command.cpu_devices()
+    host.prepare()
     layout = Layout(meshes.make_mesh(data=min(2, jax.device_count())))
     config = train_step.CONFIG
     objective = objectives.language_model_objective(config, layout)

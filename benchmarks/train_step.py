@@ -26,7 +26,7 @@ from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import command
+from nemojax.recipe import host
 from nemojax.training import objectives, optimizer, placement, step
 
 FLAGS = flags.FLAGS
@@ -150,7 +150,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.worker == "torch":
         return work(torch_step(CONFIG))
     if FLAGS.worker == "jax":
-        command.cpu_devices(FLAGS.devices)
+        host.cpu_devices(FLAGS.devices)
+        host.keep_memory()
         return work(jax_step(CONFIG))
     ours = Worker(sys.executable, "jax")
     theirs = Worker(FLAGS.torch_python, "torch")

@@ -52,12 +52,15 @@ def linear(
       x: [..., in]; the product is in its dtype.
     """
     kernel = module.param(name, init, shape, jnp.float32)
+    # With one row dimension the kernel's gradient is one plain matrix product; over
+    # two, XLA's CPU compiler first copies the incoming gradient transposed.
+    leading, x = x.shape[:-1], x.reshape(-1, shape[0])
     y = x @ kernel.astype(x.dtype)
     down, up = (f"{name}{suffix}" for suffix in LORA_SUFFIXES)
     if module.has_variable("params", down):
         low = x @ module.get_variable("params", down).astype(x.dtype)
         y += low @ module.get_variable("params", up).astype(x.dtype)
-    return y
+    return y.reshape(*leading, shape[1])
 
 
 class LayerNorm1P(nn.Module):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nemojax.data.files import DataError
+from nemojax.recipe import host
 from nemojax.recipe.workdir import WorkdirError
 from nemojax.training.stopping import Diverged, Stopped
 
@@ -28,7 +29,6 @@ BAD_INPUT = 2
 DIVERGED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
-_DEVICE_COUNT = "--xla_force_host_platform_device_count"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
 
@@ -45,7 +45,7 @@ def main(run: Callable[[], int]) -> int:
       run: the command; returns the exit status. It should not start jax's devices
         before it is called, since their number is set here.
     """
-    cpu_devices()
+    host.prepare()
     try:
         with _quiet_libraries(), _heard_interruptions():
             return run()
@@ -103,18 +103,6 @@ def settable(default: Any, *without: str) -> Any:
     ]
     name = (default if isinstance(default, type) else type(default)).__name__
     return dataclasses.make_dataclass(name, fields)()
-
-
-def cpu_devices(most: int = 2) -> None:
-    """Splits a CPU into one jax device per core, `most` at the highest.
-
-    Small models do not use several cores otherwise. Has no effect on accelerators,
-    or where XLA_FLAGS sets the number, or once jax has looked for its devices.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _DEVICE_COUNT not in flags:
-        count = min(most, _cores())
-        os.environ["XLA_FLAGS"] = f"{flags} {_DEVICE_COUNT}={count}".strip()
 
 
 @contextlib.contextmanager
@@ -185,13 +173,6 @@ def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _explanation(error: Exception) -> str | None:

@@ -165,31 +165,6 @@ def test_own_mistakes_are_not_hidden():
         command.main(lambda: 1 // 0)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("", "--xla_force_host_platform_device_count=2"),
-        ("--other", "--other --xla_force_host_platform_device_count=2"),
-        (
-            "--xla_force_host_platform_device_count=5",
-            "--xla_force_host_platform_device_count=5",
-        ),
-    ],
-)
-def test_devices_are_set_unless_the_user_did(before, after, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
-    monkeypatch.setenv("XLA_FLAGS", before)
-    command.cpu_devices()
-    assert os.environ["XLA_FLAGS"] == after
-
-
-def test_a_single_core_gets_a_single_device(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    command.cpu_devices()
-    assert os.environ["XLA_FLAGS"].endswith("=1")
-
-
 def test_module_does_not_load_jax():
     code = "import sys, nemojax.recipe.command; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
