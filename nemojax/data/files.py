@@ -8,6 +8,7 @@ the next row; only what makes the whole file or folder useless raises `DataError
 So the good and the bad rows of a file always add up to its rows.
 """
 
+import contextlib
 import gzip
 import importlib
 import io
@@ -129,8 +130,12 @@ class _Zstd(io.RawIOBase):
     """Decompresses; what is cut short ends with the error that gzip gives."""
 
     def __init__(self, path: pathlib.Path):
-        arrow = _pyarrow("pyarrow", path)
-        self._stream = arrow.input_stream(str(path), compression="zstd")
+        self._path, self._done = path, 0
+        self._stream = self._open()
+
+    def _open(self) -> Any:
+        arrow = _pyarrow("pyarrow", self._path)
+        return arrow.input_stream(str(self._path), compression="zstd")
 
     def readable(self) -> bool:
         return True
@@ -139,11 +144,27 @@ class _Zstd(io.RawIOBase):
         try:
             content = self._stream.read(len(buffer))
         except OSError as error:
-            if "Truncated" in str(error):
+            if "Truncated" not in str(error):
+                raise zlib.error(str(error)) from error
+            content = self._before_the_cut()
+            if not content:
                 raise EOFError(str(error)) from error
-            raise zlib.error(str(error)) from error
         buffer[: len(content)] = content
+        self._done += len(content)
         return len(content)
+
+    def _before_the_cut(self) -> bytes:
+        """What a call that reached the cut did not give, since it failed."""
+        self._stream.close()
+        self._stream = self._open()
+        left = self._done
+        while left:
+            left -= len(self._stream.read(min(left, 2**20)))
+        content = bytearray()
+        with contextlib.suppress(OSError):
+            while byte := self._stream.read(1):
+                content += byte
+        return bytes(content)
 
     def close(self) -> None:
         self._stream.close()
