@@ -61,7 +61,7 @@ test-slow: setup
 parity: setup  ## against torch and transformers; TORCH names what pip installs
 	$(BIN)/python -c 'import torch, transformers' 2>/dev/null || $(BIN)/python -m pip \
 		--disable-pip-version-check install --quiet $(TORCH) 'transformers>=4.57'
-	$(BIN)/python -m pytest $(WORKERS) -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py tests/inference/transformers_test.py $(ARGS)
 
 house: setup
 	$(BIN)/python -m pytest -q tests/house

@@ -1,0 +1,170 @@
+"""The next token of every row of a batch, on the device.
+
+The order of what is done to the logits is that of transformers: repetition penalty,
+temperature, top-k, top-p, min-p. A token is a function of the row's distribution, its
+seed and the number of the token alone. Shape letters: B rows, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# A row's own stop tokens beside those of the model; more are refused.
+MAX_STOP_IDS = 8
+_NO_TOKEN = -1
+_FILTERED = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the tokens of one request are chosen.
+
+    Attributes:
+      temperature: divides the logits; 0 is greedy.
+      top_k: only the k likeliest tokens; 0: all. Tokens that tie with the last count.
+      top_p: only the likeliest tokens that together reach this probability.
+      min_p: only tokens at least so likely as this times the likeliest.
+      repetition_penalty: logits of tokens that the prompt or the answer has are
+        divided by it where positive, and multiplied where negative.
+      seed: any integer; its lowest 32 bits count.
+      max_tokens: at most so many.
+      stop_ids: tokens that end the answer.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    max_tokens: int = 64
+    stop_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        """Raises ValueError for what no distribution is left of; names the field."""
+        ranges = (
+            ("temperature", 0, 1e3, "0 to 1000"),
+            ("top_k", 0, 2**31 - 1, "0 or more"),
+            ("top_p", 1e-9, 1, "more than 0, at most 1"),
+            ("min_p", 0, 1, "0 to 1"),
+            ("repetition_penalty", 1e-3, 1e3, "0.001 to 1000"),
+            ("max_tokens", 1, 2**31 - 1, "1 or more"),
+            ("stop_ids", 0, MAX_STOP_IDS, f"at most {MAX_STOP_IDS} tokens"),
+        )
+        for name, low, high, words in ranges:
+            value = getattr(self, name)
+            if not low <= (len(value) if name == "stop_ids" else value) <= high:
+                raise ValueError(f"{name} is {value}; it has to be {words}")
+
+
+class Settings(NamedTuple):
+    """`Sampling` of all rows: arrays [B]; the stop tokens are [B, MAX_STOP_IDS]."""
+
+    temperature: Any
+    top_k: Any
+    top_p: Any
+    min_p: Any
+    penalty: Any
+    seed: Any
+    max_tokens: Any
+    stop_ids: Any
+
+
+def settings(rows: Sequence[Sampling | None]) -> Settings:
+    """Arrays for the device; None stands for a row that is not used."""
+    used = [row or Sampling(temperature=0) for row in rows]
+
+    def column(name: str, dtype):
+        return np.array([getattr(row, name) for row in used], dtype)
+
+    stop_ids = np.full((len(used), MAX_STOP_IDS), _NO_TOKEN, np.int32)
+    for index, row in enumerate(used):
+        stop_ids[index, : len(row.stop_ids)] = row.stop_ids
+    return Settings(
+        column("temperature", np.float32),
+        column("top_k", np.int32),
+        column("top_p", np.float32),
+        column("min_p", np.float32),
+        column("repetition_penalty", np.float32),
+        np.array([row.seed % 2**32 for row in used], np.uint32),
+        column("max_tokens", np.int32),
+        stop_ids,
+    )
+
+
+def choose(
+    logits_BV: jax.Array, seen_BV: jax.Array, index_B: jax.Array, how: Settings
+) -> jax.Array:
+    """Samples one token a row.
+
+    Args:
+      logits_BV: float32.
+      seen_BV: bool, the tokens that the penalty is for.
+      index_B: int32, the number of the token in its answer, from 0.
+      how: settings of the rows.
+
+    Returns:
+      int32 [B].
+    """
+    penalty = how.penalty[:, None]
+    penalised = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    logits_BV = jnp.where(seen_BV, penalised, logits_BV)
+    greedy = logits_BV.argmax(-1)
+    hot = how.temperature > 0
+    scaled = logits_BV / jnp.where(hot, how.temperature, 1.0)[:, None]
+    # Computed once: computed again elsewhere, the last bit can differ, and then no
+    # token would reach the lowest logit that is left.
+    scaled = lax.optimization_barrier(scaled - scaled.max(-1, keepdims=True))
+    # Sorting a vocabulary costs more than all the rest: only where a row needs it.
+    sorts = ((how.top_k > 0) | (how.top_p < 1)) & hot
+    lowest = lax.cond(
+        jnp.any(sorts),
+        lambda: _lowest(scaled, how),
+        lambda: jnp.full_like(scaled[:, 0], _FILTERED),
+    )
+    lowest = jnp.maximum(lowest, jnp.log(jnp.maximum(how.min_p, 1e-30)))
+    weights = jnp.where(scaled >= lowest[:, None], jnp.exp(scaled), 0.0)
+    # One uniform number a row, and the inverse of the cumulative distribution.
+    # Rounding may not hit a token of weight 0: the number stays below the last sum
+    # of a token that counts, and only such tokens are looked at.
+    sums = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), 0.0)
+    total = sums.max(-1)
+    threshold = jnp.minimum(
+        _uniform(how.seed, index_B) * total, jnp.nextafter(total, jnp.zeros_like(total))
+    )
+    sampled = (sums > threshold[:, None]).argmax(-1)
+    return jnp.where(hot, sampled, greedy).astype(jnp.int32)
+
+
+def _lowest(scaled_BV: jax.Array, how: Settings) -> jax.Array:
+    """The lowest logit [B] that top-k and then top-p leave."""
+    V = scaled_BV.shape[-1]
+    falling = -jnp.sort(-scaled_BV, axis=-1)
+    rank = jnp.arange(V)
+    k = jnp.where(how.top_k > 0, jnp.minimum(how.top_k, V), V)[:, None]
+    kth = jnp.take_along_axis(falling, k - 1, axis=-1)
+    weights = jnp.where(falling >= kth, jnp.exp(falling), 0.0)
+    before = jnp.cumsum(weights, axis=-1) - weights
+    inside = before < how.top_p[:, None] * weights.sum(-1, keepdims=True)
+    last = jnp.where(inside & (falling >= kth), rank, 0).max(-1)
+    return jnp.take_along_axis(falling, last[:, None], axis=-1)[:, 0]
+
+
+def _uniform(seed_B: jax.Array, index_B: jax.Array) -> jax.Array:
+    """float32 [B] in [0, 1): of the seed and the index alone."""
+
+    def one(seed, index):
+        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index))
+
+    return jax.vmap(one)(seed_B, index_B)
+
+
+def ends(token_B: jax.Array, count_B: jax.Array, how: Settings) -> jax.Array:
+    """bool [B]: whether an answer of so many tokens ends with its last one."""
+    stops = (token_B[:, None] == how.stop_ids).any(-1)
+    return stops | (count_B >= how.max_tokens)
