@@ -120,13 +120,9 @@ def work(run: Callable[[int], None]) -> None:
 class Worker:
     """A process that measures when it is asked."""
 
-    def __init__(self, python: str, kind: str):
-        command = [
-            python, "-m", "benchmarks.train_step", f"--worker={kind}",
-            f"--steps={FLAGS.steps}", f"--devices={FLAGS.devices}",
-        ]  # fmt: skip
+    def __init__(self, python: str, module: str, *arguments: str):
         self.process = subprocess.Popen(
-            command,
+            [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,12 +133,12 @@ class Worker:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def turn(self) -> float:
-        """Tokens per second of a turn."""
+    def turn(self, what: str = "go") -> float:
+        """Seconds of a turn."""
         assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
+        self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
-        return ROWS * LENGTH * FLAGS.steps / float(self._line())
+        return float(self._line())
 
 
 def main(argv: list[str]) -> None:
@@ -153,9 +149,11 @@ def main(argv: list[str]) -> None:
         host.cpu_devices(FLAGS.devices)
         host.keep_memory()
         return work(jax_step(CONFIG))
-    ours = Worker(sys.executable, "jax")
-    theirs = Worker(FLAGS.torch_python, "torch")
-    speeds = [(ours.turn(), theirs.turn()) for _ in range(FLAGS.turns)]
+    module, count = "benchmarks.train_step", ROWS * LENGTH * FLAGS.steps
+    sizes = f"--steps={FLAGS.steps}", f"--devices={FLAGS.devices}"
+    ours = Worker(sys.executable, module, "--worker=jax", *sizes)
+    theirs = Worker(FLAGS.torch_python, module, "--worker=torch", *sizes)
+    speeds = [(count / ours.turn(), count / theirs.turn()) for _ in range(FLAGS.turns)]
     ratios = [a / b for a, b in speeds]
     print(f"nemojax {statistics.median(a for a, _ in speeds):,.0f} tokens/s")
     print(f"torch   {statistics.median(b for _, b in speeds):,.0f} tokens/s")

@@ -25,7 +25,7 @@ from nemojax.parallel import collectives
 from nemojax.parallel.layout import Layout
 
 _ROWS = PartitionSpec("data")
-_CACHE = PartitionSpec("data", None, "tensor")
+_CACHE = PartitionSpec("data", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class State(NamedTuple):
     """Where the rows are, on the device (or what is said of each array).
 
     Attributes:
-      keys, values: of each layer [N, Z, G, K].
+      keys, values: of each layer [N, G, Z, K].
       token: int32 [B], the newest, whose keys are not in the cache yet.
       length: int32 [B], tokens in the cache.
       count: int32 [B], tokens of the answer, the newest included.
@@ -192,7 +192,7 @@ class Programs:
 
         def make() -> State:
             def cache():
-                shape = (blocks, s.block_size, c.num_kv_heads, c.head_dim)
+                shape = (blocks, c.num_kv_heads, s.block_size, c.head_dim)
                 return tuple(
                     jnp.zeros(shape, c.compute_dtype) for _ in range(c.num_layers)
                 )
@@ -354,8 +354,8 @@ def _forward(
     for index, layer_params in enumerate(params["layers"]):
 
         def attend(q, k, v, index=index):
-            keys[index] = keys[index].at[block, place].set(k)
-            values[index] = values[index].at[block, place].set(v)
+            keys[index] = keys[index].at[block, :, place].set(k)
+            values[index] = values[index].at[block, :, place].set(v)
             out = paged_attention.attention(
                 q, keys[index], values[index], table, positions, tiles, shapes.tile
             )

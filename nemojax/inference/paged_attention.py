@@ -13,8 +13,8 @@ _FAR = -1e30
 
 def attention(
     q_BSHK: jax.Array,
-    keys_NZGK: jax.Array,
-    values_NZGK: jax.Array,
+    keys_NGZK: jax.Array,
+    values_NGZK: jax.Array,
     table_BW: jax.Array,
     positions_BS: jax.Array,
     tiles: jax.Array,
@@ -24,7 +24,7 @@ def attention(
 
     Args:
       q_BSHK: queries.
-      keys_NZGK, values_NZGK: the blocks of a layer.
+      keys_NGZK, values_NGZK: the blocks of a layer.
       table_BW: blocks of each row, in the order of its text.
       positions_BS: of the queries.
       tiles: int32 scalar, how many tiles to look at. Those past a row's text change
@@ -35,7 +35,7 @@ def attention(
       [B, S, H, K] in the dtype of the values; softmax in float32.
     """
     B, S, H, K = q_BSHK.shape
-    Z, G = keys_NZGK.shape[1:3]
+    G, Z = keys_NGZK.shape[1:3]
     R, per = H // G, tile // Z
     q_BGQK = (q_BSHK * K**-0.5).reshape(B, S, G, R, K).transpose(0, 2, 3, 1, 4)
     q_BGQK = q_BGQK.reshape(B, G, R * S, K)
@@ -44,10 +44,13 @@ def attention(
     def one(number, carry):
         peak, total, mixed = carry
         blocks = lax.dynamic_slice_in_dim(table_BW, number * per, per, 1)
-        k_BTGK = keys_NZGK[blocks].reshape(B, tile, G, K)
-        v_BTGK = values_NZGK[blocks].reshape(B, tile, G, K)
+        # Of one block a tile this is no copy beside the gather.
+        k_BGTK, v_BGTK = (
+            cache[blocks].swapaxes(1, 2).reshape(B, G, tile, K)
+            for cache in (keys_NGZK, values_NGZK)
+        )
         scores = jnp.einsum(
-            "bgqk,btgk->bgqt", q_BGQK, k_BTGK, preferred_element_type=jnp.float32
+            "bgqk,bgtk->bgqt", q_BGQK, k_BGTK, preferred_element_type=jnp.float32
         )
         place = number * tile + jnp.arange(tile)
         looks = place <= position_BQ[:, None, :, None]
@@ -55,9 +58,9 @@ def attention(
         higher = jnp.maximum(peak, scores.max(-1, keepdims=True))
         weights, kept = jnp.exp(scores - higher), jnp.exp(peak - higher)
         found = jnp.einsum(
-            "bgqt,btgk->bgqk",
-            weights.astype(v_BTGK.dtype),
-            v_BTGK,
+            "bgqt,bgtk->bgqk",
+            weights.astype(v_BGTK.dtype),
+            v_BGTK,
             preferred_element_type=jnp.float32,
         )
         total = total * kept + weights.sum(-1, keepdims=True)
@@ -66,5 +69,5 @@ def attention(
     nothing = jnp.zeros((B, G, R * S, 1), jnp.float32)
     start = nothing + _FAR, nothing, jnp.zeros((B, G, R * S, K), jnp.float32)
     _, total, mixed = lax.fori_loop(0, tiles, one, start)
-    mixed = (mixed / total).astype(values_NZGK.dtype).reshape(B, G, R, S, K)
+    mixed = (mixed / total).astype(values_NGZK.dtype).reshape(B, G, R, S, K)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(B, S, H, K)

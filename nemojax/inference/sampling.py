@@ -114,13 +114,21 @@ def choose(
     penalty = how.penalty[:, None]
     penalised = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     logits_BV = jnp.where(seen_BV, penalised, logits_BV)
-    greedy = logits_BV.argmax(-1)
+    greedy = logits_BV.argmax(-1).astype(jnp.int32)
     hot = how.temperature > 0
+    # What no row needs is left out: half of the time of a small model otherwise.
+    sampled = lax.cond(
+        jnp.any(hot), lambda: _draw(logits_BV, index_B, hot, how), lambda: greedy
+    )
+    return jnp.where(hot, sampled, greedy)
+
+
+def _draw(logits_BV, index_B, hot, how: Settings) -> jax.Array:
+    """A token [B] of the distribution that the filters leave."""
     scaled = logits_BV / jnp.where(hot, how.temperature, 1.0)[:, None]
     # Computed once: computed again elsewhere, the last bit can differ, and then no
     # token would reach the lowest logit that is left.
     scaled = lax.optimization_barrier(scaled - scaled.max(-1, keepdims=True))
-    # Sorting a vocabulary costs more than all the rest: only where a row needs it.
     sorts = ((how.top_k > 0) | (how.top_p < 1)) & hot
     lowest = lax.cond(
         jnp.any(sorts),
@@ -137,8 +145,7 @@ def choose(
     threshold = jnp.minimum(
         _uniform(how.seed, index_B) * total, jnp.nextafter(total, jnp.zeros_like(total))
     )
-    sampled = (sums > threshold[:, None]).argmax(-1)
-    return jnp.where(hot, sampled, greedy).astype(jnp.int32)
+    return (sums > threshold[:, None]).argmax(-1).astype(jnp.int32)
 
 
 def _lowest(scaled_BV: jax.Array, how: Settings) -> jax.Array:
