@@ -232,6 +232,17 @@ def _pretrain(tokens, folder, devices, *flags, process=None, port=0):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def _pair(tokens, folder):
+    """Two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        _pretrain(tokens, folder, 2, "--parallel.data=4", process=n, port=port)
+        for n in range(2)
+    ]
+
+
 def _stopped(processes, folder, after):
     """Tells the first process to stop when so many steps are done; all end well."""
     deadline = time.monotonic() + 180
@@ -256,14 +267,7 @@ def test_one_process_then_two_then_one_with_tensor_2_is_one_run(tokens, tmp_path
     assert process.wait(timeout=300) == 0
     _stopped([_pretrain(tokens, folder, 1)], folder, 10)
     first = rows(folder)[-1]["step"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pair = [
-        _pretrain(tokens, folder, 2, "--parallel.data=4", process=n, port=port)
-        for n in range(2)
-    ]
-    _stopped(pair, folder, first + 10)
+    _stopped(_pair(tokens, folder), folder, first + 10)
     second = rows(folder)[-1]["step"]
     assert first < second < 60
     flags = ("--parallel.data=2", "--parallel.tensor=2")
@@ -274,3 +278,14 @@ def test_one_process_then_two_then_one_with_tensor_2_is_one_run(tokens, tmp_path
     assert [row["samples"] for row in rows(folder)] == list(range(8, 481, 8))
     losses = [[row["loss"] for row in rows(path)] for path in (folder, whole)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_two_processes_finished_one_makes_a_model_of(tokens, tmp_path):
+    for process in _pair(tokens, tmp_path):
+        assert process.wait(timeout=300) == 0
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert not (tmp_path / "model").exists()
+    assert _pretrain(tokens, tmp_path, 1).wait(timeout=300) == 0
+    assert (tmp_path / "model" / "tokenizer.model").exists()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
