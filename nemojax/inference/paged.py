@@ -153,9 +153,11 @@ class Programs:
           shapes: what is compiled.
 
         Raises:
-          ValueError: rows that `data` does not divide, heads that `tensor` does not,
-            or a tile of broken blocks.
+          ValueError: a mesh with a pipeline, rows that `data` does not divide, heads
+            that `tensor` does not, or a tile of broken blocks.
         """
+        if mesh.shape["pipe"] != 1:
+            raise ValueError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
         shards = mesh.shape["data"]
         for name in ("rows", "prefill_rows"):
             if getattr(shapes, name) % shards:

@@ -203,6 +203,20 @@ def test_a_prompt_that_does_not_fit_is_refused(engine, prompt, tokens, reason):
     assert not engine.busy
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shapes", "reason"),
+    [
+        ({"pipe": 2}, SHAPES, "needs pipe=1, got 2"),
+        ({"data": 3}, SHAPES, "rows=4 does not divide over data=3"),
+        ({"tensor": 4}, SHAPES, "num_kv_heads"),
+        ({}, dataclasses.replace(SHAPES, tile=6), "tile=6 is no multiple"),
+    ],
+)
+def test_what_does_not_divide_is_refused(config, params, sizes, shapes, reason):
+    with pytest.raises(ValueError, match=reason):
+        BatchingEngine(config, params, meshes.make_mesh(**sizes), shapes)
+
+
 def test_as_many_stop_tokens_as_a_row_has_room_for(engine, prompts):
     ids = tuple(range(40, 40 + sampling.MAX_STOP_IDS))
     how = Sampling(seed=2, max_tokens=20, stop_ids=ids)
