@@ -17,7 +17,6 @@ from jax import lax
 # A row's own stop tokens beside those of the model; more are refused.
 MAX_STOP_IDS = 8
 _NO_TOKEN = -1
-_FILTERED = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,18 +124,19 @@ def choose(
 
 def _draw(logits_BV, index_B, hot, how: Settings) -> jax.Array:
     """A token [B] of the distribution that the filters leave."""
-    scaled = logits_BV / jnp.where(hot, how.temperature, 1.0)[:, None]
-    # Computed once: computed again elsewhere, the last bit can differ, and then no
-    # token would reach the lowest logit that is left.
-    scaled = lax.optimization_barrier(scaled - scaled.max(-1, keepdims=True))
+    temperature = jnp.where(hot, how.temperature, 1.0)[:, None]
+    # The likeliest is 0 exactly, and what sorting finds is compared before anything is
+    # computed of it: a compiler may compute a number twice, and not to the same bit.
+    scaled = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature
     sorts = ((how.top_k > 0) | (how.top_p < 1)) & hot
     lowest = lax.cond(
         jnp.any(sorts),
-        lambda: _lowest(scaled, how),
-        lambda: jnp.full_like(scaled[:, 0], _FILTERED),
+        lambda: _lowest(logits_BV, temperature, how),
+        lambda: jnp.full_like(logits_BV[:, 0], -jnp.inf),
     )
-    lowest = jnp.maximum(lowest, jnp.log(jnp.maximum(how.min_p, 1e-30)))
-    weights = jnp.where(scaled >= lowest[:, None], jnp.exp(scaled), 0.0)
+    kept = logits_BV >= lowest[:, None]
+    kept &= scaled >= jnp.log(jnp.maximum(how.min_p, 1e-30))[:, None]
+    weights = jnp.where(kept, jnp.exp(scaled), 0.0)
     # One uniform number a row, and the inverse of the cumulative distribution.
     # Rounding may not hit a token of weight 0: the number stays below the last sum
     # of a token that counts, and only such tokens are looked at.
@@ -148,17 +148,17 @@ def _draw(logits_BV, index_B, hot, how: Settings) -> jax.Array:
     return (sums > threshold[:, None]).argmax(-1).astype(jnp.int32)
 
 
-def _lowest(scaled_BV: jax.Array, how: Settings) -> jax.Array:
+def _lowest(logits_BV: jax.Array, temperature_B1, how: Settings) -> jax.Array:
     """The lowest logit [B] that top-k and then top-p leave."""
-    V = scaled_BV.shape[-1]
-    falling = -jnp.sort(-scaled_BV, axis=-1)
-    rank = jnp.arange(V)
+    V = logits_BV.shape[-1]
+    falling = -jnp.sort(-logits_BV, axis=-1)
     k = jnp.where(how.top_k > 0, jnp.minimum(how.top_k, V), V)[:, None]
     kth = jnp.take_along_axis(falling, k - 1, axis=-1)
-    weights = jnp.where(falling >= kth, jnp.exp(falling), 0.0)
+    weights = jnp.exp((falling - falling[:, :1]) / temperature_B1)
+    weights = jnp.where(falling >= kth, weights, 0.0)
     before = jnp.cumsum(weights, axis=-1) - weights
     inside = before < how.top_p[:, None] * weights.sum(-1, keepdims=True)
-    last = jnp.where(inside & (falling >= kth), rank, 0).max(-1)
+    last = jnp.where(inside & (falling >= kth), jnp.arange(V), 0).max(-1)
     return jnp.take_along_axis(falling, last[:, None], axis=-1)[:, 0]
 
 
