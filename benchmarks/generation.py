@@ -68,7 +68,6 @@ def jax_jobs():
             engine.step()
 
     programs = Programs(train_step.CONFIG, params, meshes.make_mesh(), SHAPES)
-
     fresh = programs.start()
     state = [
         fresh._replace(

@@ -230,17 +230,9 @@ def _by_layer(config: ModelConfig, params: Any, mesh: Mesh) -> tuple[Any, Any]:
 
     params = {name: leaf for name, leaf in params.items() if name != "reward_head"}
     specs = partition.param_specs(params)
-    of_layer = jax.tree.map(
-        lambda spec: PartitionSpec(*spec[1:]),
-        specs["layers"],
-        is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
-    )
+    of_layer = jax.tree.map(lambda spec: PartitionSpec(*spec[1:]), specs["layers"])
     specs = specs | {"layers": [of_layer] * config.num_layers}
-    shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        specs,
-        is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
-    )
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     return jax.jit(split, out_shardings=shardings)(params), specs
 
 
