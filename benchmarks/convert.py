@@ -21,8 +21,8 @@ import numpy as np
 from absl import app, flags
 
 from nemojax.interop import huggingface, weights
+from nemojax.interop.model_folder import StoredLeaf
 from nemojax.models import forward, presets
-from nemojax.training.model_folder import StoredLeaf
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "minitron_4b", "a preset")

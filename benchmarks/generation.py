@@ -20,7 +20,8 @@ from absl import app, flags
 
 from benchmarks import torch_model, train_step
 from nemojax.inference.batching import BatchingEngine
-from nemojax.inference.paged import Programs, Shapes, Turn
+from nemojax.inference.paged import Programs
+from nemojax.inference.paged_state import Shapes, Turn
 from nemojax.inference.sampling import Sampling, settings
 from nemojax.parallel import mesh as meshes
 from nemojax.recipe import host

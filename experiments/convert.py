@@ -27,9 +27,15 @@ from absl import app, flags
 
 from nemojax.data.files import DataError
 from nemojax.evals import tables
-from nemojax.interop import archives, huggingface, nemo, tokenizer_files
+from nemojax.interop import (
+    archives,
+    huggingface,
+    model_folder,
+    nemo,
+    tokenizer_files,
+)
 from nemojax.recipe import command
-from nemojax.training import metrics, model_folder
+from nemojax.training import metrics
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("from_hf", None, "a Hugging Face checkpoint to read")

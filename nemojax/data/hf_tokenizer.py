@@ -102,6 +102,27 @@ class HuggingFaceTokenizer:
         assert found is not None  # the constructor looked
         return found
 
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Ids that the file puts before every text, such as that of `<s>`."""
+        with_others = self._all.encode("a", add_special_tokens=True).ids
+        alone = self._all.encode("a", add_special_tokens=False).ids
+        return tuple(with_others[: with_others.index(alone[0])])
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The names of all control tokens."""
+        return tuple(self._control_ids)
+
+    def piece_text(self, token_id: int) -> str:
+        """What an id writes by itself; of a control token its name.
+
+        A piece of a character is U+FFFD.
+        """
+        if token_id in self._controls:
+            return self._all.id_to_token(token_id) or ""
+        return self._plain.decode([token_id], skip_special_tokens=False)
+
     def control(self, piece: str) -> int:
         """The id of a control token such as "<|eot_id|>".
 

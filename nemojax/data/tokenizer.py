@@ -123,6 +123,19 @@ class Tokenizer:
         """The names of all control pieces."""
         return tuple(self._control_ids)
 
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """Ids that begin every text that is completed: none, as of Nemotron-4."""
+        return ()
+
+    def piece_text(self, token_id: int) -> str:
+        """What an id writes inside of a text; of a control token its name.
+
+        A piece of a character is U+FFFD.
+        """
+        written = self._token_bytes[token_id]
+        return written.decode(errors="replace") if written else self.piece(token_id)
+
     def piece(self, token_id: int) -> str:
         """Returns the piece of an id, as SentencePiece writes it."""
         return self._processor.id_to_piece(token_id)

@@ -7,36 +7,35 @@ so it does not wait for the host.
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from nemojax.inference import paged, sampling
+from nemojax.inference.answers import (
+    CANCELLED,
+    LENGTH,
+    STOP,
+    Delta,
+    Load,
+    Scored,
+    scored,
+)
 from nemojax.inference.blocks import BlockPool, OutOfBlocks, Text
-from nemojax.inference.paged import Shapes
+from nemojax.inference.paged_state import (
+    Piece,
+    Scores,
+    Shapes,
+    Span,
+    Top,
+    Turn,
+    Written,
+)
 from nemojax.inference.sampling import Sampling
 from nemojax.models.config import ModelConfig
-
-STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
-
-
-@dataclasses.dataclass(frozen=True)
-class Delta:
-    """What became known of an answer.
-
-    Attributes:
-      request: its number.
-      tokens: new ones; a stop token is the last.
-      log_probs: of each in the model's own distribution, whatever the sampling.
-      finish: "stop", "length" or "cancelled" with the last tokens; None before.
-    """
-
-    request: int
-    tokens: list[int]
-    log_probs: list[float]
-    finish: str | None
 
 
 @dataclasses.dataclass(eq=False)
@@ -47,27 +46,37 @@ class _Request:
     leader: "_Request | None"  # reads a prompt that this one shares
     text: Text | None = None
     read: int = 0  # tokens of the prompt that the device was told to read
-    answer: list[int] = dataclasses.field(default_factory=list)
+    scores: Scored = dataclasses.field(default_factory=Scored)  # of the prompt
+    answered: int = 0
     finish: str | None = None
 
     @property
     def is_read(self) -> bool:
         return self.read == len(self.prompt)
 
+    @property
+    def shares(self) -> bool:
+        """Whether blocks that others read will do: not where all has to be looked at.
+
+        What was repeated is known only of what was read for this answer.
+        """
+        return self.how.repetition_penalty == 1 and not self.how.prompt_log_probs
+
 
 @dataclasses.dataclass(frozen=True)
-class Load:
-    """How busy an engine is.
+class _Call:
+    """A call of the device that was not looked at yet.
 
     Attributes:
-      running, waiting: requests with and without a row.
-      free_blocks, blocks: of the cache.
+      written: by it.
+      requests: whose tokens are in which place.
+      scores: of prompts, and of whose which piece of a size in which place.
     """
 
-    running: int
-    waiting: int
-    free_blocks: int
-    blocks: int
+    written: Written
+    requests: dict[int, _Request]
+    scores: Scores | None = None
+    pieces: list[tuple[int, _Request, int]] = dataclasses.field(default_factory=list)
 
 
 class BatchingEngine:
@@ -98,6 +107,7 @@ class BatchingEngine:
           ValueError: shapes that the mesh does not divide.
         """
         self.shapes, self._stop_ids = shapes, tuple(stop_ids)
+        self._vocab_size = config.vocab_size
         self._programs = paged.Programs(config, params, mesh, shapes)
         self._state = self._programs.start()
         self._shards = mesh.shape["data"]
@@ -108,7 +118,7 @@ class BatchingEngine:
         self._waiting: collections.deque[_Request] = collections.deque()
         self._requests: dict[int, _Request] = {}
         self._cancelled: list[_Request] = []
-        self._pending: list[tuple[paged.Written, dict[int, _Request]]] = []
+        self._pending: list[_Call] = []
         self._next = 0
 
     @property
@@ -127,27 +137,20 @@ class BatchingEngine:
     def submit(self, prompt: Sequence[int], how: Sampling, n: int = 1) -> list[int]:
         """Takes a prompt to be answered n times; gives the numbers of the answers.
 
-        Answer i is as that of a request of its own with `seed + i`.
+        Answer i is as that of a request of its own with `seed + i`. The log-probs of
+        the prompt come with the first answer.
 
         Raises:
-          ValueError: a prompt without tokens, or one that leaves too little room.
+          ValueError: as `check`.
         """
-        room = min(
-            self.shapes.max_length, (self.shapes.blocks - 1) * self.shapes.block_size
-        )
-        if not prompt:
-            raise ValueError("the prompt has no tokens")
-        if len(prompt) + how.max_tokens > room:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the answer may have "
-                f"{how.max_tokens}: together at most {room}"
-            )
+        self.check(prompt, how)
         leader, numbers = None, []
         for index in range(n):
             own = dataclasses.replace(
                 how,
                 seed=how.seed + index,
                 stop_ids=tuple({*how.stop_ids, *self._stop_ids}),
+                prompt_log_probs=how.prompt_log_probs and not index,
             )
             request = _Request(self._next, list(prompt), own, leader)
             leader = leader or request
@@ -156,6 +159,32 @@ class BatchingEngine:
             self._waiting.append(request)
             numbers.append(request.number)
         return numbers
+
+    @property
+    def room(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        blocks = (self.shapes.blocks - 1) * self.shapes.block_size
+        return min(self.shapes.max_length, blocks)
+
+    def check(self, prompt: Sequence[int], how: Sampling) -> None:
+        """Raises ValueError for a prompt that cannot be answered.
+
+        It has no tokens, or some that the model does not have, or leaves too little
+        room. May be called by any thread.
+        """
+        if not prompt:
+            raise ValueError("the prompt has no tokens")
+        bad = next((t for t in prompt if not 0 <= t < self._vocab_size), None)
+        if bad is not None:
+            raise ValueError(
+                f"the prompt has the token id {bad}; the model has 0 to "
+                f"{self._vocab_size - 1}"
+            )
+        if len(prompt) + how.max_tokens > self.room:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens and the answer may have "
+                f"{how.max_tokens}: together at most {self.room}"
+            )
 
     def cancel(self, number: int) -> None:
         """Ends a request; one that has ended already is not looked for."""
@@ -170,10 +199,10 @@ class BatchingEngine:
         self._admit()
         self._prefill()
         self._decode()
-        told = [Delta(request.number, [], [], CANCELLED) for request in self._cancelled]
+        told = [Delta(r.number, Scored(), CANCELLED) for r in self._cancelled]
         self._cancelled = []
-        for written, requests in before:
-            told += self._look(written, requests)
+        for call in before:
+            told += self._look(call)
         return told
 
     def _admit(self) -> None:
@@ -186,11 +215,9 @@ class BatchingEngine:
             row = self._free_row()
             if row is None:
                 return
-            penalised = request.how.repetition_penalty != 1
             try:
-                # What was repeated is known only of what was read for this answer.
                 request.text = self._pool(row).open(
-                    request.prompt, request.how.max_tokens, share=not penalised
+                    request.prompt, request.how.max_tokens, share=request.shares
                 )
             except OutOfBlocks:
                 return
@@ -211,48 +238,67 @@ class BatchingEngine:
     def _prefill(self) -> None:
         """A piece of some prompts."""
         s = self.shapes
-        per_shard = s.prefill_rows // self._shards
-        chosen: list[tuple[int, int, _Request]] = []  # place, row, request
-        taken = collections.Counter[int]()
-        unread = [
-            (request.number, row, request)
-            for row, request in enumerate(self._rows)
-            if request is not None and not request.is_read
-        ]
-        for _, row, request in sorted(unread, key=lambda item: item[0]):
-            shard = self._shard(row)
-            if taken[shard] < per_shard:
-                place = shard * per_shard + taken[shard]
-                chosen.append((place, row, request))
-                taken[shard] += 1
+        chosen = self._unread()
         if not chosen:
             return
-        tokens = np.zeros((s.prefill_rows, s.chunk), np.int32)
+        tokens, after = np.zeros((2, s.prefill_rows, s.chunk), np.int32)
         start, size = np.zeros((2, s.prefill_rows), np.int32)
         rows = np.full(s.prefill_rows, s.rows, np.int32)
         last = np.zeros(s.prefill_rows, bool)
         table = np.zeros((s.prefill_rows, s.width), np.int32)
         how: list[Sampling | None] = [None] * s.prefill_rows
+        pieces = []
         for place, row, request in chosen:
             piece = request.prompt[request.read : request.read + s.chunk]
+            follows = request.prompt[request.read + 1 : request.read + s.chunk + 1]
             tokens[place, : len(piece)] = piece
+            after[place, : len(follows)] = follows
             start[place], size[place] = request.read, len(piece)
             rows[place] = row % (s.rows // self._shards)
             self._fill(table[place], request)
             how[place] = request.how
             request.read += len(piece)
             last[place] = request.is_read
-        piece = paged.Piece(
-            tokens, start, size, rows, last, table, sampling.settings(how)
-        )
-        self._state, written = self._programs.prefill(self._state, piece)
+            pieces.append((place, request, len(follows)))
+        span = Span(tokens, start, size, table)
+        piece = Piece(span, after, rows, last, sampling.settings(how))
         done = {place: request for place, _, request in chosen if request.is_read}
-        self._pending.append((written, done))
+        if chosen[0][2].how.prompt_log_probs:
+            self._state, written, scores = self._programs.read(self._state, piece)
+            self._pending.append(_Call(written, done, scores, pieces))
+            return
+        self._state, written = self._programs.prefill(self._state, piece)
+        self._pending.append(_Call(written, done))
         for _, row, request in chosen:
             # Answers are not remembered: their numbers differ in the last bit from
             # those of a prompt with the same tokens, which would depend on them then.
             if request.is_read and request.text is not None:
                 self._pool(row).remember(request.text, request.prompt)
+
+    def _unread(self) -> list[tuple[int, int, _Request]]:
+        """Whose prompts are read next: place in the call, row, request.
+
+        All of one kind: `read` may round otherwise than `prefill`, and an answer must
+        not depend on its neighbours.
+        """
+        per_shard = self.shapes.prefill_rows // self._shards
+        unread = [
+            (request.number, row, request)
+            for row, request in enumerate(self._rows)
+            if request is not None and not request.is_read
+        ]
+        chosen: list[tuple[int, int, _Request]] = []
+        taken = collections.Counter[int]()
+        for _, row, request in sorted(unread, key=lambda item: item[0]):
+            shard = self._shard(row)
+            if chosen and (
+                request.how.prompt_log_probs != chosen[0][2].how.prompt_log_probs
+            ):
+                continue
+            if taken[shard] < per_shard:
+                chosen.append((shard * per_shard + taken[shard], row, request))
+                taken[shard] += 1
+        return chosen
 
     def _decode(self) -> None:
         """Some tokens of all rows whose prompt is read."""
@@ -271,30 +317,53 @@ class BatchingEngine:
         how = sampling.settings(
             [running[row].how if row in running else None for row in range(len(active))]
         )
-        turn = paged.Turn(active, table, how)
+        turn = Turn(active, table, how)
         self._state, written = self._programs.decode(self._state, turn)
-        self._pending.append((written, running))
+        self._pending.append(_Call(written, running))
 
     @staticmethod
     def _fill(table: np.ndarray, request: _Request) -> None:
         assert request.text is not None
         table[: len(request.text.blocks)] = request.text.blocks
 
-    def _look(self, written: paged.Written, requests: dict[int, _Request]):
-        """What was written to the answers of these places."""
-        token, log_prob, valid = (np.asarray(part) for part in written)
-        for place, request in requests.items():
+    def _look(self, call: _Call) -> Iterator[Delta]:
+        """What a call wrote to the answers of its places."""
+        if call.scores is not None:
+            self._look_at_scores(call)
+        token, log_prob, valid, top = jax.tree.map(np.asarray, call.written)
+        for place, request in call.requests.items():
             if request.finish is not None:  # cancelled since, or nothing more came
                 continue
             mine = valid[:, place]
-            new, log_probs = token[mine, place].tolist(), log_prob[mine, place].tolist()
-            request.answer += new
-            if new and new[-1] in request.how.stop_ids:
+            new = scored(
+                token[mine, place],
+                log_prob[mine, place],
+                Top(*(part[mine, place] for part in top)),
+                request.how.top,
+            )
+            if not new.tokens:
+                continue
+            first = not request.answered and request.how.prompt_log_probs
+            request.answered += len(new.tokens)
+            if new.tokens[-1] in request.how.stop_ids:
                 self._end(request, STOP)
-            elif len(request.answer) == request.how.max_tokens:
+            elif request.answered == request.how.max_tokens:
                 self._end(request, LENGTH)
-            if new:
-                yield Delta(request.number, new, log_probs, request.finish)
+            prompt = request.scores if first else None
+            yield Delta(request.number, new, request.finish, prompt)
+
+    @staticmethod
+    def _look_at_scores(call: _Call) -> None:
+        log_prob, top = jax.tree.map(np.asarray, call.scores)
+        for place, request, size in call.pieces:
+            begin = len(request.scores.tokens) + 1
+            found = scored(
+                np.array(request.prompt[begin : begin + size], np.int32),
+                log_prob[place, :size],
+                Top(*(part[place, :size] for part in top)),
+                request.how.top,
+            )
+            request.scores.extend(found)
 
     def _end(self, request: _Request, finish: str) -> None:
         request.finish = finish

@@ -16,6 +16,8 @@ from jax import lax
 
 # A row's own stop tokens beside those of the model; more are refused.
 MAX_STOP_IDS = 8
+# Likeliest tokens that are told beside the one that was chosen.
+MAX_TOP = 20
 _NO_TOKEN = -1
 
 
@@ -33,6 +35,8 @@ class Sampling:
       seed: any integer; its lowest 32 bits count.
       max_tokens: at most so many.
       stop_ids: tokens that end the answer.
+      top: how many of the likeliest tokens are told with each.
+      prompt_log_probs: whether the log-probs of the prompt's tokens are told, too.
     """
 
     temperature: float = 1.0
@@ -43,6 +47,8 @@ class Sampling:
     seed: int = 0
     max_tokens: int = 64
     stop_ids: tuple[int, ...] = ()
+    top: int = 0
+    prompt_log_probs: bool = False
 
     def __post_init__(self):
         """Raises ValueError for what no distribution is left of; names the field."""
@@ -54,6 +60,7 @@ class Sampling:
             ("repetition_penalty", 1e-3, 1e3, "0.001 to 1000"),
             ("max_tokens", 1, 2**31 - 1, "1 or more"),
             ("stop_ids", 0, MAX_STOP_IDS, f"at most {MAX_STOP_IDS} tokens"),
+            ("top", 0, MAX_TOP, f"0 to {MAX_TOP}"),
         )
         for name, low, high, words in ranges:
             value = getattr(self, name)
@@ -72,6 +79,7 @@ class Settings(NamedTuple):
     seed: Any
     max_tokens: Any
     stop_ids: Any
+    top: Any
 
 
 def settings(rows: Sequence[Sampling | None]) -> Settings:
@@ -93,6 +101,7 @@ def settings(rows: Sequence[Sampling | None]) -> Settings:
         np.array([row.seed % 2**32 for row in used], np.uint32),
         column("max_tokens", np.int32),
         stop_ids,
+        column("top", np.int32),
     )
 
 

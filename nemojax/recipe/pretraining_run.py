@@ -10,12 +10,13 @@ import jax
 from nemojax.data.blends import Blend
 from nemojax.data.samples import Samples
 from nemojax.data.token_corpus import TOKENIZER, TokenCorpus
+from nemojax.interop import model_folder
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe import pretraining, pretraining_report
 from nemojax.recipe.pretraining import Settings
 from nemojax.recipe.workdir import Workdir, write_json
-from nemojax.training import goodput, loop, metrics, model_folder
+from nemojax.training import goodput, loop, metrics
 from nemojax.training.step import TrainState
 
 

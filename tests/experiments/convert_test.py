@@ -12,8 +12,12 @@ safetensors = pytest.importorskip("safetensors.numpy")
 
 from nemojax.data import tokenizer as tokenizer_lib  # noqa: E402
 from nemojax.data.hf_tokenizer import HuggingFaceTokenizer  # noqa: E402
-from nemojax.interop import huggingface, tokenizer_files, weights  # noqa: E402
-from nemojax.training import model_folder  # noqa: E402
+from nemojax.interop import (  # noqa: E402
+    huggingface,
+    model_folder,
+    tokenizer_files,
+    weights,
+)
 from tests.interop import nemo_files  # noqa: E402
 from tests.interop.tiny import LLAMA, assert_same, random_params  # noqa: E402
 

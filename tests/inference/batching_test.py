@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from nemojax.inference import sampling
+from nemojax.inference import answers, sampling
 from nemojax.inference.batching import BatchingEngine
-from nemojax.inference.paged import Shapes
+from nemojax.inference.paged_state import Shapes
 from nemojax.inference.sampling import Sampling
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
@@ -38,7 +38,8 @@ def finish(engine, deltas=()):
         deltas += engine.step()
     for delta in deltas:
         tokens, log_probs, _ = found.get(delta.request, ([], [], None))
-        tokens, log_probs = tokens + delta.tokens, log_probs + delta.log_probs
+        tokens = tokens + delta.new.tokens
+        log_probs = log_probs + delta.new.log_probs
         found[delta.request] = tokens, log_probs, delta.finish
     assert engine.load.running == engine.load.waiting == 0
     assert engine.load.free_blocks == engine.load.blocks
@@ -82,6 +83,64 @@ def test_log_probs_are_those_of_training(engine, config, params, prompts):
         trained = jax.jit(forward.token_log_probs, static_argnums=0)
         expected = np.asarray(trained(config, params, row))[0, len(prompt) :]
         np.testing.assert_allclose(log_probs, expected[: len(tokens)], atol=1e-4)
+
+
+def test_prompt_log_probs_and_alternatives_are_those_of_the_full_forward(
+    engine, prompts, log_softmax
+):
+    """Also of a prompt in many pieces, beside requests that did not ask."""
+    prompt = list(itertools.chain(*prompts))[:28]
+    for size in (1, 2, 6, 7, 28):
+        how = Sampling(seed=size, max_tokens=3, top=4, prompt_log_probs=True)
+        engine.submit(prompt, Sampling(max_tokens=9))
+        number, other = engine.submit(prompt[:size], how, n=2)
+        deltas = []
+        while engine.busy:
+            deltas += engine.step()
+        mine = [delta for delta in deltas if delta.request == number]
+        answered = answers.Scored()
+        for delta in mine:
+            answered.extend(delta.new)
+        whole = log_softmax(prompt[:size] + answered.tokens)
+        told = mine[0].prompt
+        assert told.tokens == prompt[1:size]
+        told.extend(answered)
+        assert len(told.tokens) == len(told.top) == size + 2
+        for place, (token, log_prob, top) in enumerate(
+            zip(told.tokens, told.log_probs, told.top, strict=True)
+        ):
+            assert log_prob == pytest.approx(whole[place, token], abs=1e-4)
+            assert [t for t, _ in top] == np.argsort(-whole[place])[:4].tolist()
+            np.testing.assert_allclose(
+                [value for _, value in top], -np.sort(-whole[place])[:4], atol=1e-4
+            )
+        assert not any(d.prompt for d in deltas if d.request == other)
+
+
+def test_to_be_told_of_the_prompt_changes_no_answer(engine, prompts):
+    """And alternatives are no part of what is sampled."""
+    prompt = list(itertools.chain(*prompts))[:20]
+    plain = Sampling(seed=4, max_tokens=12)
+    tokens, log_probs, _ = answer(engine, prompt, plain)
+    for how in ({"top": 5}, {"top": 5, "prompt_log_probs": True}):
+        found, others, _ = answer(engine, prompt, dataclasses.replace(plain, **how))
+        assert found == tokens
+        np.testing.assert_allclose(others, log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "reason"),
+    [
+        ([], 1, "no tokens"),
+        ([3, 61], 1, "token id 61; the model has 0 to 60"),
+        ([-1], 1, "token id -1"),
+        ([1] * 20, 29, "has 20 tokens and the answer may have 29: together at most 48"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(engine, prompt, tokens, reason):
+    with pytest.raises(ValueError, match=reason):
+        engine.submit(prompt, Sampling(max_tokens=tokens))
+    assert not engine.busy
 
 
 def test_an_answer_does_not_depend_on_what_else_is_asked(engine, prompts):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nemojax.inference.batching import BatchingEngine
-from nemojax.inference.paged import Shapes
+from nemojax.inference.paged_state import Shapes
 from nemojax.inference.sampling import Sampling
 from nemojax.interop import huggingface
 from nemojax.parallel import mesh as meshes
@@ -57,5 +57,5 @@ def test_greedy_answers_are_those_of_transformers(name, tmp_path):
     found = {number: [] for number in numbers}
     while engine.busy:
         for delta in engine.step():
-            found[delta.request] += delta.tokens
+            found[delta.request] += delta.new.tokens
     assert [found[number] for number in numbers] == theirs(model, prompts)

@@ -1,0 +1,244 @@
+"""A checkpoint as it is used: parameters, tokenizer, chat template, stop tokens."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from jax.sharding import Mesh
+
+from nemojax.data.chat_template import NEMOTRON, TURN_START, ChatTemplate
+from nemojax.data.jinja_template import JinjaTemplate
+from nemojax.data.llama_templates import Llama2Template, Llama3Template
+from nemojax.data.parts import PartsTemplate
+from nemojax.data.tokenizer import Tokenizer
+from nemojax.interop import huggingface, model_folder, tokenizer_files
+from nemojax.models.config import ModelConfig
+
+TEMPLATES: dict[str, ChatTemplate | PartsTemplate] = {
+    "nemotron": NEMOTRON,
+    "llama2": Llama2Template(),
+    "llama3": Llama3Template(),
+}
+AUTO, NONE = "auto", "none"
+# Those of templates that end a turn with a token of its own; only what there is counts.
+_TURN_ENDS = (
+    TURN_START,
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+)
+
+
+class AnyTokenizer(Protocol):
+    """`data.tokenizer.Tokenizer` or `data.hf_tokenizer.HuggingFaceTokenizer`.
+
+    Attributes:
+      vocab_size: ids that it knows.
+      fingerprint: of its file.
+      eos_id: that ends a text; raises ValueError if there is none.
+      prefix: ids that begin every text that is completed.
+      controls: names of the control tokens.
+    """
+
+    vocab_size: int
+    fingerprint: str
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def prefix(self) -> tuple[int, ...]: ...
+
+    @property
+    def controls(self) -> tuple[str, ...]: ...
+
+    def control(self, piece: str) -> int:
+        """The id of a control token."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, none of them a control id."""
+        ...
+
+    def encode_inside(self, text: str) -> list[int]:
+        """As `encode`, for a text that does not begin a sequence."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        ...
+
+    def piece_text(self, token_id: int) -> str:
+        """What an id writes inside of a text; of a control token its name."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """What answers, scores and is asked.
+
+    Attributes:
+      name: of its folder.
+      config, params: the model; a reward model has a `reward_head`.
+      mesh: where the parameters are.
+      tokenizer: its own.
+      template: how conversations become tokens; None: it is no chat model.
+      stop_ids: tokens that end a text.
+      turn_stop_ids: tokens that end an answer in a conversation.
+    """
+
+    name: str
+    config: ModelConfig
+    params: Any
+    mesh: Mesh
+    tokenizer: AnyTokenizer
+    template: ChatTemplate | PartsTemplate | None
+    stop_ids: tuple[int, ...]
+    turn_stop_ids: tuple[int, ...]
+
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether it gives attribute values."""
+        return "reward_head" in self.params
+
+    def text(self, ids: Iterable[int]) -> str:
+        """Of tokens; ids that only round the vocabulary up write nothing."""
+        return self.tokenizer.decode(i for i in ids if i < self.tokenizer.vocab_size)
+
+
+def load(
+    directory: str | pathlib.Path,
+    mesh: Mesh,
+    *,
+    template: str = AUTO,
+    dtype: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> LoadedModel:
+    """Reads a model folder, or a Hugging Face checkpoint of Nemotron or Llama.
+
+    Args:
+      directory: of the model.
+      mesh: where the parameters go.
+      template: "auto" takes the checkpoint's own; "none"; a name of `TEMPLATES`; or a
+        file with a Jinja template.
+      dtype: of the computation; default: the config's.
+      progress: called with leaves done and all leaves.
+
+    Raises:
+      ValueError: it is no model, or something of it is missing or damaged.
+    """
+    directory = pathlib.Path(directory)
+    tokenizer = load_tokenizer(directory)
+    if (directory / model_folder.MODEL).exists():
+        config, params = model_folder.read(directory, mesh)
+    else:
+        config, params = huggingface.load(directory, mesh, progress=progress)
+    if dtype:
+        config = dataclasses.replace(config, compute_dtype=dtype)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces, "
+            f"the model {config.vocab_size}"
+        )
+    stops = _stop_ids(directory, tokenizer)
+    turn_ends = (tokenizer.control(p) for p in _TURN_ENDS if p in tokenizer.controls)
+    return LoadedModel(
+        directory.resolve().name,
+        config,
+        params,
+        mesh,
+        tokenizer,
+        _template(directory, template, tokenizer),
+        stops,
+        tuple(dict.fromkeys((*stops, *turn_ends))),
+    )
+
+
+def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
+    """The tokenizer of a checkpoint: SentencePiece where there is one of ours.
+
+    Raises:
+      ValueError: there is none, or it cannot be read.
+    """
+    directory = pathlib.Path(directory)
+    files = tokenizer_files.find(directory)
+    if tokenizer_files.MODEL in files:
+        try:
+            return Tokenizer.load(files[tokenizer_files.MODEL])
+        except ValueError:
+            if tokenizer_files.FAST not in files:
+                raise
+    if tokenizer_files.FAST in files:
+        from nemojax.data.hf_tokenizer import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.load(directory)
+    raise ValueError(
+        f"{directory}: no tokenizer: put {tokenizer_files.MODEL} or "
+        f"{tokenizer_files.FAST} there"
+    )
+
+
+def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ...]:
+    """Ids that end a text: that of the tokenizer, and those the files name."""
+    found: list[int] = []
+    with contextlib.suppress(ValueError):  # a tokenizer.json need not name it
+        found.append(tokenizer.eos_id)
+    for name in ("generation_config.json", huggingface.CONFIG):
+        value = _json(directory / name).get("eos_token_id")
+        found += value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(i for i in found if isinstance(i, int) and i >= 0))
+
+
+def _template(
+    directory: pathlib.Path, wanted: str, tokenizer: AnyTokenizer
+) -> ChatTemplate | PartsTemplate | None:
+    if wanted == NONE:
+        return None
+    if wanted in TEMPLATES:
+        return TEMPLATES[wanted]
+    jinja = functools.partial(_jinja, directory, tokenizer)
+    if wanted != AUTO:
+        try:
+            return jinja(pathlib.Path(wanted).read_text())
+        except OSError as error:
+            raise ValueError(
+                f"template {wanted!r}: {error.strerror}; there are "
+                f"{', '.join((AUTO, NONE, *TEMPLATES))}, or give a file"
+            ) from error
+    # The template that is built in says the same, and takes no process to run.
+    if TURN_START in tokenizer.controls:
+        return NEMOTRON
+    file = directory / "chat_template.jinja"
+    if file.exists():
+        return jinja(file.read_text())
+    source = _json(directory / tokenizer_files.CONFIG).get("chat_template")
+    return jinja(source) if isinstance(source, str) else None
+
+
+def _jinja(
+    directory: pathlib.Path, tokenizer: AnyTokenizer, source: str
+) -> JinjaTemplate:
+    fields = _json(directory / tokenizer_files.CONFIG)
+    variables = {}
+    for role in ("bos_token", "eos_token"):
+        value = fields.get(role)
+        value = value.get("content") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            variables[role] = value
+    return JinjaTemplate(source, tokenizer.controls, variables=variables)
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """An object in a file; empty where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON: {error}") from error
+    return fields if isinstance(fields, dict) else {}
