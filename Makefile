@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 		$$pip --require-hashes -r "$$lock" && $$pip --no-deps --no-build-isolation -e .; \
 	else \
 		echo "No lock for this platform: installing the newest versions into $(VENV)"; \
-		$$pip -e '.[dev,hf,data,tensorboard]'; \
+		$$pip -e '.[dev,hf,data,tensorboard,serve]'; \
 	fi
 	@touch $@
 
@@ -58,10 +58,11 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest $(WORKERS) -q -m slow $(ARGS)
 
-parity: setup  ## against torch and transformers; TORCH names what pip installs
-	$(BIN)/python -c 'import torch, transformers' 2>/dev/null || $(BIN)/python -m pip \
-		--disable-pip-version-check install --quiet $(TORCH) 'transformers>=4.57'
-	$(BIN)/python -m pytest $(WORKERS) -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py tests/inference/transformers_test.py $(ARGS)
+parity: setup  ## against what others wrote; TORCH names the torch that pip installs
+	$(BIN)/python -c 'import torch, transformers, lm_eval, accelerate' 2>/dev/null || \
+		$(BIN)/python -m pip --disable-pip-version-check install --quiet $(TORCH) \
+		'transformers>=4.57' 'lm-eval[api]>=0.4.13' accelerate
+	$(BIN)/python -m pytest $(WORKERS) -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py tests/inference/transformers_test.py tests/serving/harness_test.py $(ARGS)
 
 house: setup
 	$(BIN)/python -m pytest -q tests/house
@@ -75,7 +76,7 @@ lint: setup
 
 lock:  ## needs uv
 	for version in 3.11 3.12; do \
-		$(UV) pip compile pyproject.toml --extra dev --extra hf --extra data --extra tensorboard --generate-hashes --no-header --quiet \
+		$(UV) pip compile pyproject.toml --extra dev --extra hf --extra data --extra tensorboard --extra serve --generate-hashes --no-header --quiet \
 			--python-version $$version --python-platform x86_64-manylinux_2_28 $(ARGS) \
 			-o third_party/requirements-py$$(echo $$version | tr -d .).lock || exit 1; \
 	done

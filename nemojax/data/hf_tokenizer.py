@@ -117,11 +117,13 @@ class HuggingFaceTokenizer:
     def piece_text(self, token_id: int) -> str:
         """What an id writes by itself; of a control token its name.
 
-        A piece of a character is U+FFFD.
+        Of a piece of a character it is the name, too.
         """
+        name = self._all.id_to_token(token_id) or ""
         if token_id in self._controls:
-            return self._all.id_to_token(token_id) or ""
-        return self._plain.decode([token_id], skip_special_tokens=False)
+            return name
+        text = self._plain.decode([token_id], skip_special_tokens=False)
+        return name if not text or "\ufffd" in text else text
 
     def control(self, piece: str) -> int:
         """The id of a control token such as "<|eot_id|>".

@@ -131,10 +131,12 @@ class Tokenizer:
     def piece_text(self, token_id: int) -> str:
         """What an id writes inside of a text; of a control token its name.
 
-        A piece of a character is U+FFFD.
+        Of a piece of a character it is the name, too, such as "<0xE2>".
         """
-        written = self._token_bytes[token_id]
-        return written.decode(errors="replace") if written else self.piece(token_id)
+        try:
+            return self._token_bytes[token_id].decode() or self.piece(token_id)
+        except UnicodeDecodeError:
+            return self.piece(token_id)
 
     def piece(self, token_id: int) -> str:
         """Returns the piece of an id, as SentencePiece writes it."""

@@ -40,13 +40,16 @@ class AnyTokenizer(Protocol):
     Attributes:
       vocab_size: ids that it knows.
       fingerprint: of its file.
-      eos_id: that ends a text; raises ValueError if there is none.
+      bos_id, eos_id: that begin and end a text; raise ValueError if there is none.
       prefix: ids that begin every text that is completed.
       controls: names of the control tokens.
     """
 
     vocab_size: int
     fingerprint: str
+
+    @property
+    def bos_id(self) -> int: ...
 
     @property
     def eos_id(self) -> int: ...
@@ -106,6 +109,11 @@ class LoadedModel:
         """Whether it gives attribute values."""
         return "reward_head" in self.params
 
+    @property
+    def turn_closing(self) -> str:
+        """What stands between an answer and the token that ends it."""
+        return "\n" if isinstance(self.template, ChatTemplate) else ""
+
     def text(self, ids: Iterable[int]) -> str:
         """Of tokens; ids that only round the vocabulary up write nothing."""
         return self.tokenizer.decode(i for i in ids if i < self.tokenizer.vocab_size)
@@ -117,6 +125,7 @@ def load(
     *,
     template: str = AUTO,
     dtype: str | None = None,
+    name: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LoadedModel:
     """Reads a model folder, or a Hugging Face checkpoint of Nemotron or Llama.
@@ -127,6 +136,7 @@ def load(
       template: "auto" takes the checkpoint's own; "none"; a name of `TEMPLATES`; or a
         file with a Jinja template.
       dtype: of the computation; default: the config's.
+      name: of the model; default: that of its directory.
       progress: called with leaves done and all leaves.
 
     Raises:
@@ -148,7 +158,7 @@ def load(
     stops = _stop_ids(directory, tokenizer)
     turn_ends = (tokenizer.control(p) for p in _TURN_ENDS if p in tokenizer.controls)
     return LoadedModel(
-        directory.resolve().name,
+        name or directory.resolve().name,
         config,
         params,
         mesh,
@@ -185,7 +195,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
 
 def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ...]:
     """Ids that end a text: that of the tokenizer, and those the files name."""
-    found: list[int] = []
+    found: list[Any] = []
     with contextlib.suppress(ValueError):  # a tokenizer.json need not name it
         found.append(tokenizer.eos_id)
     for name in ("generation_config.json", huggingface.CONFIG):

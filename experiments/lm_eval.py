@@ -1,0 +1,26 @@
+"""EleutherAI's lm-evaluation-harness with the model "nemojax".
+
+    python -m experiments.lm_eval run --model nemojax \
+        --model_args checkpoint=models/mine,max_length=2048 --tasks TASK --batch_size 16
+
+All arguments are the harness's own (`--help`). `checkpoint` is a model folder or a
+Hugging Face checkpoint; `nemojax/evals/harness.py` lists the other model arguments.
+Needs the extra `eval`. Prints the harness's table; exit status as the harness's.
+"""
+
+from nemojax.recipe import host
+
+
+def main() -> None:
+    """Runs the harness."""
+    host.prepare()
+    from lm_eval.__main__ import cli_evaluate
+
+    from nemojax.evals import harness
+
+    harness.register()
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

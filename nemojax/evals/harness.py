@@ -1,0 +1,291 @@
+"""A checkpoint as a model of EleutherAI's lm-evaluation-harness.
+
+`register()` makes it known as "nemojax"; `python -m experiments.lm_eval` does that and
+is the harness's own command otherwise. Needs the extra `eval`.
+"""
+
+import importlib
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import model_registry
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from nemojax.data.records import Conversation, Message
+from nemojax.inference import shapes as shaping
+from nemojax.inference.answer_text import AnswerText, Piece
+from nemojax.inference.batching import BatchingEngine
+from nemojax.inference.sampling import MAX_STOP_IDS, Sampling
+from nemojax.interop import loading
+from nemojax.parallel import mesh as meshes
+from nemojax.training import metrics
+
+NAME = "nemojax"
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+
+
+def register() -> None:
+    """Makes the model known to the harness by name."""
+    importlib.import_module("lm_eval.models")  # a registry with one is taken for full
+    if NAME not in model_registry:
+        model_registry.register(NAME, target=f"{__name__}:NemojaxLM")
+
+
+class NemojaxLM(TemplateLM):
+    """Log-probs and greedy or sampled answers of a checkpoint."""
+
+    def __init__(
+        self,
+        checkpoint: str = "",
+        *,
+        pretrained: str = "",
+        template: str = loading.AUTO,
+        dtype: str | None = None,
+        max_length: int = 2048,
+        max_gen_toks: int = 256,
+        batch_size: int | str = 16,
+        max_batch_size: int | None = None,
+        cache_tokens: int = 0,
+        data: int = 1,
+        tensor: int = 1,
+        device: str | None = None,
+    ):
+        """Loads a model.
+
+        Args:
+          checkpoint: a model folder or a Hugging Face checkpoint.
+          pretrained: the same, as other models of the harness call it.
+          template: see `interop.loading.load`.
+          dtype: of the computation; default: the checkpoint's.
+          max_length: tokens of a text that is scored, or of a prompt and its answer.
+          max_gen_toks: tokens of an answer where the task does not say.
+          batch_size: texts at a time; "auto" is 16.
+          max_batch_size: is ignored, and so is `device`: jax chooses.
+          cache_tokens: see `inference.shapes.serving`.
+          data, tensor: axes of the mesh.
+
+        Raises:
+          ValueError: there is no such model.
+        """
+        super().__init__()
+        del max_batch_size, device
+        rows = 16 if str(batch_size).startswith("auto") else int(batch_size)
+        mesh = meshes.make_mesh(data=int(data), tensor=int(tensor))
+        self._model = loading.load(
+            checkpoint or pretrained, mesh, template=template, dtype=dtype
+        )
+        # One token more than is scored: the engine always answers.
+        shapes = shaping.serving(
+            -(-rows // int(data)) * int(data),
+            int(max_length) + 1,
+            int(cache_tokens),
+            data=int(data),
+        )
+        self._engine = BatchingEngine(
+            self._model.config, self._model.params, mesh, shapes
+        )
+        self.max_length, self.max_gen_toks = int(max_length), int(max_gen_toks)
+        self._chats: dict[str, list[int]] = {}
+        nonce = secrets.token_hex(8)
+        self._open, self._close = f"\ue000{nonce}:", f":{nonce}\ue000"
+        self._chat = re.compile(rf"\ue000{nonce}:(\d+):.*?:{nonce}\ue000", re.DOTALL)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return self._model.tokenizer.eos_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What comes before a text that nothing comes before."""
+        tokenizer = self._model.tokenizer
+        try:
+            return tokenizer.bos_id
+        except ValueError:
+            return tokenizer.eos_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the names of the harness's caches."""
+        return f"{NAME}-{self._model.tokenizer.fingerprint}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """For the harness's records: which template it is."""
+        return repr(self._model.template) if chat_template else ""
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as text whose control tokens `tok_encode` knows again.
+
+        Text is never a control token here, so the tokens are kept beside the text.
+        """
+        template = self._model.template
+        if template is None:
+            raise ValueError(f"{self._model.name!r} has no chat template")
+        turns: Any = [(turn["role"], turn["content"]) for turn in chat_history]
+        messages = [Message(*turn) for turn in turns]
+        begun = "" if add_generation_prompt else messages.pop().content
+        tokenizer: Any = self._model.tokenizer
+        tokens = template.encode_prompt(tokenizer, Conversation(tuple(messages)))
+        tokens += tokenizer.encode_inside(begun)
+        key = str(len(self._chats))
+        self._chats[key] = tokens
+        shown = "".join(tokenizer.piece_text(token) for token in tokens)
+        return f"{self._open}{key}:{shown}{self._close}"
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Tokens of a text; what `apply_chat_template` gave may stand in it."""
+        del kwargs
+        tokenizer = self._model.tokenizer
+        begin, *chats = self._chat.split(string)
+        tokens = []
+        if begin or not chats:
+            prefix = () if add_special_tokens is False else tokenizer.prefix
+            tokens = [*prefix, *tokenizer.encode(begin)]
+        for key, text in zip(chats[::2], chats[1::2], strict=True):
+            tokens += self._chats[key]
+            tokens += tokenizer.encode_inside(text) if text else []
+        return tokens
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[Any],
+        disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        """(sum of log-probs, whether it is the greedy answer) of continuations.
+
+        `requests` are (key of the cache, tokens before, tokens that are scored).
+        """
+        del kwargs
+        how = Sampling(temperature=0, max_tokens=1, top=1, prompt_log_probs=True)
+        prompts = [
+            (context + continuation)[-self.max_length :]
+            for _, context, continuation in requests
+        ]
+        found: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
+
+        def take(place: int, piece: Piece) -> None:
+            assert piece.prompt is not None
+            key, _, continuation = requests[place]
+            start = len(piece.prompt.tokens) - len(continuation)
+            if start < 0:
+                raise ValueError(
+                    f"a continuation of {len(continuation)} tokens and one before it "
+                    f"do not fit into max_length={self.max_length}"
+                )
+            greedy = all(
+                top[0][0] == token
+                for token, top in zip(
+                    piece.prompt.tokens[start:], piece.prompt.top[start:], strict=True
+                )
+            )
+            found[place] = sum(piece.prompt.log_probs[start:]), greedy
+            if key is not None:
+                self.cache_hook.add_partial("loglikelihood", key, found[place])
+
+        self._answer([(p, how, (), "") for p in prompts], take, disable_tqdm)
+        return found
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-probs of whole texts, in windows that do not overlap in what counts."""
+        windows: list[tuple[None, list[int], list[int]]] = []
+        owners: list[int] = []
+        for owner, request in enumerate(requests):
+            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
+            for window in get_rolling_token_windows(
+                token_list=tokens,
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length - 1,
+                context_len=1,
+            ):
+                windows.append((None, *make_disjoint_window(window)))
+                owners.append(owner)
+        sums = [0.0] * len(requests)
+        scored = self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm)
+        for owner, (value, _) in zip(owners, scored, strict=True):
+            sums[owner] += value
+        for request, value in zip(requests, sums, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
+        return sums
+
+    def generate_until(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[str]:
+        """Answers up to a stop string of the task, or the end of the text."""
+        asked = [self._generation(*request.args) for request in requests]
+        found = [""] * len(requests)
+
+        def take(place: int, piece: Piece) -> None:
+            found[place] = piece.text
+            request = requests[place].args
+            self.cache_hook.add_partial("generate_until", request, piece.text)
+
+        self._answer(asked, take, disable_tqdm)
+        return found
+
+    def _generation(self, context: str, settings: dict[str, Any]):
+        """Prompt, sampling, stop strings, and closing text of an answer."""
+        settings = dict(settings)
+        until = settings.pop("until", None) or []
+        stops = tuple(s for s in ([until] if isinstance(until, str) else until) if s)
+        max_tokens = self.max_gen_toks
+        for name in ("max_gen_toks", "max_new_tokens", "max_tokens"):
+            max_tokens = int(settings.pop(name, max_tokens))
+        values = {n: settings.pop(n) for n in _SAMPLING if n in settings}
+        if not settings.pop("do_sample", bool(values.get("temperature", 0))):
+            values["temperature"] = 0.0
+        if settings:
+            raise ValueError(f"generation settings that are not known: {settings}")
+        chat = self._chat.search(context) is not None
+        model = self._model
+        stop_ids = model.turn_stop_ids if chat else model.stop_ids
+        how = Sampling(
+            max_tokens=max_tokens, stop_ids=stop_ids[:MAX_STOP_IDS], **values
+        )
+        room = self._engine.room - max_tokens
+        if room < 1:
+            raise ValueError(
+                f"answers of {max_tokens} tokens leave no room for a prompt in "
+                f"max_length={self.max_length}"
+            )
+        closing = model.turn_closing if chat else ""
+        return self.tok_encode(context)[-room:], how, stops, closing
+
+    def _answer(
+        self,
+        asked: Sequence[tuple[list[int], Sampling, Any, str]],
+        take: Any,
+        quiet: bool,
+    ) -> None:
+        """Calls `take(place, whole answer)` for each as it ends."""
+        engine = self._engine
+        under_way: dict[int, tuple[int, AnswerText, Piece]] = {}
+        # The longest come first, so that a lack of memory shows at once.
+        for place in sorted(range(len(asked)), key=lambda p: -len(asked[p][0])):
+            prompt, how, stops, closing = asked[place]
+            (number,) = engine.submit(prompt, how)
+            text = AnswerText(self._model, stops, closing)
+            under_way[number] = place, text, Piece()
+        progress = metrics.Progress("answers", len(asked))
+        while engine.busy:
+            for delta in engine.step():
+                if delta.request not in under_way:  # a stop string ended it
+                    continue
+                place, text, whole = under_way[delta.request]
+                whole.extend(text.take(delta))
+                if whole.finish:
+                    del under_way[delta.request]
+                    engine.cancel(delta.request)
+                    take(place, whole)
+                    if not quiet:
+                        progress.show(len(asked) - len(under_way))

@@ -1,0 +1,1 @@
+"""A server that OpenAI's clients and the evaluation harness can talk to."""

@@ -1,0 +1,63 @@
+"""From a model that is loaded to one that is served."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nemojax.data.records import ATTRIBUTES
+from nemojax.inference import scoring
+from nemojax.inference.batching import BatchingEngine
+from nemojax.inference.paged_state import Shapes
+from nemojax.inference.reward_queue import RewardQueue
+from nemojax.inference.sampling import Sampling
+from nemojax.inference.server.metrics import Metrics
+from nemojax.inference.server.served import Limits, Served
+from nemojax.inference.service import Service
+from nemojax.interop.loading import LoadedModel
+
+_SCORED_ROWS = 8
+
+
+def open_model(
+    model: LoadedModel, shapes: Shapes, *, max_waiting: int = 256, limits: Limits
+) -> Served:
+    """A model ready to be served; everything is compiled.
+
+    Raises:
+      ValueError: shapes that the mesh does not divide.
+    """
+    metrics = Metrics()
+    if not model.is_reward_model:
+        engine = BatchingEngine(model.config, model.params, model.mesh, shapes)
+        _warm_up(engine)
+        service = Service(engine, max_waiting=max_waiting)
+        return Served(model, service, None, (), engine.room, limits, metrics)
+
+    def score(tokens: list[Sequence[int]]) -> np.ndarray:
+        return scoring.score_rewards(
+            model.config,
+            model.params,
+            tokens,
+            mesh=model.mesh,
+            rows=max(_SCORED_ROWS, model.mesh.shape["data"]),
+            length=shapes.max_length,
+        )
+
+    count = model.params["reward_head"]["bias"].shape[0]
+    names = ATTRIBUTES if count == len(ATTRIBUTES) else _numbered(count)
+    score([[0]])
+    rewards = RewardQueue(score, max_waiting=max_waiting)
+    return Served(model, None, rewards, names, shapes.max_length, limits, metrics)
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"attribute_{index}" for index in range(count))
+
+
+def _warm_up(engine: BatchingEngine) -> None:
+    """Compiles, so that no client waits for it."""
+    how = Sampling(max_tokens=min(8, engine.room - 1), top_k=2, top=1)
+    engine.submit([0], how)
+    engine.submit([0], Sampling(max_tokens=1, prompt_log_probs=True))
+    while engine.busy:
+        engine.step()

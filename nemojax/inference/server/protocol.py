@@ -1,0 +1,191 @@
+"""What clients may send; anything else is refused with the field's name.
+
+Fields are those of OpenAI's API, and of vLLM's where OpenAI has none. Types are taken
+strictly: "5" is no number, and NaN is none either. What cannot be done is refused, what
+says nothing about the answer (`user`, `metadata`) is taken and ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_PROMPTS = 256
+MAX_N = 128
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+_Tokens = Annotated[list[_TokenId], Field(min_length=1)]
+_Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(_Strict):
+    """Of a streamed response."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class _Sampled(_Strict):
+    """What both kinds of completions have."""
+
+    model: str = Field(max_length=500)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, ge=0.001, le=1000)
+    n: int | None = Field(None, ge=1, le=MAX_N)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=16, min_length=0)] | None = (
+        None
+    )
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # Only with the values that change nothing.
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    # Say nothing about the answer.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_of_a_stream(self):
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream to be true")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class CompletionRequest(_Sampled):
+    """POST /v1/completions."""
+
+    prompt: (
+        str
+        | _Tokens
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[_Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    best_of: int | None = Field(None, ge=1, le=MAX_N)
+    suffix: None = None
+
+    @model_validator(mode="after")
+    def _best_of_all(self):
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError("best_of has to be n: all answers are given")
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """One or more, of one kind."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, str) or isinstance(prompt[0], int):
+            return [prompt]
+        return prompt
+
+
+class TextPart(_Strict):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(_Strict):
+    """A turn. Only text: there are no images, tools or functions."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+    refusal: None = None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class ResponseFormat(_Strict):
+    """Only what is anyway."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(_Sampled):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _alternatives_of_log_probs(self):
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        if self.max_tokens == 0:
+            raise ValueError("max_tokens has to be 1 or more")
+        return self
+
+
+class RewardRequest(_Strict):
+    """POST /v1/rewards: one conversation, or several."""
+
+    model: str = Field(max_length=500)
+    messages: (
+        Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+        | Annotated[
+            list[Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]],
+            Field(min_length=1, max_length=MAX_PROMPTS),
+        ]
+    )
+    user: str | None = None
+
+    @property
+    def conversations(self) -> list[list[ChatMessage]]:
+        """One or more."""
+        messages: Any = self.messages
+        return messages if isinstance(messages[0], list) else [messages]
+
+
+class TokenizeRequest(_Strict):
+    """POST /tokenize: a text, or a conversation by the chat template."""
+
+    model: str | None = Field(None, max_length=500)
+    prompt: str | None = None
+    messages: (
+        Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None
+    ) = None
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class DetokenizeRequest(_Strict):
+    """POST /detokenize."""
+
+    model: str | None = Field(None, max_length=500)
+    tokens: list[_TokenId]

@@ -1,0 +1,130 @@
+"""The parts of responses that both kinds of completions have."""
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from nemojax.inference.answer_text import Piece
+from nemojax.inference.answers import Scored
+from nemojax.inference.server.errors import ApiError
+from nemojax.inference.service import Ticket
+from nemojax.interop.loading import LoadedModel
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; gives the answers up when the client goes away."""
+
+    def __init__(self, ticket: Ticket, objects: AsyncIterator[dict[str, Any]]):
+        super().__init__(_events(objects), media_type="text/event-stream")
+        self.headers["Cache-Control"] = "no-store"
+        self._ticket = ticket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # The iteration may not even have begun.
+            self._ticket.close()
+
+
+async def _events(objects: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    try:
+        async for found in objects:
+            yield _event(json.dumps(found))
+    except ApiError as error:  # the status has been sent already
+        yield _event(json.dumps(error.body))
+    yield _event("[DONE]")
+
+
+def _event(data: str) -> bytes:
+    return f"data: {data}\n\n".encode()
+
+
+def frame(kind: str, prefix: str, model: str) -> dict[str, Any]:
+    """What all objects of a response begin with."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+    }
+
+
+def usage(prompts: Sequence[Sequence[int]], written: int) -> dict[str, int]:
+    """Tokens read and written."""
+    read = sum(map(len, prompts))
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+    }
+
+
+def written(answers: Sequence[Piece]) -> int:
+    """Tokens of answers."""
+    return sum(len(answer.scored.tokens) for answer in answers)
+
+
+def log_probs(
+    model: LoadedModel, scored: Scored, count: int, offset: int, first: int | None
+) -> dict[str, Any]:
+    """The object `logprobs` of a completion.
+
+    Args:
+      model: names the tokens.
+      scored: the tokens.
+      count: of alternatives; a token that was chosen is named beside them.
+      offset: characters of the text before.
+      first: a token before these that nothing comes before; None: there is none.
+    """
+    tokens = [_name(model, token) for token in scored.tokens]
+    tops: list[dict[str, float] | None] = []
+    for token, value, top in zip(tokens, scored.log_probs, scored.top, strict=True):
+        found = {_name(model, other): log_prob for other, log_prob in top[:count]}
+        # The same number to the last bit, so that it can be told whether it is the
+        # likeliest.
+        tops.append({**found, token: value} if count else None)
+    values: list[float | None] = list(scored.log_probs)
+    if first is not None:
+        tokens.insert(0, _name(model, first))
+        values.insert(0, None)
+        tops.insert(0, None)
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token)
+    return {
+        "tokens": tokens,
+        "token_logprobs": values,
+        "top_logprobs": tops if count else None,
+        "text_offset": offsets,
+    }
+
+
+def chat_log_probs(model: LoadedModel, scored: Scored, count: int) -> dict[str, Any]:
+    """The object `logprobs` of a chat's answer."""
+
+    def entry(token: int, log_prob: float) -> dict[str, Any]:
+        name = _name(model, token)
+        return {"token": name, "logprob": log_prob, "bytes": list(name.encode())}
+
+    content = []
+    for token, value, top in zip(
+        scored.tokens, scored.log_probs, scored.top, strict=True
+    ):
+        others = [entry(*other) for other in top[:count]]
+        content.append({**entry(token, value), "top_logprobs": others})
+    return {"content": content, "refusal": None}
+
+
+def _name(model: LoadedModel, token: int) -> str:
+    """What a token writes; ids that only round the vocabulary up have a number."""
+    if token < model.tokenizer.vocab_size:
+        return model.tokenizer.piece_text(token)
+    return f"<{token}>"

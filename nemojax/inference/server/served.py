@@ -1,0 +1,289 @@
+"""What all handlers share: the model, the engine, the limits, the counters."""
+
+import asyncio
+import dataclasses
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from nemojax.data.records import Conversation, Message
+from nemojax.inference.answer_text import AnswerText, Piece
+from nemojax.inference.reward_queue import RewardQueue
+from nemojax.inference.sampling import MAX_STOP_IDS, Sampling
+from nemojax.inference.server import errors, protocol
+from nemojax.inference.server.errors import ApiError
+from nemojax.inference.server.metrics import Metrics
+from nemojax.inference.service import Busy, Failed, Service, Ticket
+from nemojax.interop.loading import LoadedModel
+
+Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
+# A client that has gone away is not told anything; the number is nginx's.
+CLIENT_CLOSED = 499
+# Text of so many bytes a token is refused before it is encoded.
+_BYTES_A_TOKEN = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a client may use.
+
+    Attributes:
+      body_bytes: of a request.
+      body_seconds: until all of a request has come.
+      default_max_tokens: of a chat's answer that names no limit.
+    """
+
+    body_bytes: int = 4 * 2**20
+    body_seconds: float = 30.0
+    default_max_tokens: int = 1024
+
+
+@dataclasses.dataclass
+class Served:
+    """A model and who answers for it.
+
+    Attributes:
+      model: with its tokenizer and template.
+      service: answers; None for a reward model.
+      rewards: judges; None for a language model.
+      attributes: names of what it judges.
+      max_length: tokens of a prompt with its answer, or of what is judged.
+      limits: of requests.
+      metrics: are counted here.
+      created: seconds since 1970.
+    """
+
+    model: LoadedModel
+    service: Service | None
+    rewards: RewardQueue | None
+    attributes: Sequence[str]
+    max_length: int
+    limits: Limits
+    metrics: Metrics
+    created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+    _rendering: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+
+    async def body(self, request: Request, kind: type[Body]) -> Body:
+        """The request, checked; raises ApiError for what is wrong with it."""
+        content = await self._read(request)
+        try:
+            return kind.model_validate_json(content)
+        except ValidationError as error:
+            raise errors.invalid(error) from error
+
+    async def _read(self, request: Request) -> bytes:
+        limit, content = self.limits.body_bytes, bytearray()
+        too_large = ApiError(
+            413, f"the body may have {limit:,} bytes", code="body_too_large"
+        )
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for chunk in request.stream():
+                    content += chunk
+                    if len(content) > limit:
+                        raise too_large
+        except TimeoutError:
+            raise ApiError(
+                408,
+                f"the body did not come in {self.limits.body_seconds:g} s",
+                headers={"Connection": "close"},
+            ) from None
+        except ClientDisconnect as error:
+            raise ApiError(CLIENT_CLOSED, "the client has gone away") from error
+        return bytes(content)
+
+    def check_model(self, name: str | None) -> None:
+        """Raises ApiError for another model than the one that is served."""
+        if name is not None and name != self.model.name:
+            raise ApiError(
+                404,
+                f"there is no model {name!r}; {self.model.name!r} is served",
+                param="model",
+                code="model_not_found",
+            )
+
+    def encode(self, text: str, param: str, *, prefix: bool = True) -> list[int]:
+        """Tokens of a text, whatever control tokens it may seem to name.
+
+        `prefix` says whether those that begin every text of this model come first.
+
+        Raises:
+          ApiError: it is far too long, or cannot be encoded.
+        """
+        self._check_size(len(text.encode()), param)
+        tokenizer = self.model.tokenizer
+        try:
+            return [*(tokenizer.prefix if prefix else ()), *tokenizer.encode(text)]
+        except ValueError as error:
+            raise ApiError(400, f"{param}: {error}", param=param) from error
+
+    async def encode_chat(
+        self, messages: Sequence[protocol.ChatMessage], *, scored: bool = False
+    ) -> list[int]:
+        """Tokens of a conversation, up to its next answer or to be scored.
+
+        Raises:
+          ApiError: there is no template, or the conversation does not fit it.
+        """
+        template = self.model.template
+        if template is None:
+            raise ApiError(
+                400,
+                f"{self.model.name!r} has no chat template; use /v1/completions",
+                param="messages",
+                code="no_chat_template",
+            )
+        self._check_size(sum(len(m.text.encode()) for m in messages), "messages")
+        turns = []
+        for message in messages:
+            role = "system" if message.role == "developer" else message.role
+            turns.append(Message(role, message.text))
+        conversation, tokenizer = Conversation(tuple(turns)), self.model.tokenizer
+        encode: Any = template.encode_for_reward if scored else template.encode_prompt
+        try:
+            # A checkpoint's own template runs in a process, one text at a time.
+            async with self._rendering:
+                return await asyncio.to_thread(encode, tokenizer, conversation)
+        except ValueError as error:
+            raise ApiError(400, f"messages: {error}", param="messages") from error
+
+    def _check_size(self, size: int, param: str) -> None:
+        limit = _BYTES_A_TOKEN * self.max_length
+        if size > limit:
+            raise ApiError(
+                400,
+                f"{param}: a text of {size:,} bytes is longer than any context here",
+                param=param,
+                code="context_length_exceeded",
+            )
+
+    def sampling(self, body: Any, max_tokens: int, *, turn: bool, **more) -> Sampling:
+        """How the answers of a request are chosen."""
+        top_k = body.top_k or 0
+        stop_ids = self.model.turn_stop_ids if turn else self.model.stop_ids
+        return Sampling(
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_k=max(top_k, 0),
+            top_p=1.0 if body.top_p is None else max(body.top_p, 1e-9),
+            min_p=body.min_p or 0.0,
+            repetition_penalty=body.repetition_penalty or 1.0,
+            seed=secrets.randbits(32) if body.seed is None else body.seed,
+            max_tokens=max_tokens,
+            stop_ids=stop_ids[:MAX_STOP_IDS],
+            **more,
+        )
+
+    def answering(self) -> Service:
+        """Who answers; raises ApiError of a reward model."""
+        if self.service is None:
+            raise ApiError(
+                400,
+                f"{self.model.name!r} is a reward model; use /v1/rewards or "
+                "/v1/chat/completions",
+                param="model",
+                code="reward_model",
+            )
+        return self.service
+
+    def submit(self, prompts: Sequence[list[int]], how: Sampling, n: int) -> Ticket:
+        """The answers; raises ApiError where there is no room for them."""
+        service, room = self.answering(), self.max_length
+        for index, prompt in enumerate(prompts):
+            which = f"prompt {index}" if len(prompts) > 1 else "the prompt"
+            if len(prompt) + how.max_tokens > room:
+                raise ApiError(
+                    400,
+                    f"the context has room for {room} tokens; {which} has "
+                    f"{len(prompt)} and the answer may have {how.max_tokens}",
+                    param="max_tokens" if len(prompt) < room else "prompt",
+                    code="context_length_exceeded",
+                )
+        if n * len(prompts) > service.capacity:
+            raise ApiError(
+                400,
+                f"{n * len(prompts)} answers in one request; at most "
+                f"{service.capacity} are taken",
+                param="n",
+            )
+        try:
+            ticket = service.submit(prompts, how, n)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="prompt") from error
+        except Busy as error:
+            raise errors.busy(error) from error
+        except Failed as error:
+            raise ApiError(503, str(error), code="engine_failed") from error
+        self.metrics.prompt_tokens.inc(sum(map(len, prompts)))
+        return ticket
+
+    async def pieces(
+        self, ticket: Ticket, texts: Sequence[AnswerText]
+    ) -> AsyncIterator[tuple[int, Piece]]:
+        """(index of the answer, what came of it), counted, until all have ended.
+
+        What is left is given up when the iteration is closed.
+        """
+        start, first = time.monotonic(), True
+        try:
+            async for index, delta in ticket:
+                piece = texts[index].take(delta)
+                if piece.finish and not delta.finish:
+                    ticket.give_up(index)
+                if first:
+                    self.metrics.first_token.observe(time.monotonic() - start)
+                    first = False
+                self.metrics.answer_tokens.inc(len(piece.scored.tokens))
+                yield index, piece
+        except Failed as error:
+            raise ApiError(503, str(error), code="engine_failed") from error
+        finally:
+            self.metrics.given_up.inc(ticket.left)
+            ticket.close()
+
+    async def whole(
+        self, request: Request, ticket: Ticket, texts: Sequence[AnswerText]
+    ) -> list[Piece]:
+        """All answers when they have ended, unless the client goes away before."""
+
+        async def collect() -> list[Piece]:
+            found = [Piece() for _ in texts]
+            async for index, piece in self.pieces(ticket, texts):
+                found[index].extend(piece)
+            return found
+
+        try:
+            return await unless_gone(request, collect())
+        finally:
+            ticket.close()
+
+
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of some work; it is cancelled when the client goes away.
+
+    Raises:
+      ApiError: the client has gone.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ApiError(CLIENT_CLOSED, "the client has gone away")
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

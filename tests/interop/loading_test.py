@@ -1,0 +1,109 @@
+"""A checkpoint is loaded with its own tokenizer, template and stop tokens."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from nemojax.data import tokenizer as tokenizers
+from nemojax.data.chat_template import NEMOTRON
+from nemojax.data.jinja_template import JinjaTemplate
+from nemojax.data.records import Conversation
+from nemojax.interop import loading, model_folder
+from nemojax.parallel import mesh as meshes
+from tests.data import llama_tokenizer
+from tests.interop.tiny import LLAMA, assert_same, random_params
+from tests.interop.tiny import NEMOTRON as SIZES
+
+huggingface = pytest.importorskip("nemojax.interop.huggingface")
+TEXTS = ["the teacher teaches three texts, ==, 1 + 1 = 2\n"] * 20
+JINJA = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}A:"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizers.train(TEXTS, vocab_size=40, byte_fallback=False)
+
+
+def write(path, config, files):
+    params = random_params(config)
+    found = jax.tree_util.tree_flatten_with_path(params)[0]
+    leaves = [(tuple(key.key for key in keys), leaf) for keys, leaf in found]
+    model_folder.write(path, config, leaves, files)
+    return path
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "file")
+    return write(tmp_path / "mine", SIZES, {"tokenizer.model": tmp_path / "file"})
+
+
+def test_a_model_folder(folder, tokenizer):
+    found = loading.load(folder, meshes.make_mesh(), dtype="bfloat16")
+    assert (found.name, found.is_reward_model) == ("mine", False)
+    assert found.config.compute_dtype == "bfloat16"
+    assert_same(found.params, random_params(SIZES))
+    assert found.template is NEMOTRON and found.turn_closing == "\n"
+    assert found.stop_ids == (tokenizer.eos_id,)
+    turn = tokenizer.control("<extra_id_1>")
+    assert found.turn_stop_ids == (tokenizer.eos_id, turn)
+    ids = tokenizer.encode("the texts")
+    assert found.text([*ids, turn, SIZES.vocab_size - 1]) == "the texts"
+
+
+def test_a_hugging_face_checkpoint_of_the_same(folder, tokenizer, tmp_path):
+    ours = loading.load(folder, meshes.make_mesh())
+    huggingface.save(tmp_path / "theirs", ours.config, ours.params, tokenizer)
+    found = loading.load(tmp_path / "theirs", meshes.make_mesh(), name="other")
+    assert found.name == "other" and found.template is NEMOTRON
+    assert found.tokenizer.fingerprint == tokenizer.fingerprint
+    assert_same(found.params, ours.params)
+
+
+def test_a_tokenizer_json_with_a_template_of_its_own(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(llama_tokenizer.tokenizer_json())
+    fields = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+    config = {**fields, "chat_template": JINJA}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 7]}')
+    sizes = loading.load_tokenizer(tmp_path).vocab_size
+    files = {name: tmp_path / name for name in loading.tokenizer_files.FILES}
+    files = {name: path for name, path in files.items() if path.exists()}
+    model = dataclasses.replace(LLAMA, vocab_size=sizes)
+    folder = write(tmp_path / "mine", model, files)
+    found = loading.load(folder, meshes.make_mesh())
+    assert isinstance(found.template, JinjaTemplate)
+    end = found.tokenizer.control("<|eot_id|>")
+    assert found.stop_ids == (end, 3, 7) and end in found.turn_stop_ids
+    tokens = found.template.encode_prompt(found.tokenizer, Conversation.of("Hi"))
+    assert found.text(tokens) == "user: Hi\nA:"
+    assert loading.load(folder, found.mesh, template="none").template is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: (path / "tokenizer.model").unlink(), "no tokenizer: put"),
+        (lambda path: (path / "tokenizer.model").write_bytes(b"?"), "SentencePiece"),
+        (lambda path: (path / "model.json").unlink(), "config.json"),
+        (lambda path: (path / "config.json").write_text("{"), "config.json: no JSON"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(ValueError, match=message):
+        loading.load(folder, meshes.make_mesh())
+
+
+def test_a_template_that_there_is_not(folder):
+    with pytest.raises(ValueError, match=r"template 'gpt'.*auto, none, nemotron"):
+        loading.load(folder, meshes.make_mesh(), template="gpt")
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model(tmp_path):
+    tokenizers.train(TEXTS * 2, vocab_size=330).save(tmp_path / "file")
+    folder = write(tmp_path / "mine", SIZES, {"tokenizer.model": tmp_path / "file"})
+    with pytest.raises(ValueError, match="the tokenizer has 330 pieces, the model 64"):
+        loading.load(folder, meshes.make_mesh())
