@@ -1,5 +1,6 @@
 """The scoring program: what it writes and says, and that kills change nothing."""
 
+import functools
 import json
 import os
 import random
@@ -31,7 +32,8 @@ def model(tmp_path_factory):
     texts = [f"User\nAssistant\nSystem\n{word} {word} {word}" for word in WORDS]
     tokenizer = tokenizers.train(texts * 20, vocab_size=60, byte_fallback=False)
     config = presets.miniature(tokenizer.vocab_size)
-    params = forward.init(config, jax.random.key(0), num_attributes=5)
+    init = functools.partial(forward.init, config, num_attributes=5)
+    params = jax.jit(init)(jax.random.key(0))
     kernel = np.random.default_rng(0).normal(size=(config.d_model, 5))
     params["reward_head"]["kernel"] = kernel.astype(np.float32)
     folder = tmp_path_factory.mktemp("scored") / "model"

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -161,6 +162,28 @@ def test_a_finished_run_computes_nothing(make_scorer, mixed, tmp_path, monkeypat
     monkeypatch.setattr(Scorer, "begin", None)
     again = run(make_scorer(), mixed, tmp_path)
     assert again["values"] == first["values"] and again["rows_per_second"] == 0
+
+
+def test_few_parts_are_in_memory_however_many_there_are(
+    make_scorer, tmp_path, monkeypatch
+):
+    """The one computed, the one read, and the one whose facts are told."""
+    made = []
+
+    class Seen(file_scoring.Part):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    most = []
+    monkeypatch.setattr(file_scoring, "Part", Seen)
+    data = Data.find([str(write_rows(tmp_path / "rows.jsonl", conversations(40)))])
+
+    def look(totals, seconds):
+        most.append(sum(ref() is not None for ref in made))
+
+    file_scoring.run(make_scorer(rows=2), data, tmp_path / "out", 0.0, look)
+    assert len(made) > 20 and len(most) == 21 and max(most) <= 3
 
 
 def test_an_empty_file_at_the_end_of_a_part_is_named_once(make_scorer, tmp_path):
