@@ -281,7 +281,8 @@ def run(
       The summary, with `seconds` and the rows and tokens a second of this call.
 
     Raises:
-      DataError: more rows than that are bad; all that is done stays.
+      DataError: more rows than that are bad, and all that is done stays; or a file
+        has changed since its rows were counted.
       WorkdirError: the folder holds something else, or is in use.
     """
     configuration = scorer.configuration() | data.configuration()
@@ -299,6 +300,11 @@ def run(
             totals.check(data.total, max_bad_fraction, folder.path)
             progress(totals, time.monotonic() - start)
         seconds = time.monotonic() - start
+        if totals.rows != data.total:
+            raise DataError(
+                f"{totals.rows} rows were read where {data.total} had been counted: a "
+                "file has changed meanwhile; name another --out"
+            )
         summary = {"kind": scorer.settings.kind, "parts": len(parts.facts)}
         summary |= totals.summary()
         write_json(folder.path / SUMMARY, summary)

@@ -92,7 +92,8 @@ class Scorer:
         """Tokens int32 [S] and mask bool [S] of what is scored.
 
         Raises:
-          ValueError: the conversation does not end with an answer to a prompt.
+          ValueError: the conversation does not end with an answer to a prompt, or the
+            log-prob of an answer with a label is asked for.
         """
         template, tokenizer = self.model.template, self.model.tokenizer
         assert template is not None
@@ -101,6 +102,8 @@ class Scorer:
             mask = [0] * len(tokens)
         else:
             prompt, response = conversation.prompt, conversation.last_response
+            if conversation.messages[-1].label:
+                raise ValueError("log-prob of a response to a label")
             tokens, mask = template.encode_response(tokenizer, prompt, response)  # type: ignore
         return np.array(tokens, np.int32), np.array(mask, bool)
 

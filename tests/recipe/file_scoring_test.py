@@ -222,6 +222,32 @@ def test_too_many_bad_rows_stop_it_as_soon_as_that_is_certain(make_scorer, tmp_p
     assert run(scorer, path, out, max_bad=0.15)["scored"] == 17
 
 
+def test_roles_and_labels_that_do_not_go_are_named(make_scorer, tmp_path):
+    """By the reader of the format, or by the scorer."""
+    turns = [{"from": "User", "value": "red"}, {"from": "Assistant", "value": "tin"}]
+    labelled = [turns[0], turns[1] | {"label": "quality:4"}]
+    rows = [
+        {"mask": "User", "type": "VALUE_TO_TEXT", "conversations": found}
+        for found in (turns, turns[::-1], labelled)
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    named = []
+    for kind in ("log_probs", "rewards"):
+        run(make_scorer(kind), path, tmp_path / kind)
+        rejects = read_parts(tmp_path / kind, ".rejects.jsonl")
+        named.append([(row["row"], row["reason"]) for row in rejects])
+    order = (2, "roles out of order")
+    assert named == [[order, (3, "log-prob of a response to a label")], [order]]
+
+
+def test_a_file_that_changes_meanwhile_is_noticed(make_scorer, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", conversations(3))
+    data = Data.find([str(path)])
+    write_rows(path, conversations(4))
+    with pytest.raises(DataError, match="4 rows were read where 3 had been counted"):
+        file_scoring.run(make_scorer(), data, tmp_path / "out", 0.0)
+
+
 def test_another_configuration_is_refused(make_scorer, mixed, tmp_path):
     out = tmp_path / "out"
     run(make_scorer(), mixed, out)
