@@ -27,6 +27,7 @@ __all__ = [
     "PathLike",
     "Quarantine",
     "Row",
+    "count_rows",
     "list_files",
     "read_rows",
 ]
@@ -72,27 +73,58 @@ def list_files(paths: PathLike | Iterable[PathLike]) -> list[pathlib.Path]:
     return files
 
 
-def read_rows(path: PathLike) -> Iterator[Row | BadRow]:
+def read_rows(path: PathLike, after: int = 0) -> Iterator[Row | BadRow]:
     """Reads one file, a row at a time.
 
     A `.jsonl` file is streamed; no line longer than `MAX_LINE_BYTES` is held. Blank
     lines are no rows. Lines may end in LF or CRLF.
+
+    Args:
+      path: of the file.
+      after: rows up to this number are passed over, unread where the kind of file
+        allows it.
 
     Raises:
       DataError: the file is missing, not a file, unreadable, of an unknown kind, or
         corrupt as a whole (a gzip file cut short loses only its missing rows).
     """
     path = pathlib.Path(path)
-    _check_is_data_file(path)
     read = _read_lines if ".jsonl" in path.suffixes else _read_list
     if path.suffix == ".parquet":
         read = _read_table
-    is_empty = True
+    is_empty = after == 0
+    with _reading(path) as stream:
+        for row in read(stream, str(path), after):
+            is_empty = False
+            yield row
+    if is_empty:
+        yield BadRow(str(path), 0, "", "empty file")
+
+
+def count_rows(path: PathLike) -> int:
+    """How many rows `read_rows` gives, good and bad; looks into no line of `.jsonl`.
+
+    Raises:
+      DataError: as `read_rows`.
+    """
+    path = pathlib.Path(path)
+    with _reading(path) as stream:
+        if path.suffix == ".parquet":
+            count = _table_rows(stream, str(path))
+        elif ".jsonl" in path.suffixes:
+            count = sum(1 for _ in _lines(stream, str(path)))
+        else:
+            count = sum(1 for _ in _read_list(stream, str(path), 0))
+    return max(1, count)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[Any]:
+    """The bytes of a data file; what is wrong with it as a whole is a DataError."""
+    _check_is_data_file(path)
     try:
         with _opened(path) as stream:
-            for row in read(stream, str(path)):
-                is_empty = False
-                yield row
+            yield stream
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{path}: corrupt {_packing(path)} data ({error}); fetch or compress the "
@@ -100,8 +132,6 @@ def read_rows(path: PathLike) -> Iterator[Row | BadRow]:
         ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    if is_empty:
-        yield BadRow(str(path), 0, "", "empty file")
 
 
 def _opened(path: pathlib.Path) -> Any:
@@ -189,7 +219,18 @@ def _unreadable(path: pathlib.Path, error: OSError) -> DataError:
     )
 
 
-def _read_lines(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
+def _read_lines(
+    stream: io.BufferedIOBase, file: str, after: int
+) -> Iterator[Row | BadRow]:
+    for number, line in _lines(stream, file):
+        if number > after:
+            yield line if isinstance(line, BadRow) else _parse_line(line, file, number)
+
+
+def _lines(
+    stream: io.BufferedIOBase, file: str
+) -> Iterator[tuple[int, bytes | BadRow]]:
+    """The lines that are rows, with their numbers."""
     number = 0
     while True:
         number += 1
@@ -197,16 +238,16 @@ def _read_lines(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
             line = stream.readline(MAX_LINE_BYTES + 1)
         except EOFError:
             # The rows before the cut are whole, so they are kept.
-            yield BadRow(file, number, "", f"truncated {_packing(file)} file")
+            yield number, BadRow(file, number, "", f"truncated {_packing(file)} file")
             return
         if not line:
             return
         if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             raw = json_text.raw_text(line)
-            yield BadRow(file, number, "", "line longer than 10 MB", raw)
+            yield number, BadRow(file, number, "", "line longer than 10 MB", raw)
             _skip_line(stream)
         elif line.strip(b" \t\r\n"):
-            yield _parse_line(line, file, number)
+            yield number, line
 
 
 def _skip_line(stream: io.BufferedIOBase) -> None:
@@ -226,7 +267,9 @@ def _parse_line(line: bytes, file: str, number: int) -> Row | BadRow:
     return Row(value, file, number)
 
 
-def _read_list(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
+def _read_list(
+    stream: io.BufferedIOBase, file: str, after: int
+) -> Iterator[Row | BadRow]:
     try:
         content = stream.read(MAX_JSON_BYTES + 1)
     except EOFError as error:
@@ -250,7 +293,7 @@ def _read_list(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
             "brackets."
         )
     has_escapes = b"\\u" in content
-    for number, value in enumerate(values, start=1):
+    for number, value in enumerate(values[after:], start=after + 1):
         try:
             yield Row(json_text.check_object(value, has_escapes), file, number)
         except json_text.Malformed as error:
@@ -258,18 +301,35 @@ def _read_list(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
             yield BadRow(file, number, error.field, error.reason, raw)
 
 
-def _read_table(stream: io.BufferedIOBase, file: str) -> Iterator[Row | BadRow]:
-    arrow, parquet = (_pyarrow(name, file) for name in ("pyarrow", "pyarrow.parquet"))
-    try:
-        batches = parquet.ParquetFile(stream).iter_batches(_PARQUET_ROWS)
+def _read_table(
+    stream: io.BufferedIOBase, file: str, after: int
+) -> Iterator[Row | BadRow]:
+    with _table(stream, file) as table:
         number = 0
-        for batch in batches:
+        for batch in table.iter_batches(_PARQUET_ROWS):
+            if number + batch.num_rows <= after:
+                number += batch.num_rows
+                continue
             for value in batch.to_pylist():
                 number += 1
+                if number <= after:
+                    continue
                 try:
                     yield Row(json_text.check_object(value, True), file, number)
                 except json_text.Malformed as error:
                     raw = json_text.raw_value(value)
                     yield BadRow(file, number, error.field, error.reason, raw)
+
+
+def _table_rows(stream: io.BufferedIOBase, file: str) -> int:
+    with _table(stream, file) as table:
+        return table.metadata.num_rows
+
+
+@contextlib.contextmanager
+def _table(stream: io.BufferedIOBase, file: str) -> Iterator[Any]:
+    arrow, parquet = (_pyarrow(name, file) for name in ("pyarrow", "pyarrow.parquet"))
+    try:
+        yield parquet.ParquetFile(stream)
     except (arrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file}: corrupt parquet file ({error}).") from error

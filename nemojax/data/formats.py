@@ -9,7 +9,7 @@ as text.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from nemojax.data import (
@@ -22,6 +22,7 @@ from nemojax.data import (
 from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
 
 Record = TypeVar("Record")
+AnyRecord = Conversation | PreferencePair | AttributeLabels
 
 # Kinds of records and their formats. A row belongs to the first format that
 # recognises it; conversations come last, for their formats ask for the fewest fields.
@@ -54,10 +55,40 @@ class ReadResult(Generic[Record]):
 
 def detect(row: dict[str, Any]) -> str | None:
     """Name of the format that a row is in, or None if it is in none we know."""
-    for kind in FORMATS:
-        if found := _find(row, kind):
-            return found.name
-    return None
+    found = _find_any(row)
+    return found.name if found else None
+
+
+def detect_file(path: files.PathLike) -> str | None:
+    """Name of the format of a file; None where no row at its start is readable.
+
+    Raises:
+      files.DataError: the file is unreadable, or in no format that we know.
+    """
+    found = _format_of(path)
+    return found.name if found else None
+
+
+def read_file(
+    path: files.PathLike, after: int = 0
+) -> Iterator[tuple[files.Row, AnyRecord] | files.BadRow]:
+    """Reads a file of any kind of records, a row at a time: none is held or lost.
+
+    Args:
+      path: of the file.
+      after: rows up to this number are passed over.
+
+    Raises:
+      files.DataError: the file is unreadable, or in no format that we know.
+    """
+    file_format = _format_of(path)
+    for row in files.read_rows(path, after):
+        outcome = _parse(row, file_format)
+        if isinstance(outcome, files.BadRow):
+            yield outcome
+        else:
+            assert isinstance(row, files.Row)
+            yield row, outcome
 
 
 def read_conversations(
@@ -87,6 +118,32 @@ def read_attributes(
 ) -> ReadResult[AttributeLabels]:
     """Reads attribute labels. Arguments and errors as for `read_conversations`."""
     return _read(paths, quarantine, "attribute labels")
+
+
+def _find_any(row: dict[str, Any]) -> fields.Format | None:
+    return next((found for kind in FORMATS if (found := _find(row, kind))), None)
+
+
+def _format_of(path: files.PathLike) -> fields.Format | None:
+    """The format of the first row that is in any; None without good rows."""
+    first = itertools.islice(files.read_rows(path), _ROWS_TO_DETECT)
+    values = [row.value for row in first if isinstance(row, files.Row)]
+    for value in values:
+        if found := _find_any(value):
+            return found
+    if not values:
+        return None
+    raise files.DataError(
+        f"{path}: unknown format, with the fields "
+        f"{', '.join(sorted(values[0])) or 'none'}. Known formats: "
+        f"{'; '.join(_listed(kind) for kind in FORMATS)}."
+    )
+
+
+def _listed(kind: str) -> str:
+    return "; ".join(
+        f"{entry.name} ({', '.join(entry.required)})" for entry in FORMATS[kind]
+    )
 
 
 def _find(row: dict[str, Any], kind: str) -> fields.Format | None:
@@ -141,11 +198,8 @@ def _file_format(
     if not values:
         return None
     other = detect(values[0])
-    known = "; ".join(
-        f"{entry.name} ({', '.join(entry.required)})" for entry in FORMATS[kind]
-    )
     problem = f"its rows are in the format {other!r}" if other else "unknown format"
     raise files.DataError(
         f"{file}: holds no {kind}: {problem}, with the fields "
-        f"{', '.join(sorted(values[0])) or 'none'}. Known formats: {known}."
+        f"{', '.join(sorted(values[0])) or 'none'}. Known formats: {_listed(kind)}."
     )

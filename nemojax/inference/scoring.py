@@ -1,14 +1,25 @@
-"""Scoring in packed batches of one shape: rewards and sequence log-probs."""
+"""Rewards and sequence log-probs of many sequences.
 
+For the lists of a stage in packed batches of one shape, the shape of its training, so
+that one program is compiled. For any amount of text in padded batches of a few shapes
+(`buckets`), which need no long row to hold a short text: as fast as packing where all
+texts are short, and twice as fast where the longest has 512 tokens. What `begin` starts
+is computed while the caller prepares what comes next.
+"""
+
+import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from nemojax.data import packing
+from nemojax.inference.buckets import Buckets, TokenSequence, batches
 from nemojax.losses import sequences
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
@@ -119,3 +130,114 @@ def _log_probs_jit(config, mesh, count, params, batch, sequence_ids):
         layout=Layout(mesh),
     )
     return sequences.sequence_log_probs(log_probs, batch.loss_mask, sequence_ids, count)
+
+
+# Slots of a batch: of these a CPU's caches hold the activations, and GPUs and TPUs are
+# busy with them.
+_CPU_TOKENS, _ACCELERATOR_TOKENS = 4096, 32_768
+_LANES = 128  # rows of the attention kernel of TPUs are a multiple of this
+
+
+def choose_buckets(mesh: Mesh, max_length: int, batch_tokens: int = 0) -> Buckets:
+    """Shapes of batches that a mesh can split.
+
+    Args:
+      mesh: where it runs.
+      max_length: tokens of the longest sequence.
+      batch_tokens: slots of a batch; 0: by the kind of device.
+    """
+    platform = mesh.devices.flat[0].platform
+    default = _CPU_TOKENS if platform == "cpu" else _ACCELERATOR_TOKENS
+    return Buckets(
+        max_length,
+        batch_tokens or default,
+        multiple=math.lcm(_LANES if platform == "tpu" else 8, mesh.shape["tensor"]),
+        row_multiple=mesh.shape["data"] * mesh.shape["pipe"],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """Scores that a device is computing.
+
+    Attributes:
+      count: N, the sequences.
+      parts: of each batch its members and their values, [B, ...], maybe not ready.
+    """
+
+    count: int
+    parts: list[tuple[tuple[int, ...], jax.Array]]
+
+    def result(self) -> np.ndarray:
+        """Waits; float32 [N, ...] in the order of the sequences.
+
+        A sequence's values depend on the others only in how sums are rounded: its
+        batch may have another length.
+        """
+        if not self.parts:
+            return np.zeros(0, np.float32)
+        shape = self.parts[0][1].shape[1:]
+        values = np.full((self.count, *shape), np.nan, np.float32)
+        for members, found in self.parts:
+            values[list(members)] = np.asarray(found)[: len(members)]
+        return values
+
+
+def begin_rewards(
+    config: ModelConfig,
+    params: Any,
+    sequences: Sequence[TokenSequence],
+    *,
+    mesh: Mesh,
+    buckets: Buckets,
+) -> Pending:
+    """Starts scoring; gives attribute values [N, K] at each sequence's last token.
+
+    Args:
+      config: sizes.
+      params: with a reward head.
+      sequences: tokens and masks, which are not looked at.
+      mesh: where it runs.
+      buckets: shapes of the batches.
+
+    Raises:
+      ValueError: a sequence that fits no bucket; names its index.
+    """
+    parts = [
+        (batch.members, _last_jit(config, mesh, params, batch.tokens, batch.lengths))
+        for batch in batches(sequences, buckets)
+    ]
+    return Pending(len(sequences), parts)
+
+
+def begin_log_probs(
+    config: ModelConfig,
+    params: Any,
+    sequences: Sequence[TokenSequence],
+    *,
+    mesh: Mesh,
+    buckets: Buckets,
+) -> Pending:
+    """Starts scoring; gives sums [N] of masked token log-probs.
+
+    Arguments and errors as for `begin_rewards`; the masks say what is summed.
+    """
+    parts = [
+        (batch.members, _sums_jit(config, mesh, params, batch.tokens, batch.loss_mask))
+        for batch in batches(sequences, buckets)
+    ]
+    return Pending(len(sequences), parts)
+
+
+# What stands behind the end of a row is seen by nothing before it: attention is causal.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _last_jit(config, mesh, params, tokens, lengths):
+    values_BSK = forward.rewards(config, params, tokens, layout=Layout(mesh))
+    B, S = tokens.shape
+    return forward.pick(values_BSK, jnp.arange(B) * S + lengths - 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sums_jit(config, mesh, params, tokens, loss_mask):
+    log_probs = forward.token_log_probs(config, params, tokens, layout=Layout(mesh))
+    return jnp.where(loss_mask, log_probs, 0.0).sum(1)

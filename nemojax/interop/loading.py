@@ -10,7 +10,12 @@ from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
-from nemojax.data.chat_template import NEMOTRON, TURN_START, ChatTemplate
+from nemojax.data.chat_template import (
+    NEMOTRON,
+    NEMOTRON_REWARD,
+    TURN_START,
+    ChatTemplate,
+)
 from nemojax.data.jinja_template import JinjaTemplate
 from nemojax.data.llama_templates import Llama2Template, Llama3Template
 from nemojax.data.parts import PartsTemplate
@@ -20,6 +25,7 @@ from nemojax.models.config import ModelConfig
 
 TEMPLATES: dict[str, ChatTemplate | PartsTemplate] = {
     "nemotron": NEMOTRON,
+    "nemotron_reward": NEMOTRON_REWARD,
     "llama2": Llama2Template(),
     "llama3": Llama3Template(),
 }

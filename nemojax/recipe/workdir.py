@@ -44,17 +44,25 @@ class StageOutput:
 class Workdir:
     """The folder of one run; locked while this object is open."""
 
-    def __init__(self, path: str | Path, configuration: dict[str, Any]):
+    def __init__(
+        self, path: str | Path, configuration: dict[str, Any], flag: str = "--workdir"
+    ):
         """Opens or creates the folder.
+
+        Args:
+          path: of the folder.
+          configuration: what decides what comes out, as JSON.
+          flag: how users name the folder, for messages.
 
         Raises:
           WorkdirError: the folder holds a run of another configuration or something
             else, or another process is using it. Nothing is changed then.
         """
         self.path = Path(path).absolute()
+        self._flag = flag
         self.configuration = json.loads(json.dumps(configuration))
         if self.path.exists() and not self.path.is_dir():
-            raise WorkdirError(f"{self.path} is a file: give --workdir a folder")
+            raise WorkdirError(f"{self.path} is a file: give {self._flag} a folder")
         self._check_configuration()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
@@ -70,7 +78,7 @@ class Workdir:
             if self.path.exists() and {p.name for p in self.path.iterdir()} - ours:
                 raise WorkdirError(
                     f"{self.path} is not empty and holds no run: choose another "
-                    "--workdir"
+                    f"{self._flag}"
                 )
             return
         try:
@@ -84,7 +92,7 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path} holds a run with another configuration "
                 f"({key}: {before.get(key)!r} there, {self.configuration.get(key)!r} "
-                f"now{_and_more(changed)}): choose another --workdir, or remove it"
+                f"now{_and_more(changed)}): choose another {self._flag}, or remove it"
             )
 
     def _take_lock(self) -> IO[str]:
@@ -95,7 +103,7 @@ class Workdir:
             lock.close()
             raise WorkdirError(
                 f"{self.path} is in use by another process: wait for it, or choose "
-                "another --workdir"
+                f"another {self._flag}"
             ) from None
         return lock
 

@@ -268,3 +268,35 @@ def test_flips_of_a_compressed_file_are_never_silent(tmp_path):
             continue
         assert bad or [row.value for row in good] == expected
     assert noticed > len(compressed) // 2
+
+
+SKIPPED = {
+    "rows.jsonl": b'{"a": 1}\n\nbroken\n \n{"a": 2}\r\n{"a": 3}',
+    "rows.jsonl.gz": b'{"a": 1}\nbroken\n{"a": 2}\n',
+    "rows.json": b'[{"a": 1}, 7, {"a": 2}]',
+    "empty.jsonl": b"",
+}
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_reading_goes_on_after_any_row(tmp_path, name):
+    path = write(tmp_path / name, SKIPPED[name])
+    rows = list(files.read_rows(path))
+    assert files.count_rows(path) == len(rows)
+    for after in range(1, rows[-1].row + 2):
+        expected = [row for row in rows if row.row > after]
+        assert list(files.read_rows(path, after)) == expected
+
+
+def test_a_line_too_long_and_a_cut_are_counted_as_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 20)
+    content = b'{"a": 1}\n{"a": "' + b"x" * 50 + b'"}\n{"a": 2}\n'
+    path = write(tmp_path / "rows.jsonl", content)
+    assert files.count_rows(path) == len(list(files.read_rows(path))) == 3
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(
+        gzip.compress(os.urandom(99).hex().encode() + b"\n" + content)[:-30]
+    )
+    rows = list(files.read_rows(cut))
+    assert rows[-1].reason == "truncated gzip file"
+    assert files.count_rows(cut) == len(rows)

@@ -176,3 +176,30 @@ def test_rows_with_any_values_give_records_or_reasons(tmp_path_factory, rows, re
     assert result.rows == len(rows) == len(result.records) + len(quarantine.rows)
     assert result.bad == len(quarantine.rows)
     assert all(isinstance(record, kind) for record in result.records)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_file_is_read_row_by_row_in_its_own_format(tmp_path, read):
+    good, kind = READERS[read]
+    path = write(tmp_path / "rows.jsonl", "broken", good, {"other": 1}, good)
+    assert formats.detect_file(path) == formats.detect(good)
+    found = list(formats.read_file(path))
+    bad = [item.row for item in found if isinstance(item, files.BadRow)]
+    records = [item for item in found if not isinstance(item, files.BadRow)]
+    assert bad == [1, 3]
+    assert [row.row for row, _ in records] == [2, 4]
+    assert all(isinstance(record, kind) for _, record in records)
+    # The rows passed over still decide the format.
+    assert list(formats.read_file(path, 2)) == found[2:]
+
+
+def test_a_file_in_no_format_is_refused_before_it_is_read(tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"colour": "red"}, {"size": 3})
+    with pytest.raises(files.DataError, match=r"rows.jsonl: unknown format.*colour"):
+        formats.detect_file(path)
+
+
+def test_without_a_readable_row_no_format_is_told_and_every_row_is_named(tmp_path):
+    path = write(tmp_path / "rows.jsonl", "broken", "too")
+    assert formats.detect_file(path) is None
+    assert [bad.row for bad in formats.read_file(path)] == [1, 2]

@@ -43,6 +43,9 @@ def test_every_packing_gives_the_same_rows(name, content, tmp_path):
     assert [row.value for row in rows] == VALUES
     assert [row.row for row in rows] == list(range(1, len(VALUES) + 1))
     assert files.list_files(tmp_path) == [path]
+    assert files.count_rows(path) == len(VALUES)
+    for after in (1, len(VALUES) // 2, len(VALUES)):
+        assert list(files.read_rows(path, after)) == rows[after:]
 
 
 def test_a_zstd_file_cut_short_keeps_the_rows_before_the_cut(tmp_path):

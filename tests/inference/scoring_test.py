@@ -108,3 +108,53 @@ def test_max_sequences_is_even_so_that_pairs_fit(rows, length):
     assert count % 2 == 0
     assert count == max(2, count)
     assert count * 12 <= max(24, rows * length) < (count + 2) * 12
+
+
+BEGIN = {"rewards": scoring.begin_rewards, "log_probs": scoring.begin_log_probs}
+
+
+@pytest.mark.parametrize("kind", BEGIN)
+@pytest.mark.parametrize("data", [1, 2])
+def test_padded_scores_are_those_of_single_rows(
+    config, params, sequences, one_by_one, kind, data
+):
+    mesh = meshes.make_mesh(data=data)
+    buckets = scoring.choose_buckets(mesh, LENGTH, batch_tokens=70)
+    pending = BEGIN[kind](config, params, sequences, mesh=mesh, buckets=buckets)
+    expected = one_by_one[list(BEGIN).index(kind)]
+    np.testing.assert_allclose(pending.result(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", BEGIN)
+def test_padded_scores_do_not_depend_on_the_others(config, params, sequences, kind):
+    """Nor on the shapes; nothing gives nothing."""
+    mesh = meshes.make_mesh()
+
+    def scores(chosen, tokens):
+        buckets = scoring.choose_buckets(mesh, LENGTH, tokens)
+        return BEGIN[kind](config, params, chosen, mesh=mesh, buckets=buckets).result()
+
+    some = [7, 2, 19, 11]
+    alone = scores([sequences[index] for index in some], 24)
+    np.testing.assert_allclose(alone, scores(sequences, 70)[some], atol=1e-4)
+    assert scores([], 24).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", BEGIN)
+def test_what_is_too_long_for_a_bucket_is_refused(config, params, kind):
+    mesh = meshes.make_mesh()
+    buckets = scoring.choose_buckets(mesh, 4)
+    with pytest.raises(ValueError, match="sequence 1 has 5 tokens"):
+        BEGIN[kind](
+            config,
+            params,
+            [([1, 2], [0, 1]), ([1] * 5, [0] * 5)],
+            mesh=mesh,
+            buckets=buckets,
+        )
+
+
+def test_buckets_divide_over_the_mesh():
+    buckets = scoring.choose_buckets(meshes.make_mesh(data=2, tensor=3), 100)
+    assert all(length % 24 == 0 for length in buckets.lengths)
+    assert all(buckets.rows(length) % 2 == 0 for length in buckets.lengths)

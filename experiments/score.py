@@ -1,0 +1,127 @@
+"""Scores of files of any length: rewards of a reward model, or log-probs of responses.
+
+    python -m experiments.score --model=MODEL --data=FILES_OR_FOLDER --out=scores
+
+MODEL is a model folder or a Hugging Face checkpoint. The files (.jsonl, .json,
+.parquet, .gz, .zst) hold conversations, preference pairs or labelled responses, in any
+format that nemojax/data/formats.py knows. Rows of part-NNNNN.jsonl, as they come:
+
+    {"file": F, "row": N, "rewards": {"helpfulness": 3.1, ...}}         --kind=rewards
+    {"file": F, "row": N, "log_prob": -41.7, "tokens": 23}              --kind=log_probs
+
+The log-prob is the sum over the tokens of the last response and the end of its turn.
+Pairs have such values under "chosen" and "rejected". A row without scores is in
+part-NNNNN.rejects.jsonl with file, row, field and reason. Killed at any moment, the
+same command goes on after the last whole part. NVIDIA's released reward models want
+--template=nemotron_reward.
+
+Ends with mean and standard deviation of each value and the rejected rows by reason
+(also in summary.json), rows and tokens a second, and one line that says what was made
+and where.
+"""
+
+import pathlib
+import sys
+
+import jax
+from absl import app, flags
+
+from nemojax.data.files import DataError
+from nemojax.evals import tables
+from nemojax.interop import loading
+from nemojax.parallel import mesh as meshes
+from nemojax.recipe import command, file_scoring, scorer
+from nemojax.training.metrics import Progress
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "a model folder or a Hugging Face checkpoint")
+flags.DEFINE_list("data", [], "files and folders")
+flags.DEFINE_string("out", None, "folder to write, or to go on in")
+flags.DEFINE_enum(
+    "kind",
+    scorer.AUTO,
+    [scorer.AUTO, scorer.REWARDS, scorer.LOG_PROBS],
+    "auto: rewards of a reward model, log_probs of any other",
+)
+flags.DEFINE_string(
+    "template",
+    loading.AUTO,
+    f"{loading.AUTO}: the model's own; {', '.join(loading.TEMPLATES)}; a Jinja file",
+)
+flags.DEFINE_string("dtype", None, "of the computation; default: the model's")
+flags.DEFINE_integer("max_length", 4096, "tokens; longer rows are rejected", 1)
+flags.DEFINE_integer("part_rows", 8192, "rows of the input in an output file", 1)
+flags.DEFINE_integer("batch_tokens", 0, "slots of a batch; 0: by the device", 0)
+flags.DEFINE_integer("tensor", 1, "devices that share a model", 1)
+flags.DEFINE_float("max_bad_fraction", 0.05, "of the rows that may be malformed", 0, 1)
+flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+
+
+def run() -> int:
+    """Scores what is not scored yet."""
+    for name in ("model", "data", "out"):
+        if not FLAGS[name].value:
+            raise DataError(f"name the {name}: --{name}=...")
+    data = file_scoring.Data.find(FLAGS.data)
+    try:
+        how = make_scorer()
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    progress = Progress("score (rows)", data.total)
+    done = [0]  # rows of the calls before this one
+
+    def show(totals: file_scoring.Totals, seconds: float) -> None:
+        done[0] = done[0] if seconds else totals.rows
+        speed = (totals.rows - done[0]) / seconds if seconds else 0.0
+        text = f"{speed:,.0f} rows/s, {sum(totals.reasons.values()):,} rejected"
+        progress.show(totals.rows, text)
+
+    result = file_scoring.run(how, data, FLAGS.out, FLAGS.max_bad_fraction, show)
+    result["directory"] = str(pathlib.Path(FLAGS.out))
+    command.tell(result, told(result), FLAGS.json)
+    return command.SUCCESS
+
+
+def make_scorer() -> scorer.Scorer:
+    """The model on all devices.
+
+    Raises:
+      ValueError: the model cannot be read, or the devices cannot share it so.
+    """
+    replicas = len(jax.devices()) // FLAGS.tensor
+    mesh = meshes.make_mesh(data=max(1, replicas), tensor=FLAGS.tensor)
+    options = {"template": FLAGS.template, "dtype": FLAGS.dtype}
+    model = loading.load(FLAGS.model, mesh, **options)
+    settings = scorer.Settings(
+        FLAGS.kind, FLAGS.max_length, FLAGS.part_rows, FLAGS.template
+    )
+    return scorer.Scorer(model, settings, FLAGS.batch_tokens)
+
+
+def told(result: dict) -> str:
+    """The result for people."""
+    lines = [
+        f"{name:<24} mean {value['mean']:>10.4f}  std {value['std']:>9.4f}"
+        f"  n {value['n']:>12,}"
+        for name, value in result["values"].items()
+    ]
+    lines += [f"rejected: {why}: {n:,}" for why, n in result["rejected"].items()]
+    lines.append(
+        f"{result['scored']:,} of {result['rows']:,} rows scored ({result['kind']}); "
+        f"{result['rows_per_second']:,.0f} rows/s, "
+        f"{result['tokens_per_second']:,.0f} tokens/s in "
+        f"{tables.duration(result['seconds'])} of this call"
+    )
+    files = f"{result['parts']} files part-*.jsonl"
+    return "\n".join([*lines, f"{files}: {result['directory']}"])
+
+
+def main(argv: list[str]) -> None:
+    """Checks the arguments; `command.main` explains what goes wrong."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    sys.exit(command.main(run))
+
+
+if __name__ == "__main__":
+    app.run(main)
