@@ -69,7 +69,7 @@ def linear(
 
 
 def matmul(module: nn.Module, name: str, kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """`x @ kernel` in the dtype of x [N, in], whether the kernel is quantised or not."""
+    """`x @ kernel` in the dtype of x [N, in]; the kernel may be quantised."""
     scale = scales(module, name)
     if scale is None:
         return x @ kernel.astype(x.dtype)

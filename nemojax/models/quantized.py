@@ -95,6 +95,19 @@ def leaves(
         yield (*path[:-1], path[-1] + SCALE_SUFFIX), scale
 
 
+def nbytes(params: Any, dtype: jax.typing.DTypeLike) -> int:
+    """Of a tree that is used in `dtype`: codes take one, scales four."""
+    item = jnp.dtype(dtype).itemsize
+
+    def size(path, leaf):
+        if path[-1].key.endswith(SCALE_SUFFIX):
+            return 4 * leaf.size
+        return leaf.size * (1 if is_quantized(leaf) else item)
+
+    found = jax.tree_util.tree_leaves_with_path(params)
+    return sum(size(path, leaf) for path, leaf in found)
+
+
 def tree(found: Iterable[tuple[Path, Any]]) -> Any:
     """The parameter tree of paths and leaves."""
     params: dict[str, Any] = {}
