@@ -5,19 +5,21 @@
         --parallel.virtual_stages=8 --global_batch=768
     python -m experiments.plan --model=llama31_70b --hardware=h200 --search=8 \
         --global_batch=64
-    ... --compile      also compiles the real train step for that hardware
+    python -m experiments.plan --serve=fp8 --parallel.tensor=8 --rows=32
+    ... --compile      also compiles the real programs for that hardware
 
 Prints parameters, operations, memory by kind and the predicted step by part, with all
 that is assumed. The estimate takes seconds. `--compile` takes about half a minute for
 340B on thousands of devices and needs the extra `aot` (a compiler, no device);
-`--search=DEVICES` ranks the layouts of so many devices.
+`--search=DEVICES` ranks the layouts of so many devices. `--serve=WEIGHTS` plans
+answering instead of training: weights, cache and working memory; the two programs of
+340B compile in minutes.
 
 Exit status 0: it fits; 1: it does not, and the message says by how much, which part is
 the largest, and the nearest layout that fits; 2: the sizes do not divide.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -32,7 +34,7 @@ from ml_collections import config_flags
 from nemojax.data.files import DataError
 from nemojax.models import presets
 from nemojax.planning import compiled as compiling
-from nemojax.planning import hardware, report, roofline, search
+from nemojax.planning import hardware, report, roofline, search, serving
 from nemojax.planning.scenario import Scenario
 from nemojax.recipe import command
 
@@ -54,6 +56,8 @@ flags.DEFINE_integer("sequence_length", 4096, "tokens a sequence", lower_bound=1
 flags.DEFINE_float("tokens", 0.0, "to train on: also prints days", lower_bound=0)
 flags.DEFINE_bool("compile", False, "compile the real step for that hardware")
 flags.DEFINE_integer("search", 0, "rank the layouts of so many devices", lower_bound=0)
+flags.DEFINE_enum("serve", None, serving.WEIGHTS, "plan answering with these weights")
+flags.DEFINE_integer("rows", 32, "texts answered at a time (--serve)", lower_bound=1)
 flags.DEFINE_string("json", None, "also write the result there; - for stdout")
 flags.DEFINE_string("picture", None, "also draw the bars there (.png or .svg)")
 
@@ -91,19 +95,38 @@ def assumptions() -> roofline.Assumptions:
     return roofline.Assumptions(**dataclasses.asdict(ASSUMED.value))
 
 
+def serve() -> int:
+    """Plans answering."""
+    parallel = PARALLEL.value
+    if parallel.pipe != 1 or FLAGS.search or FLAGS.picture:
+        raise DataError("--serve takes no pipeline, no --search and no --picture")
+    try:
+        planned = serving.Serving(
+            presets.get(FLAGS.model), hardware.get(FLAGS.hardware), FLAGS.serve,
+            parallel.data, parallel.tensor, FLAGS.rows, FLAGS.sequence_length,
+        )  # fmt: skip
+        compiled = serving.compile_programs(planned) if FLAGS.compile else None
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    found = serving.result(planned, compiled)
+    command.tell(found, serving.text(found), FLAGS.json)
+    if found["memory"]["fits"]:
+        return command.SUCCESS
+    print(serving.too_large(found), file=sys.stderr)
+    return 1
+
+
 def run() -> int:
     """Plans what the flags name."""
+    if FLAGS.serve:
+        return serve()
     scenario, table = chosen()
     try:
         compiled = compiling.compile_step(scenario) if FLAGS.compile else None
     except ValueError as error:
         raise DataError(str(error)) from error
     found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
-    print(table + report.text(found), file=sys.stderr if FLAGS.json == "-" else None)
-    if FLAGS.json == "-":
-        print(json.dumps(found))
-    elif FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(json.dumps(found, indent=2) + "\n")
+    command.tell(found, table + report.text(found), FLAGS.json)
     if FLAGS.picture:
         report.picture(found, pathlib.Path(FLAGS.picture))
     if found["memory"]["fits"]:

@@ -18,9 +18,11 @@ import time
 from absl import app, flags
 
 from nemojax.data.files import DataError
+from nemojax.inference import paged
 from nemojax.inference.sampling import Sampling
 from nemojax.inference.talk import Talk
 from nemojax.interop import loading
+from nemojax.models import quantized
 from nemojax.parallel import mesh as meshes
 from nemojax.recipe import command
 from nemojax.training import metrics
@@ -33,6 +35,9 @@ flags.DEFINE_string(
     "template", "auto", "auto, none, nemotron, llama2, llama3 or a Jinja file"
 )
 flags.DEFINE_string("dtype", None, "of the computation; default: the checkpoint's")
+flags.DEFINE_enum(
+    "quantize", None, list(quantized.KINDS), "weights of one byte; default: as they are"
+)
 flags.DEFINE_integer("tensor", 1, "mesh: the heads are split so often", lower_bound=1)
 flags.DEFINE_integer("max_length", 4096, "tokens of prompt and answer", lower_bound=2)
 flags.DEFINE_integer("max_tokens", 512, "of an answer", lower_bound=1)
@@ -80,6 +85,7 @@ def begin() -> Talk:
         meshes.make_mesh(tensor=FLAGS.tensor),
         template=FLAGS.template,
         dtype=FLAGS.dtype,
+        quantize=FLAGS.quantize,
     )
     how = Sampling(
         temperature=FLAGS.temperature,
@@ -90,7 +96,13 @@ def begin() -> Talk:
         max_tokens=FLAGS.max_tokens,
     )
     length = min(FLAGS.max_length, model.config.max_positions)
-    return Talk(model, how, max_length=length, system=FLAGS.system, stop=FLAGS.stop)
+    return Talk(
+        paged.taken_over(model),
+        how,
+        max_length=length,
+        system=FLAGS.system,
+        stop=FLAGS.stop,
+    )
 
 
 def run() -> int:

@@ -24,6 +24,7 @@ from nemojax.inference import shapes as shaping
 from nemojax.inference.server import application, listen, opening
 from nemojax.inference.server.served import Limits, Served
 from nemojax.interop import loading
+from nemojax.models import quantized
 from nemojax.parallel import mesh as meshes
 from nemojax.recipe import command
 from nemojax.training import metrics
@@ -36,6 +37,9 @@ flags.DEFINE_string(
     "template", "auto", "auto, none, nemotron, llama2, llama3 or a Jinja file"
 )
 flags.DEFINE_string("dtype", None, "of the computation; default: the checkpoint's")
+flags.DEFINE_enum(
+    "quantize", None, list(quantized.KINDS), "weights of one byte; default: as they are"
+)
 flags.DEFINE_integer("data", 1, "mesh: the rows are split so often", lower_bound=1)
 flags.DEFINE_integer("tensor", 1, "mesh: the heads are split so often", lower_bound=1)
 flags.DEFINE_integer("rows", 16, "answers that are written at a time", lower_bound=1)
@@ -70,6 +74,7 @@ def opened() -> Served:
         meshes.make_mesh(data=FLAGS.data, tensor=FLAGS.tensor),
         template=FLAGS.template,
         dtype=FLAGS.dtype,
+        quantize=FLAGS.quantize,
         name=FLAGS.name,
         progress=show,
     )

@@ -16,6 +16,7 @@ from lm_eval.api.registry import model_registry
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from nemojax.data.records import Conversation, Message
+from nemojax.inference import paged
 from nemojax.inference import shapes as shaping
 from nemojax.inference.answer_text import AnswerText, Piece
 from nemojax.inference.batching import BatchingEngine
@@ -45,6 +46,7 @@ class NemojaxLM(TemplateLM):
         pretrained: str = "",
         template: str = loading.AUTO,
         dtype: str | None = None,
+        quantize: str | None = None,
         max_length: int = 2048,
         max_gen_toks: int = 256,
         batch_size: int | str = 16,
@@ -61,6 +63,7 @@ class NemojaxLM(TemplateLM):
           pretrained: the same, as other models of the harness call it.
           template: see `interop.loading.load`.
           dtype: of the computation; default: the checkpoint's.
+          quantize: "int8" or "fp8" weights; default: as they are.
           max_length: tokens of a text that is scored, or of a prompt and its answer.
           max_gen_toks: tokens of an answer where the task does not say.
           batch_size: texts at a time; "auto" is 16.
@@ -75,9 +78,14 @@ class NemojaxLM(TemplateLM):
         del max_batch_size, device
         rows = 16 if str(batch_size).startswith("auto") else int(batch_size)
         mesh = meshes.make_mesh(data=int(data), tensor=int(tensor))
-        self._model = loading.load(
-            checkpoint or pretrained, mesh, template=template, dtype=dtype
+        found = loading.load(
+            checkpoint or pretrained,
+            mesh,
+            template=template,
+            dtype=dtype,
+            quantize=quantize,
         )
+        self._model = paged.taken_over(found)
         # One token more than is scored: the engine always answers.
         shapes = shaping.serving(
             -(-rows // int(data)) * int(data),

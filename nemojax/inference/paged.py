@@ -6,6 +6,7 @@ as the longest row needs, so nothing is compiled again for longer texts, and a r
 numbers do not depend on its neighbours.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nemojax.inference import paged_steps
 from nemojax.inference.paged_state import Scores, Shapes, State, Top, Written
-from nemojax.models import partition
+from nemojax.interop.loading import LoadedModel
+from nemojax.models import partition, quantized
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 
@@ -41,7 +43,8 @@ class Programs:
 
         Args:
           config: sizes.
-          params: as `models.forward.init` makes them; kept in the compute dtype.
+          params: as `models.forward.init` makes them, or of `by_layer`; kept in the
+            compute dtype, quantised kernels in theirs.
           mesh: `data` splits the rows, `tensor` the heads.
           shapes: what is compiled.
 
@@ -62,70 +65,151 @@ class Programs:
                 f"tile={shapes.tile} is no multiple of block_size={shapes.block_size}"
             )
         self._config, self._mesh, self._shapes = config, mesh, shapes
-        self._params, specs = _by_layer(config, params, mesh)
-        column = PartitionSpec(None, "data")
-        written = Written(column, column, column, Top(column, column))
-        scores = Scores(_ROWS, Top(_ROWS, _ROWS))
-        self.prefill = self._compiled(paged_steps.prefill, specs, written)
-        self.read = self._compiled(paged_steps.read, specs, written, scores)
-        self.decode = self._compiled(paged_steps.decode, specs, written)
+        if isinstance(params["layers"], dict):
+            params = by_layer(config, params, mesh)
+        self.prefill, self.read, self.decode = (
+            functools.partial(program, params)
+            for program in programs(config, mesh, shapes, params)
+        )
 
-    def _compiled(self, function, specs, *given):
+    def start(self) -> State:
+        """No text at all."""
+        make = functools.partial(_empty, self._config, self._shapes, self._mesh)
+        shardings = State(*(NamedSharding(self._mesh, spec) for spec in _STATE_SPECS))
+        return jax.jit(make, out_shardings=shardings)()
+
+
+def programs(
+    config: ModelConfig, mesh: Mesh, shapes: Shapes, params: Any
+) -> tuple[Any, Any, Any]:
+    """`prefill`, `read` and `decode` as `Programs` has them, not compiled yet, with the
+    parameters (arrays or shapes, of `by_layer`) as their first argument."""
+    specs = _specs(params)
+    column = PartitionSpec(None, "data")
+    written = Written(column, column, column, Top(column, column))
+    scores = Scores(_ROWS, Top(_ROWS, _ROWS))
+
+    def program(function, *given):
         mapped = jax.shard_map(
-            functools.partial(function, self._config, self._shapes),
-            mesh=self._mesh,
+            functools.partial(function, config, shapes),
+            mesh=mesh,
             in_specs=(specs, _STATE_SPECS, _ROWS),
             out_specs=(_STATE_SPECS, *given),
             # Each shard of `data` walks as many tiles as its own rows need.
             check_vma=False,
         )
-        compiled = jax.jit(mapped, donate_argnums=1)
-        return functools.partial(compiled, self._params)
+        return jax.jit(mapped, donate_argnums=1)
 
-    def start(self) -> State:
-        """No text at all."""
-        c, s, mesh = self._config, self._shapes, self._mesh
-        blocks = s.blocks * mesh.shape["data"]
-
-        def make() -> State:
-            def cache():
-                shape = (blocks, c.num_kv_heads, s.block_size, c.head_dim)
-                return tuple(
-                    jnp.zeros(shape, c.compute_dtype) for _ in range(c.num_layers)
-                )
-
-            token, length, count = (jnp.zeros(s.rows, jnp.int32) for _ in range(3))
-            seen = jnp.zeros((s.rows, c.vocab_size), bool)
-            done = jnp.ones(s.rows, bool)
-            return State(cache(), cache(), token, length, count, done, seen)
-
-        shardings = State(*(NamedSharding(mesh, spec) for spec in _STATE_SPECS))
-        return jax.jit(make, out_shardings=shardings)()
+    return (
+        program(paged_steps.prefill, written),
+        program(paged_steps.read, written, scores),
+        program(paged_steps.decode, written),
+    )
 
 
-def _by_layer(config: ModelConfig, params: Any, mesh: Mesh) -> tuple[Any, Any]:
-    """Parameters with a tree for each layer, in the compute dtype, and their specs.
+def state_shapes(config: ModelConfig, mesh: Mesh, shapes: Shapes) -> State:
+    """What `Programs.start` would give, as shapes with shardings."""
+    state = jax.eval_shape(functools.partial(_empty, config, shapes, mesh))
+    return State(
+        *(
+            _placed(part, jax.tree.map(lambda _, spec=spec: spec, part), mesh)
+            for part, spec in zip(state, _STATE_SPECS, strict=True)
+        )
+    )
+
+
+def _empty(config: ModelConfig, shapes: Shapes, mesh: Mesh) -> State:
+    c, s = config, shapes
+    blocks = s.blocks * mesh.shape["data"]
+
+    def cache():
+        shape = (blocks, c.num_kv_heads, s.block_size, c.head_dim)
+        return tuple(jnp.zeros(shape, c.compute_dtype) for _ in range(c.num_layers))
+
+    token, length, count = (jnp.zeros(s.rows, jnp.int32) for _ in range(3))
+    seen = jnp.zeros((s.rows, c.vocab_size), bool)
+    done = jnp.ones(s.rows, bool)
+    return State(cache(), cache(), token, length, count, done, seen)
+
+
+def _placed(tree: Any, specs: Any, mesh: Mesh) -> Any:
+    """Shapes, with where they are."""
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+        ),
+        tree,
+        specs,
+    )
+
+
+def by_layer(
+    config: ModelConfig, params: Any, mesh: Mesh, *, consume: bool = False
+) -> Any:
+    """Parameters with a tree for each layer, in the compute dtype.
 
     Stacked, each layer's would be copied out of the stack at each token.
+
+    Args:
+      config: sizes.
+      params: as `models.forward.init` makes them, or their shapes.
+      mesh: where they go.
+      consume: goes leaf by leaf, and deletes each stacked one: the weights are never
+        there twice.
     """
 
     def cast(leaf):
-        # As the layers would at each call; norms compute in float32.
-        return leaf.astype(config.compute_dtype) if leaf.ndim > 1 else leaf
+        # As the layers would at each call; norms and scales compute in float32.
+        plain = leaf.ndim > 1 and not quantized.is_quantized(leaf)
+        return leaf.astype(config.compute_dtype) if plain else leaf
 
     def split(params):
         params = partition.pack(config, params, Layout(mesh))
-        count = config.num_layers
-        each = [
-            jax.tree.map(lambda leaf, i=index: cast(leaf[i]), params["layers"])
-            for index in range(count)
-        ]
-        others = {name: leaf for name, leaf in params.items() if name != "layers"}
-        return jax.tree.map(cast, others) | {"layers": each}
+        found = {name: leaf for name, leaf in params.items() if name != "layers"}
+        found = jax.tree.map(cast, found)
+        if "layers" in params:
+            found["layers"] = [
+                jax.tree.map(lambda leaf, i=index: cast(leaf[i]), params["layers"])
+                for index in range(config.num_layers)
+            ]
+        return found
+
+    def placed(params):
+        """Of a whole tree or of some branches."""
+        found = jax.eval_shape(split, params)
+        specs = _specs(found)
+        if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
+            return _placed(found, specs, mesh)
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+        return jax.jit(split, out_shardings=shardings)(params)
 
     params = {name: leaf for name, leaf in params.items() if name != "reward_head"}
-    specs = partition.param_specs(params)
-    of_layer = jax.tree.map(lambda spec: PartitionSpec(*spec[1:]), specs["layers"])
-    specs = specs | {"layers": [of_layer] * config.num_layers}
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-    return jax.jit(split, out_shardings=shardings)(params), specs
+    if not consume:
+        return placed(params)
+    each: list[dict[str, Any]] = [{} for _ in range(config.num_layers)]
+    for module, leaves in params.pop("layers").items():
+        for name, leaf in leaves.items():
+            found = placed({"layers": {module: {name: leaf}}})["layers"]
+            jax.block_until_ready(found)
+            leaf.delete()
+            for layer, one in zip(each, found, strict=True):
+                layer.setdefault(module, {}).update(one[module])
+    return placed(params) | {"layers": each}
+
+
+def taken_over(model: LoadedModel) -> LoadedModel:
+    """The model with its parameters as the engine keeps them; the given one's are gone.
+
+    So the weights are never there twice. A reward head goes with the others.
+    """
+    params = by_layer(model.config, model.params, model.mesh, consume=True)
+    return dataclasses.replace(model, params=params)
+
+
+def _specs(params: Any) -> Any:
+    """Of the tree that `by_layer` makes, or of some of its branches."""
+    layers = params.get("layers", [])
+    others = {name: leaf for name, leaf in params.items() if name != "layers"}
+    # Those of one layer are those of all.
+    specs = partition.param_specs(others | ({"layers": layers[0]} if layers else {}))
+    return specs | ({"layers": [specs["layers"]] * len(layers)} if layers else {})

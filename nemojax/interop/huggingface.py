@@ -89,7 +89,8 @@ def leaves(
     *,
     progress: Progress = lambda done, total: None,
 ) -> Iterator[tuple[names.Path, jax.Array | np.ndarray]]:
-    """The leaves of a checkpoint's tree, one at a time; as `load` otherwise.
+    """The leaves of a checkpoint's tree, one at a time, the largest first; as `load`
+    otherwise.
 
     All tensors' names and shapes are checked before the first leaf comes. Without a
     mesh they stay on the host: memory is that of one leaf and a block of rows.
@@ -102,6 +103,7 @@ def leaves(
     shapes = forward.shapes(config)
     found = names.tensors(config)
     _check(directory, config, shapes, found, reader)
+    found.sort(key=lambda tensor: names.get(shapes, tensor.path).size, reverse=True)
     for done, tensor in enumerate(found):
         progress(done, len(found))
         yield tensor.path, _leaf(config, reader, tensor, shapes, mesh)

@@ -21,6 +21,7 @@ from nemojax.data.llama_templates import Llama2Template, Llama3Template
 from nemojax.data.parts import PartsTemplate
 from nemojax.data.tokenizer import Tokenizer
 from nemojax.interop import huggingface, model_folder, tokenizer_files
+from nemojax.models import quantized
 from nemojax.models.config import ModelConfig
 
 TEMPLATES: dict[str, ChatTemplate | PartsTemplate] = {
@@ -132,6 +133,7 @@ def load(
     template: str = AUTO,
     dtype: str | None = None,
     name: str | None = None,
+    quantize: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LoadedModel:
     """Reads a model folder, or a Hugging Face checkpoint of Nemotron or Llama.
@@ -143,17 +145,26 @@ def load(
         file with a Jinja template.
       dtype: of the computation; default: the config's.
       name: of the model; default: that of its directory.
+      quantize: a name of `models.quantized.KINDS`: kernels are quantised as they are
+        read, so that only one is there in full at a time; default: they are not.
       progress: called with leaves done and all leaves.
 
     Raises:
       ValueError: it is no model, or something of it is missing or damaged.
     """
     directory = pathlib.Path(directory)
+    if quantize is not None:
+        quantized.check(quantize)
     tokenizer = load_tokenizer(directory)
     if (directory / model_folder.MODEL).exists():
-        config, params = model_folder.read(directory, mesh)
+        config = model_folder.read_config(directory)
+        leaves = model_folder.leaves(directory, mesh)
     else:
-        config, params = huggingface.load(directory, mesh, progress=progress)
+        config = huggingface.read_config(directory)
+        leaves = huggingface.leaves(directory, mesh, progress=progress)
+    if quantize is not None:
+        leaves = quantized.leaves(leaves, quantize, consume=True)
+    params = quantized.tree(leaves)
     if dtype:
         config = dataclasses.replace(config, compute_dtype=dtype)
     if tokenizer.vocab_size > config.vocab_size:

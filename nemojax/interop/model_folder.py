@@ -15,7 +15,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
 from nemojax.data import folders
+from nemojax.interop import names
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig, RopeScaling
 from nemojax.parallel import mesh as meshes
@@ -124,11 +125,11 @@ def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
 
     def leaf(path, value, sharding):
         shape = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
-        names = tuple(entry.key for entry in path)
+        here = tuple(entry.key for entry in path)
         return StoredLeaf(
             tuple(value.shape),
             value.dtype,
-            functools.partial(_load_leaf, params, found, names, shape),
+            functools.partial(_load_leaf, params, found, here, shape),
         )
 
     return jax.tree_util.tree_map_with_path(leaf, found, shardings)
@@ -136,25 +137,35 @@ def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
 
 def read(directory: PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig, Any]:
     """The config and the parameters of a model folder, on a mesh."""
-    config = read_config(directory)
-    tree = stored(directory, mesh)
-    shapes = jax.tree.map(
-        lambda leaf: leaf.load(), tree, is_leaf=lambda x: isinstance(x, StoredLeaf)
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves(directory, mesh):
+        names.put(tree, path, leaf)
+    return read_config(directory), tree
+
+
+def leaves(
+    directory: PathLike, mesh: Mesh | None = None
+) -> Iterator[tuple[Path, jax.Array]]:
+    """Paths and leaves, read one at a time, the largest first.
+
+    Args: as `stored`.
+    """
+    found = jax.tree_util.tree_leaves_with_path(
+        stored(directory, mesh), is_leaf=lambda x: isinstance(x, StoredLeaf)
     )
-    return config, shapes
+    for path, leaf in sorted(found, key=lambda pair: pair[1].size, reverse=True):
+        yield tuple(entry.key for entry in path), leaf.load()
 
 
 def _load_leaf(
-    params: str, found: Any, names: Path, shape: jax.ShapeDtypeStruct
+    params: str, found: Any, path: Path, shape: jax.ShapeDtypeStruct
 ) -> jax.Array:
-    def wanted(path, _):
-        here = tuple(entry.key for entry in path) == names
+    def wanted(keys, _):
+        here = tuple(entry.key for entry in keys) == path
         return shape if here else ocp.PLACEHOLDER
 
     tree = ocp.load(params, jax.tree_util.tree_map_with_path(wanted, found))
-    for name in names:
-        tree = tree[name]
-    return tree
+    return names.get(tree, path)
 
 
 def _nested(path: Path, leaf: Any) -> Any:

@@ -176,17 +176,19 @@ def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
     return values_BSK.reshape(-1, values_BSK.shape[-1])[last_token_N]
 
 
-def _kernel(config: ModelConfig, params, over) -> jax.Array:
+def _head(config: ModelConfig, params, over):
     del config
-    return heads.share(stages.head_params(params)["kernel"], over)
+    return heads.share(stages.head_params(params), over)
 
 
-def _log_probs(config: ModelConfig, kernel, x_BSD, tokens, segment_ids, over):
+def _log_probs(config: ModelConfig, head, x_BSD, tokens, segment_ids, over):
     x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
     B, S, D = x_BSD.shape
     targets_N = jnp.roll(tokens, -1, axis=1).reshape(B * S)
     x_ND = x_BSD.reshape(B * S, D)
-    log_probs_N = heads.log_probs(config, kernel, x_ND, targets_N, over)
+    log_probs_N = heads.log_probs(
+        config, head["kernel"], x_ND, targets_N, over, head.get("kernel_scale")
+    )
     log_probs = jnp.roll(log_probs_N.reshape(B, S), 1, axis=1)
     continues = segment_ids == jnp.roll(segment_ids, 1, axis=1)
     return jnp.where(continues & (jnp.arange(S) > 0), log_probs, 0.0)
@@ -214,7 +216,7 @@ _LOGITS = schedules.Head(
     values=_logits,
     spec=PartitionSpec(stages.ROWS, None, "tensor"),
 )
-_LOG_PROBS = schedules.Head(params=_kernel, values=_log_probs)
+_LOG_PROBS = schedules.Head(params=_head, values=_log_probs)
 _REWARDS = schedules.Head(
     params=lambda config, params, over: params["reward_head"],
     values=_rewards,

@@ -1,9 +1,12 @@
 """What stands before and after the layers: embedding, LM head, reward head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from nemojax.models import layers
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives
 
@@ -58,19 +61,25 @@ class LanguageModelHead(nn.Module):
         logits = jnp.einsum(
             "bsd,vd->bsv", x_BSD, kernel, preferred_element_type=jnp.float32
         )
+        scale = layers.scales(self, "kernel")
+        if scale is not None:
+            logits *= scale
         rows = kernel.shape[0]
         if rows * collectives.axis_size("tensor") == self.config.vocab_size:
             return logits
         return jnp.where(jnp.arange(rows) < _own_rows(self.config, rows), logits, -1e30)
 
 
-def share(kernel_VD: jax.Array, over: tuple[str, ...]) -> jax.Array:
-    """The rows of this device's kernel that it works on, of a vocabulary that is split
-    over mesh axes: all, or where `pipe` is one of them the part of its stage."""
+def share(params: Any, over: tuple[str, ...]) -> Any:
+    """The rows of this device's LM head (kernel, and scales if it is quantised) that it
+    works on, of a vocabulary that is split over mesh axes: all, or where `pipe` is one
+    of them the part of its stage."""
     if "pipe" not in over:
-        return kernel_VD
-    _, start, count = _window(len(kernel_VD), over)
-    return jax.lax.dynamic_slice_in_dim(kernel_VD, start, count)
+        return params
+    _, start, count = _window(len(params["kernel"]), over)
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, count), params
+    )
 
 
 def _window(rows: int, over: tuple[str, ...]):
@@ -91,6 +100,7 @@ def log_probs(
     x_ND: jax.Array,
     targets_N: jax.Array,
     over: tuple[str, ...] = ("tensor",),
+    scale_R: jax.Array | None = None,
 ) -> jax.Array:
     """Log-probabilities of targets under softmax(x @ kernel.T), without [N, V] logits.
 
@@ -104,6 +114,7 @@ def log_probs(
       x_ND: hidden states, the same on all devices of `over`.
       targets_N: int32 ids.
       over: the mesh axes that the vocabulary is split over.
+      scale_R: float32, of the rows of a quantised kernel.
 
     Returns:
       float32 [N], the same on all devices of `over`.
@@ -113,16 +124,26 @@ def log_probs(
     begin, first, count = _window(rows, over)
     chunk = min(config.vocab_chunk, count)
     chunks = -(-count // chunk)
-    kernel = jnp.pad(kernel_RD, ((0, chunks * chunk - count), (0, 0)))
-    kernel = kernel.astype(x_ND.dtype).reshape(chunks, chunk, config.d_model)
+    padding = chunks * chunk - count
+    kernel = jnp.pad(kernel_RD, ((0, padding), (0, 0)))
+    if scale_R is None:  # a quantised kernel is widened chunk by chunk
+        kernel = kernel.astype(x_ND.dtype)
+    else:
+        scale_R = jnp.pad(scale_R, (0, padding)).reshape(chunks, chunk)
+    kernel = kernel.reshape(chunks, chunk, config.d_model)
     local = targets_N - collectives.axis_index("tensor") * rows
 
-    def walk(carry, kernel_and_start):
+    def walk(carry, share):
         peak_N, total_N, picked_N = carry
-        kernel_CD, start = kernel_and_start
+        kernel_CD, scale_C, start = share
         logits = jnp.einsum(
-            "nd,cd->nc", x_ND, kernel_CD, preferred_element_type=jnp.float32
+            "nd,cd->nc",
+            x_ND,
+            kernel_CD.astype(x_ND.dtype),
+            preferred_element_type=jnp.float32,
         )
+        if scale_C is not None:
+            logits *= scale_C
         column = start + jnp.arange(chunk)
         # Not those of the share before, of the padding, and of the chunk's padding.
         counted = (column >= begin) & (column < own) & (column < first + count)
@@ -137,14 +158,16 @@ def log_probs(
         return (new_peak, total_N, picked_N), None
 
     # Zeros that depend on x and the kernel carry the right device-varying type.
-    zero_N = (x_ND[:, 0] * kernel[0, 0, 0]).astype(jnp.float32) * 0.0
+    zero_N = (x_ND[:, 0] * kernel[0, 0, 0].astype(x_ND.dtype)).astype(jnp.float32) * 0.0
     start = (jax.lax.stop_gradient(zero_N) - 1e30, zero_N, zero_N)
     starts = first + jnp.arange(chunks) * chunk
+    shares = (kernel, scale_R, starts)
     if chunks == 1:
-        (peak_N, total_N, picked_N), _ = walk(start, (kernel[0], starts[0]))
+        one = jax.tree.map(lambda leaf: leaf[0], shares)
+        (peak_N, total_N, picked_N), _ = walk(start, one)
     else:
         (peak_N, total_N, picked_N), _ = jax.lax.scan(
-            jax.checkpoint(walk), start, (kernel, starts)
+            jax.checkpoint(walk), start, shares
         )
     highest_N = collectives.all_reduce_max(jax.lax.stop_gradient(peak_N), over)
     total_N = total_N * jnp.exp(peak_N - highest_N)

@@ -20,6 +20,8 @@ from nemojax.parallel import collectives
 
 # What an attached adapter of a kernel is called: [in, rank] and [rank, out].
 LORA_SUFFIXES = ("_lora_a", "_lora_b")
+# What the scales of a quantised kernel are called: [out], see `models.quantized`.
+SCALE_SUFFIX = "_scale"
 
 
 def local_size(config_name: str, size: int) -> int:
@@ -44,6 +46,9 @@ def linear(
 ) -> jax.Array:
     """`x @ kernel`, plus the low-rank term if an adapter is attached (`lora.attach`).
 
+    A quantised kernel has scales beside it: `(x @ codes) * scale`, where XLA widens the
+    codes inside of the product.
+
     Args:
       module: owns the kernel.
       name: of the kernel.
@@ -55,12 +60,29 @@ def linear(
     # With one row dimension the kernel's gradient is one plain matrix product; over
     # two, XLA's CPU compiler first copies the incoming gradient transposed.
     leading, x = x.shape[:-1], x.reshape(-1, shape[0])
-    y = x @ kernel.astype(x.dtype)
+    y = matmul(module, name, kernel, x)
     down, up = (f"{name}{suffix}" for suffix in LORA_SUFFIXES)
     if module.has_variable("params", down):
         low = x @ module.get_variable("params", down).astype(x.dtype)
         y += low @ module.get_variable("params", up).astype(x.dtype)
     return y.reshape(*leading, shape[1])
+
+
+def matmul(module: nn.Module, name: str, kernel: jax.Array, x: jax.Array) -> jax.Array:
+    """`x @ kernel` in the dtype of x [N, in]; the kernel may be quantised."""
+    scale = scales(module, name)
+    if scale is None:
+        return x @ kernel.astype(x.dtype)
+    y = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (y * scale).astype(x.dtype)
+
+
+def scales(module: nn.Module, name: str) -> jax.Array | None:
+    """float32 [out] of a quantised kernel; None: the kernel is a plain one."""
+    scale = name + SCALE_SUFFIX
+    if not module.has_variable("params", scale):
+        return None
+    return module.get_variable("params", scale)
 
 
 class LayerNorm1P(nn.Module):

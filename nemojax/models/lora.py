@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nemojax.models.layers import LORA_SUFFIXES
+from nemojax.models.layers import LORA_SUFFIXES, SCALE_SUFFIX
 
 LINEAR = (
     "attention/query",
@@ -113,13 +113,15 @@ def merge(params: Any, adapters: dict[str, Any], scale: float) -> Any:
     The sum is made in float32 and rounded to the kernel's dtype once.
 
     Raises:
-      ValueError: adapters that are not those of this model.
+      ValueError: adapters that are not those of this model, or quantised kernels.
     """
     _check(params, adapters)
     modules = {name: dict(leaves) for name, leaves in params["layers"].items()}
     for name, adapter in adapters.items():
         module, leaf = name.split("/")
         kernel = modules[module][leaf]
+        if leaf + SCALE_SUFFIX in modules[module]:
+            raise ValueError(f"{name} is quantised: merge first, or attach the adapter")
         product = jnp.matmul(adapter["a"], adapter["b"], precision="highest")
         merged = kernel.astype(jnp.float32) + scale * product
         modules[module][leaf] = merged.astype(kernel.dtype)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nemojax.models.config import ModelConfig
-from nemojax.models.layers import LORA_SUFFIXES
+from nemojax.models.layers import LORA_SUFFIXES, SCALE_SUFFIX
 from nemojax.parallel import collectives, weights
 from nemojax.parallel.layout import Layout
 from nemojax.parallel.mesh import AXES
@@ -33,7 +33,11 @@ _SPLITS = {
     ("mlp", "gate"): (1, 0),
     ("mlp", "down"): (0, 1),
 }
-_VOCABULARIES = (("embedding", "table"), ("lm_head", "kernel"))
+_VOCABULARIES = (
+    ("embedding", "table"),
+    ("lm_head", "kernel"),
+    ("lm_head", "kernel" + SCALE_SUFFIX),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,17 @@ class Placement:
     zero_dim: int = 0
     zero_axes: tuple[str, ...] = ()
     stacked: bool = False
+
+
+def scale_side(path: tuple[str, ...]) -> int | None:
+    """Which dim of a kernel its output channels are, of the two that one layer's has.
+
+    None for parameters that have no scales: all that are no matrices of a layer or LM
+    head.
+    """
+    if path[-2:] == ("lm_head", "kernel"):
+        return 0
+    return 1 if path[0] == "layers" and path[-2:] in _SPLITS else None
 
 
 def placements(params: Any, layout: Layout | None = None) -> Any:
@@ -75,9 +90,15 @@ def _place(names: tuple[str, ...], shape: tuple[int, ...], layout: Layout) -> Pl
         if name.endswith(suffix):  # split as the side of the kernel that it touches
             kernel, _ = _SPLITS.get((module, name.removesuffix(suffix)), (None, None))
             splits = (kernel if kernel == side else None, None)
+    if name.endswith(SCALE_SUFFIX):  # as the side of the kernel that comes out
+        kernel_path = (*names[:-1], name.removesuffix(SCALE_SUFFIX))
+        side, _ = _SPLITS.get(kernel_path[-2:], (None, None))
+        splits = (0 if side == scale_side(kernel_path) else None, None)
     tensor, zero = splits
-    # One layer's kernels have two dims, its norms one; what is more are layers.
-    first = len(shape) - (1 if module.endswith("norm") else 2) if stacked else 0
+    # One layer's kernels have two dims, its norms and scales one; what is more are
+    # layers.
+    single = module.endswith("norm") or name.endswith(SCALE_SUFFIX)
+    first = len(shape) - (1 if single else 2) if stacked else 0
     entries: list[Any] = [None] * len(shape)
     if first == 3:
         entries[1] = "pipe"
@@ -131,7 +152,8 @@ def _reshaped(config: ModelConfig, params: Any, layout: Layout, packed: bool) ->
         if names[-2:] in _VOCABULARIES and rows != leaf.shape[0]:
             if not packed:
                 return leaf[:rows]
-            return jnp.pad(leaf, ((0, rows - leaf.shape[0]), (0, 0)))
+            rest = ((0, 0),) * (leaf.ndim - 1)
+            return jnp.pad(leaf, ((0, rows - leaf.shape[0]), *rest))
         if names[0] != "layers" or layout.chunks == 1:
             return leaf
         if packed:

@@ -23,8 +23,11 @@ from nemojax.parallel.mesh import AXES
 def gather(
     shard: jax.Array, dim: int, axes: tuple[str, ...], dtype: jax.typing.DTypeLike
 ) -> jax.Array:
-    """The whole weight in `dtype`, put together along `dim` over mesh axes."""
-    whole = shard.astype(dtype)
+    """The whole weight in `dtype`, put together along `dim` over mesh axes.
+
+    A quantised one, of a byte a number, is gathered as it is.
+    """
+    whole = shard if shard.dtype.itemsize == 1 else shard.astype(dtype)
     for axis in reversed(axes):
         whole = collectives.all_gather(whole, axis, dim)
     return whole

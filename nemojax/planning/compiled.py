@@ -7,7 +7,9 @@ partly others than on the hardware, where it can time them.
 
 import collections
 import dataclasses
+import functools
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -75,9 +77,23 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
     mesh = meshes.make_mesh(
         scenario.data, scenario.pipe, scenario.tensor, devices=chosen
     )
+    return measured(
+        lambda: _lower(scenario, mesh), functools.partial(_problems, scenario)
+    )
+
+
+def measured(
+    lower: Callable[[], Any],
+    problems: Callable[[hlo.Program], Iterable[str]] = lambda program: (),
+) -> Compiled:
+    """Compiles what `lower` gives (a `jax.stages.Lowered`), and reads the result.
+
+    Raises:
+      ValueError: the compiler finds that it does not fit.
+    """
     start = time.monotonic()
     try:
-        compiled = _lower(scenario, mesh).compile()
+        compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -101,7 +117,7 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
         memory.temp_size_in_bytes,
         found,
         dict(in_loops),
-        tuple(_problems(scenario, program)),
+        tuple(problems(program)),
     )
 
 

@@ -133,7 +133,7 @@ def text(found: Mapping[str, Any]) -> str:
     parts = {name: found["memory"][name] / GIB for name in memory.KINDS}
     needed = found["memory"]["per_device_bytes"] / GIB
     device = found["memory"]["device_bytes"] / GIB
-    lines += _bars(parts, device, memory.KINDS)
+    lines += bars(parts, device, memory.KINDS)
     lines.append(
         f"  {'all':<16} {needed:8.2f} of {device:.1f}: "
         + ("fits" if found["memory"]["fits"] else "DOES NOT FIT")
@@ -141,7 +141,7 @@ def text(found: Mapping[str, Any]) -> str:
     )
     prediction = found["prediction"]
     lines += ["", "A step (seconds, a model and no measurement)"]
-    lines += _bars(prediction["parts"], prediction["step_seconds"])
+    lines += bars(prediction["parts"], prediction["step_seconds"])
     lines.append(
         f"  {'all':<16} {prediction['step_seconds']:8.2f}: MFU {prediction['mfu']:.1%}"
         f" (causal {prediction['causal_mfu']:.1%}), "
@@ -176,9 +176,10 @@ def _compiled_lines(compiled: Mapping[str, Any], device: float) -> list[str]:
     return lines
 
 
-def _bars(
+def bars(
     parts: Mapping[str, float], whole: float, notes: Mapping[str, str] | None = None
 ) -> list[str]:
+    """A line for each part of a whole, with its number, a bar and what it is."""
     lines = []
     for name, value in parts.items():
         bar = "█" * round(_BAR * min(value / whole, 1.0))

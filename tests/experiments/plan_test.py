@@ -71,12 +71,24 @@ def test_a_search_prints_the_best_layouts_and_plans_the_first():
     assert rest.startswith("8,030,261,248 parameters")
 
 
+def test_serving_says_what_fits_and_what_does_not():
+    flags = ("--parallel.tensor=8", "--rows=32", "--json=-")
+    done = plan("--serve=fp8", *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["memory"]["fits"]
+    assert "131,072 tokens planned" in done.stderr
+    done = plan("--serve=bf16", *flags)
+    assert done.returncode == 1
+    assert "most of it weights" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--model=nemotron5"], "nemotron5"),
         (["--hardware=abacus"], "unknown hardware 'abacus'; one of h100"),
         (["--parallel.tensor=3"], "tensor=3 does not divide num_kv_heads=8"),
+        (["--serve=fp8", "--parallel.pipe=2"], "--serve takes no pipeline"),
         (["--search=2"], "no layout of 2 x NVIDIA H100 80GB HBM3 fits nemotron4_340b"),
     ],
 )

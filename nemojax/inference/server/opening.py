@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nemojax.data.records import ATTRIBUTES
-from nemojax.inference import scoring
+from nemojax.inference import paged, scoring
 from nemojax.inference.batching import BatchingEngine
 from nemojax.inference.paged_state import Shapes
 from nemojax.inference.reward_queue import RewardQueue
@@ -15,33 +15,34 @@ from nemojax.inference.server.served import Limits, Served
 from nemojax.inference.service import Service
 from nemojax.interop.loading import LoadedModel
 
-_SCORED_ROWS = 8
-
 
 def open_model(
     model: LoadedModel, shapes: Shapes, *, max_waiting: int = 256, limits: Limits
 ) -> Served:
-    """A model ready to be served; everything is compiled.
+    """A model ready to be served; everything is compiled, the given one used up.
 
     Raises:
       ValueError: shapes that the mesh does not divide.
     """
     metrics = Metrics()
     if not model.is_reward_model:
+        model = paged.taken_over(model)
         engine = BatchingEngine(model.config, model.params, model.mesh, shapes)
         _warm_up(engine)
         service = Service(engine, max_waiting=max_waiting)
         return Served(model, service, None, (), engine.room, limits, metrics)
 
+    buckets = scoring.choose_buckets(model.mesh, shapes.max_length)
+
     def score(tokens: list[Sequence[int]]) -> np.ndarray:
-        return scoring.score_rewards(
+        pending = scoring.begin_rewards(
             model.config,
             model.params,
-            tokens,
+            [(one, [0] * len(one)) for one in tokens],
             mesh=model.mesh,
-            rows=max(_SCORED_ROWS, model.mesh.shape["data"]),
-            length=shapes.max_length,
+            buckets=buckets,
         )
+        return pending.result()
 
     count = model.params["reward_head"]["bias"].shape[0]
     names = ATTRIBUTES if count == len(ATTRIBUTES) else _numbered(count)

@@ -1,0 +1,154 @@
+"""Weights of one byte: int8 or fp8 with a scale for each output channel.
+
+A quantised kernel is two leaves: the kernel's own name holds the codes, and
+`<name>_scale` beside it the scales, so that `kernel = codes * scale`. The layers apply
+it as `(x @ codes) * scale` (`layers.linear`): the codes are widened inside of the
+product, and activations stay as they are ("weight-only").
+
+Quantised are the matrices of the layers and the LM head. The embedding table is not:
+a token reads one row of it, so one byte would save memory (1.4 % of 340B's) and no
+time; a tied LM head is that table and stays too. Norms, biases and the reward head are
+small.
+
+The scale is symmetric and exact at the largest weight of a channel: `max |w| / 127`, or
+`/ 448` in fp8 (e4m3fn, Micikevicius et al. 2022, "FP8 formats for deep learning").
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nemojax.models.layers import SCALE_SUFFIX
+from nemojax.models.partition import scale_side
+
+# Kind -> dtype of the codes, and the largest code that is used.
+KINDS = {"int8": (jnp.int8, 127.0), "fp8": (jnp.float8_e4m3fn, 448.0)}
+
+Path = tuple[str, ...]
+
+
+def check(kind: str) -> None:
+    """Raises ValueError for an unknown kind, with those that there are."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r} of weights; one of {', '.join(KINDS)}")
+
+
+def is_quantized(leaf: Any) -> bool:
+    """Whether a leaf (array or shape) holds codes."""
+    return leaf.dtype in [jnp.dtype(dtype) for dtype, _ in KINDS.values()]
+
+
+def quantize(params: Any, kind: str) -> Any:
+    """The parameter tree with quantised kernels; the given one stays as it is.
+
+    Args:
+      params: as `models.forward.init` makes them: arrays or shapes.
+      kind: a name of `KINDS`.
+
+    Returns:
+      The tree with codes [.., in, out] and scales float32 [.., out] ([V, D] and [V] of
+      the LM head). All other leaves are the same arrays.
+
+    Raises:
+      ValueError: an unknown kind, or kernels that are quantised already.
+    """
+    flat = [
+        (tuple(entry.key for entry in path), leaf)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
+    return tree(leaves(flat, kind))
+
+
+def leaves(
+    found: Iterable[tuple[Path, Any]], kind: str, *, consume: bool = False
+) -> Iterator[tuple[Path, Any]]:
+    """As `quantize`, one leaf after the other: only one kernel is there in full.
+
+    Args:
+      found: paths and leaves.
+      kind: a name of `KINDS`.
+      consume: each kernel that was quantised is deleted from its devices.
+
+    Raises:
+      ValueError: as `quantize`.
+    """
+    check(kind)
+    for path, leaf in found:
+        side = scale_side(path)
+        if side is None:
+            yield path, leaf
+            continue
+        if is_quantized(leaf):
+            raise ValueError(f"{'.'.join(path)} is quantised already")
+        axis = -1 - side  # the side that comes in
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            codes, scale = jax.eval_shape(lambda w: _quantize(w, kind, axis), leaf)  # noqa: B023
+        else:
+            codes, scale = _quantize(leaf, kind, axis)
+        if consume and isinstance(leaf, jax.Array):
+            jax.block_until_ready(codes)
+            leaf.delete()
+        yield path, codes
+        yield (*path[:-1], path[-1] + SCALE_SUFFIX), scale
+
+
+def nbytes(params: Any, dtype: jax.typing.DTypeLike) -> int:
+    """Of a tree that is used in `dtype`: codes take one, scales four."""
+    item = jnp.dtype(dtype).itemsize
+
+    def size(path, leaf):
+        if path[-1].key.endswith(SCALE_SUFFIX):
+            return 4 * leaf.size
+        return leaf.size * (1 if is_quantized(leaf) else item)
+
+    found = jax.tree_util.tree_leaves_with_path(params)
+    return sum(size(path, leaf) for path, leaf in found)
+
+
+def tree(found: Iterable[tuple[Path, Any]]) -> Any:
+    """The parameter tree of paths and leaves."""
+    params: dict[str, Any] = {}
+    for path, leaf in found:
+        branch = params
+        for name in path[:-1]:
+            branch = branch.setdefault(name, {})
+        branch[path[-1]] = leaf
+    return params
+
+
+def dequantize(params: Any, dtype: jax.typing.DTypeLike = jnp.float32) -> Any:
+    """The tree of full kernels that a quantised one stands for, in `dtype`."""
+
+    def walk(branch, path=()):
+        if not isinstance(branch, dict):
+            return branch
+        found = {}
+        for name, value in branch.items():
+            scale = branch.get(name + SCALE_SUFFIX)
+            if scale is not None:
+                axis = -1 - (scale_side((*path, name)) or 0)
+                wide = value.astype(jnp.float32) * jnp.expand_dims(scale, axis)
+                found[name] = wide.astype(dtype)
+            elif not name.endswith(SCALE_SUFFIX):
+                found[name] = walk(value, (*path, name))
+        return found
+
+    return walk(params)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _quantize(kernel: jax.Array, kind: str, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Codes and scales; `axis` is the side that comes in, over which a channel runs."""
+    dtype, largest = KINDS[kind]
+    wide = kernel.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(wide), axis=axis) / largest
+    # A channel of zeros, or of numbers whose scale underflows: its codes are zeros.
+    scale = jnp.where(scale == 0, 1.0, scale)
+    codes = wide / jnp.expand_dims(scale, axis)
+    if kind == "int8":
+        codes = jnp.round(codes)
+    # The division rounds: the largest weight may be a bit above the largest code.
+    return jnp.clip(codes, -largest, largest).astype(dtype), scale

@@ -1,0 +1,326 @@
+"""Will a model fit where it answers: weights, cache and working memory of a device.
+
+Weights and cache are counted on the shapes of the very arrays that the engine keeps
+(`inference.paged`); working memory is an estimate, which `compile_programs` replaces by
+the compiler's number. Nothing is allocated.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from nemojax.inference import paged, sampling
+from nemojax.inference.paged_state import Piece, Shapes, Span, Turn
+from nemojax.models import forward, partition, quantized
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
+from nemojax.parallel.mesh import AXES
+from nemojax.planning import compiled, counts, report
+from nemojax.planning.compiled import Compiled
+from nemojax.planning.hardware import Hardware
+from nemojax.planning.search import USABLE
+
+PLAIN = "bf16"
+WEIGHTS = (PLAIN, *quantized.KINDS)
+KINDS = {
+    "weights": "all parameters, this device's share",
+    "cache": "keys and values of all rows at full length",
+    "rows": "where the rows are, tokens they have seen",
+    "working_memory": "the larger of a turn of decoding and a piece of prompts",
+}
+# Arrays [B, V] in float32 that sampling has at once: logits, those gathered, and what
+# sorts and sums of them leave.
+_OF_VOCABULARY = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """An engine that may never have run anywhere.
+
+    Attributes:
+      config: the model.
+      hardware: one of its accelerators.
+      weights: one of `WEIGHTS`.
+      data, tensor: sizes of the mesh axes.
+      rows: texts that are answered at a time.
+      length: tokens of a text, prompt and answer.
+
+    Raises:
+      ValueError: an unknown kind of weights, or sizes that do not divide; the message
+        says what would do.
+    """
+
+    config: ModelConfig
+    hardware: Hardware
+    weights: str = PLAIN
+    data: int = 1
+    tensor: int = 1
+    rows: int = 32
+    length: int = 4096
+
+    def __post_init__(self):
+        if self.weights not in WEIGHTS:
+            raise ValueError(
+                f"weights={self.weights!r} is not one of {', '.join(WEIGHTS)}"
+            )
+        for name in ("data", "tensor", "rows", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.rows % self.data:
+            raise ValueError(f"rows={self.rows} does not divide over data={self.data}")
+        partition.check(self.config, Layout(self.mesh))
+
+    @functools.cached_property
+    def mesh(self) -> AbstractMesh:
+        """A mesh that has sizes but no devices."""
+        return AbstractMesh((self.data, 1, self.tensor), AXES)
+
+    @functools.cached_property
+    def shapes(self) -> Shapes:
+        """Of the engine, with room for all rows at full length at once."""
+        blocks = -(-self.length // Shapes.block_size) * (self.rows // self.data) + 1
+        prefill_rows = -(-min(Shapes.prefill_rows, self.rows) // self.data) * self.data
+        return Shapes(
+            self.rows, blocks, max_length=self.length, prefill_rows=prefill_rows
+        )
+
+    @property
+    def token_bytes(self) -> float:
+        """Of the keys and values of a token, per device."""
+        c = self.config
+        item = np.dtype(c.compute_dtype).itemsize
+        heads = c.num_kv_heads / self.tensor
+        return 2.0 * item * c.num_layers * heads * c.head_dim
+
+    def parameters(self, mesh: Any = None) -> Any:
+        """Shapes of the parameters as the engine keeps them, with shardings."""
+        return paged.by_layer(self.config, self.stored(), mesh or self.mesh)
+
+    def stored(self) -> Any:
+        """Shapes of the stacked parameters, in the compute dtype or quantised."""
+        params = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.config.compute_dtype),
+            forward.shapes(self.config),
+        )
+        if self.weights == PLAIN:
+            return params
+        return quantized.quantize(params, self.weights)
+
+
+def per_device(serving: Serving) -> dict[str, float]:
+    """Bytes by kind, as `KINDS` explains them."""
+    state = paged.state_shapes(serving.config, serving.mesh, serving.shapes)
+    cache = _bytes((state.keys, state.values))
+    return {
+        "weights": _bytes(serving.parameters()),
+        "cache": cache,
+        "rows": _bytes(state) - cache,
+        "working_memory": max(_decoding(serving), _prefill(serving)),
+    }
+
+
+def loading_bytes(serving: Serving) -> float:
+    """Per device at the most while a checkpoint in the compute dtype is loaded.
+
+    Leaf by leaf, the largest first: in full, quantised, and what is there already; then
+    leaf by leaf to trees for each layer.
+    """
+    layout = Layout(serving.mesh)
+    c = dataclasses.replace(serving, weights=PLAIN)
+    pairs = []
+    for tree in (c.stored(), serving.stored()):
+        specs = partition.param_specs(tree, layout)
+        sizes: dict[str, float] = {}
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        for (path, leaf), spec in zip(leaves, jax.tree.leaves(specs), strict=True):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            sizes[name] = _shard(leaf, NamedSharding(serving.mesh, spec))
+        pairs.append(sizes)
+    full, kept = pairs
+    there = peak = 0.0
+    for name in sorted(full, key=full.__getitem__, reverse=True):
+        changed = kept[name] != full[name]
+        peak = max(peak, there + kept[name] + (full[name] if changed else 0.0))
+        there += kept[name] + kept.get(f"{name}_scale", 0.0)
+    largest = max(size for name, size in kept.items() if name.startswith("layers"))
+    return max(peak, there + largest)
+
+
+def _bytes(tree: Any) -> float:
+    return sum(_shard(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree))
+
+
+def _shard(leaf: Any, sharding: NamedSharding) -> float:
+    """Bytes of a leaf on each device."""
+    return float(math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)
+
+
+def _decoding(serving: Serving) -> float:
+    rows = serving.rows / serving.data
+    return _OF_VOCABULARY * 4.0 * rows * serving.config.vocab_size
+
+
+def _prefill(serving: Serving) -> float:
+    """Residual stream and sums, the MLP's hidden layer, scores of a tile of keys."""
+    c, s = serving.config, serving.shapes
+    rows = s.prefill_rows / serving.data
+    hidden = (2 if c.activation == "swiglu" else 1) * 6 * c.d_ff / serving.tensor
+    scores = 2 * 4 * s.tile * c.num_heads / serving.tensor
+    of_token = 6 * c.d_model + max(hidden, scores)
+    head = _OF_VOCABULARY * 4.0 * rows * c.vocab_size
+    return max(rows * s.chunk * of_token, head)
+
+
+def compile_programs(
+    serving: Serving, devices: list[Any] | None = None
+) -> dict[str, Compiled]:
+    """Compiles decoding and reading prompts for the hardware, or for `devices`.
+
+    Raises:
+      ValueError: as `compiled.compile_step`.
+    """
+    if devices is None:
+        count = serving.data * serving.tensor
+        devices = compiled.topology(serving.hardware, count)
+    mesh = meshes.make_mesh(serving.data, 1, serving.tensor, devices=devices)
+    config, shapes = serving.config, serving.shapes
+    params = serving.parameters(mesh)
+    state = paged.state_shapes(config, mesh, shapes)
+    prefill, _, decode = paged.programs(config, mesh, shapes, params)
+    turn, piece = _inputs(shapes, mesh)
+    return {
+        "decode": compiled.measured(lambda: decode.lower(params, state, turn)),
+        "prefill": compiled.measured(lambda: prefill.lower(params, state, piece)),
+    }
+
+
+def _inputs(shapes: Shapes, mesh: Mesh) -> tuple[Any, Any]:
+    """What the host tells `decode` and `prefill`, as shapes."""
+    rows, reads, flags = shapes.rows, shapes.prefill_rows, bool
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def how(count: int) -> Any:
+        settings = sampling.settings([None] * count)
+        return jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), settings)
+
+    turn = Turn(array(rows, dtype=flags), array(rows, shapes.width), how(rows))
+    tokens = array(reads, shapes.chunk)
+    span = Span(tokens, array(reads), array(reads), array(reads, shapes.width))
+    last = array(reads, dtype=flags)
+    return turn, Piece(span, tokens, array(reads), last, how(reads))
+
+
+def result(
+    serving: Serving, found: Mapping[str, Compiled] | None = None
+) -> dict[str, Any]:
+    """Everything that is known, for programs.
+
+    Args:
+      serving: what is planned.
+      found: what the compiler found, if it was asked.
+    """
+    number = counts.parameters(serving.config)
+    parts, device = per_device(serving), serving.hardware.memory_bytes
+    if found:
+        parts["working_memory"] = float(max(p.temporary_bytes for p in found.values()))
+    needed, loading = sum(parts.values()), loading_bytes(serving)
+    room = USABLE * device - needed + parts["cache"]
+    tokens = max(0, math.floor(room / serving.token_bytes)) * serving.data
+    read = parts["weights"] + parts["cache"]
+    seconds = read / serving.hardware.memory_bandwidth
+    return {
+        "hardware": serving.hardware.title,
+        "devices": serving.data * serving.tensor,
+        "layout": {
+            name: getattr(serving, name)
+            for name in ("weights", "data", "tensor", "rows", "length")
+        },
+        "parameters": {
+            "embedding": number.embedding,
+            "non_embedding": number.non_embedding,
+            "total": number.total,
+        },
+        "memory": {
+            "per_device_bytes": needed,
+            "device_bytes": device,
+            "loading_bytes": loading,
+            "fits": max(needed, loading) <= USABLE * device,
+            **parts,
+        },
+        "cache": {
+            "bytes_per_token": serving.token_bytes,
+            "tokens_used": serving.rows * serving.length,
+            "tokens_that_fit": tokens,
+        },
+        "prediction": {
+            "least_step_seconds": seconds,
+            "most_tokens_per_second": serving.rows / seconds,
+        },
+        "compiled": {
+            name: report.compiled_result(one) for name, one in (found or {}).items()
+        },
+    }
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The plan for a terminal."""
+    memory, cache = found["memory"], found["cache"]
+    device = memory["device_bytes"] / report.GIB
+    layout = ", ".join(f"{name}={value}" for name, value in found["layout"].items())
+    estimate = "" if found["compiled"] else ", working memory estimated"
+    lines = [
+        f"{found['parameters']['total']:,} parameters, to be served",
+        f"{found['devices']:,} x {found['hardware']}: {layout}",
+        "",
+        f"Memory of a device (GiB{estimate})",
+        *report.bars(
+            {name: memory[name] / report.GIB for name in KINDS}, device, KINDS
+        ),
+        f"  {'all':<16} {memory['per_device_bytes'] / report.GIB:8.2f} of "
+        f"{device:.1f}: {'fits' if memory['fits'] else 'DOES NOT FIT'} "
+        f"({USABLE:.0%} can be used)",
+        f"  {'while loading':<16} {memory['loading_bytes'] / report.GIB:8.2f} "
+        "at the most, before there is a cache",
+        "",
+        f"Cache: {cache['bytes_per_token']:,.0f} bytes a token and device; "
+        f"{cache['tokens_used']:,} tokens planned, {cache['tokens_that_fit']:,} fit",
+    ]
+    prediction = found["prediction"]
+    lines.append(
+        f"Decoding reads weights and full texts in "
+        f"{1e3 * prediction['least_step_seconds']:.1f} ms at the published bandwidth: "
+        f"at most {prediction['most_tokens_per_second']:,.0f} tokens/s (a bound and no "
+        "prediction)"
+    )
+    for name, one in found["compiled"].items():
+        lines.append(
+            f"Compiled {name} in {one['seconds']} s: "
+            f"{one['arguments_bytes'] / report.GIB:.2f} GiB weights, cache and rows, "
+            f"{one['temporary_bytes'] / report.GIB:.2f} temporary"
+        )
+    return "\n".join(lines)
+
+
+def too_large(found: Mapping[str, Any]) -> str:
+    """By how much it does not fit, and why."""
+    memory = found["memory"]
+    room = USABLE * memory["device_bytes"]
+    over = (memory["per_device_bytes"] - room) / report.GIB
+    if over <= 0:
+        over = (memory["loading_bytes"] - room) / report.GIB
+        return f"does not fit: {over:.1f} GiB too much on each device while loading"
+    largest = max(KINDS, key=memory.__getitem__)
+    return (
+        f"does not fit: {over:.1f} GiB too much on each device, most of it {largest} "
+        f"({memory[largest] / report.GIB:.1f} GiB)"
+    )
