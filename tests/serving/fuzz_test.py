@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import resource
 import shutil
 import socket
 import subprocess
@@ -133,6 +134,39 @@ def test_bytes_that_are_no_http(fuzzed):
             answer = b"".join(iter(lambda c=connection: c.recv(1 << 16), b""))
         assert not answer or answer.startswith(b"HTTP/1.1 4"), (content, answer)
     assert_well(address, process)
+
+
+def test_ten_thousand_connections(checkpoint):
+    """They are served, told that there are too many, or closed; then all is well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
+    body = b'{"model": "tiny", "prompt": "a", "max_tokens": 1}'
+    request = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s"
+    )
+    flags = ("--connections=500", "--header_seconds=2", "--max_waiting=100")
+    with serving_process.serving(checkpoint, *flags) as (address, process):
+        host, port = address.removeprefix("http://").split(":")
+        begun, ended = [], {b"": 0}
+        for number in range(10_000):
+            try:
+                begun.append(socket.create_connection((host, int(port)), timeout=30))
+                if number % 3:
+                    begun[-1].sendall(request % (len(body), body))
+            except OSError:
+                ended[b""] += 1
+        for connection in begun:
+            connection.settimeout(60)
+            try:
+                status = connection.recv(12)
+            except ConnectionError:
+                status = b""
+            ended[status] = ended.get(status, 0) + 1
+            connection.close()
+        assert set(ended) <= {b"", *(b"HTTP/1.1 %d" % n for n in (200, 429, 503))}
+        assert sum(ended.values()) == 10_000 and ended[b"HTTP/1.1 503"]
+        assert_well(address, process)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_schemathesis_finds_nothing(fuzzed):

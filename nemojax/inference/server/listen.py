@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def serve(app: Starlette, how: Listening, ready: Callable[[str], None]) -> None:
     Raises:
       OSError: the address is not free.
     """
+    _allow_files(how.connections)
     config = uvicorn.Config(
         app,
         host=how.host,
@@ -94,6 +96,17 @@ def _bound(how: Listening) -> socket.socket:
         raise OSError(error.errno, reason, f"{how.host}:{how.port}") from error
     found.setblocking(False)
     return found
+
+
+def _allow_files(connections: int) -> None:
+    """Lets the process have as many files as connections, where the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Those that wait to be told that there are too many, and some of our own.
+    wanted = 2 * connections + 256
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _protocol(header_seconds: float) -> type[asyncio.Protocol]:
