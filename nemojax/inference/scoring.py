@@ -3,8 +3,8 @@
 For the lists of a stage in packed batches of one shape, the shape of its training, so
 that one program is compiled. For any amount of text in padded batches of a few shapes
 (`buckets`), which need no long row to hold a short text: as fast as packing where all
-texts are short, and twice as fast where the longest has 512 tokens. What `begin` starts
-is computed while the caller prepares what comes next.
+texts are short, and nearly twice as fast where the longest has 512 tokens. What
+`begin_...` starts is computed while the caller prepares what comes next.
 """
 
 import dataclasses
