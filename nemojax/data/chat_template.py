@@ -19,7 +19,7 @@ of the prompt with a response.
 import dataclasses
 from collections.abc import Iterable
 
-from nemojax.data.parts import check_roles
+from nemojax.data.parts import TextTokenizer, check_roles
 from nemojax.data.records import Conversation
 from nemojax.data.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ REWARD_SYSTEM = (
 _ROLE_LINES = {"user": "User\n", "assistant": "Assistant\n"}
 
 
-def stop_id(tokenizer: Tokenizer) -> int:
+def stop_id(tokenizer: TextTokenizer) -> int:
     """Returns the id that ends a generated response: that of `TURN_START`."""
     return tokenizer.control(TURN_START)
 
@@ -65,7 +65,7 @@ class ChatTemplate:
     system: str = ""
 
     def encode_prompt(
-        self, tokenizer: Tokenizer, conversation: Conversation
+        self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> list[int]:
         """Returns tokens up to "<extra_id_1>Assistant\\n", where a response begins.
 
@@ -77,7 +77,7 @@ class ChatTemplate:
         return tokens + _role_line(tokenizer, "assistant")
 
     def encode(
-        self, tokenizer: Tokenizer, conversation: Conversation
+        self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> tuple[list[int], list[int]]:
         """Returns tokens and loss mask for training on every assistant turn.
 
@@ -100,7 +100,7 @@ class ChatTemplate:
         return tokens, mask
 
     def encode_response(
-        self, tokenizer: Tokenizer, prompt: Conversation, response: str
+        self, tokenizer: TextTokenizer, prompt: Conversation, response: str
     ) -> tuple[list[int], list[int]]:
         """Returns tokens and loss mask for one response to a prompt.
 
@@ -116,7 +116,7 @@ class ChatTemplate:
         return tokens + answer, [0] * len(tokens) + [1] * len(answer)
 
     def encode_for_reward(
-        self, tokenizer: Tokenizer, conversation: Conversation
+        self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> list[int]:
         """Returns tokens that end with <extra_id_2>, where rewards are read.
 
@@ -129,7 +129,7 @@ class ChatTemplate:
         return [*tokens, tokenizer.control(LABEL_START)]
 
     def _turns(
-        self, tokenizer: Tokenizer, conversation: Conversation
+        self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> tuple[list[int], list[int]]:
         """Returns tokens and mask up to the newline that ends the last message."""
         system, turns, _ = check_roles(conversation)
@@ -164,11 +164,11 @@ def _require_last(conversation: Conversation, role: str) -> None:
         )
 
 
-def _line(tokenizer: Tokenizer, text: str) -> list[int]:
+def _line(tokenizer: TextTokenizer, text: str) -> list[int]:
     return tokenizer.encode(text) + tokenizer.encode_inside("\n")
 
 
-def _role_line(tokenizer: Tokenizer, role: str) -> list[int]:
+def _role_line(tokenizer: TextTokenizer, role: str) -> list[int]:
     return [stop_id(tokenizer), *tokenizer.encode_inside(_ROLE_LINES[role])]
 
 

@@ -16,6 +16,11 @@ from nemojax.data.records import Conversation, Message
 class TextTokenizer(Protocol):
     """What templates need of a tokenizer: `Tokenizer` and `HuggingFaceTokenizer`."""
 
+    @property
+    def bos_id(self) -> int:
+        """The id that begins a sequence; raises ValueError if there is none."""
+        ...
+
     def control(self, piece: str) -> int:
         """The id of a control token; raises ValueError if there is none."""
         ...

@@ -138,7 +138,7 @@ class NemojaxLM(TemplateLM):
         turns: Any = [(turn["role"], turn["content"]) for turn in chat_history]
         messages = [Message(*turn) for turn in turns]
         begun = "" if add_generation_prompt else messages.pop().content
-        tokenizer: Any = self._model.tokenizer
+        tokenizer = self._model.tokenizer
         tokens = template.encode_prompt(tokenizer, Conversation(tuple(messages)))
         tokens += tokenizer.encode_inside(begun)
         key = str(len(self._chats))

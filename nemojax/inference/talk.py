@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from nemojax.data.records import Conversation, Message
 from nemojax.inference import shapes
@@ -51,7 +51,7 @@ class Talk:
         """Forgets what was said."""
         self.turns = list(self._begin)
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str, None, None]:
         """Says something, and yields the answer as it comes.
 
         What came until the iteration is closed counts as the answer.

@@ -18,7 +18,7 @@ from nemojax.data.chat_template import (
 )
 from nemojax.data.jinja_template import JinjaTemplate
 from nemojax.data.llama_templates import Llama2Template, Llama3Template
-from nemojax.data.parts import PartsTemplate
+from nemojax.data.parts import PartsTemplate, TextTokenizer
 from nemojax.data.tokenizer import Tokenizer
 from nemojax.interop import huggingface, model_folder, tokenizer_files
 from nemojax.models import quantized
@@ -41,22 +41,19 @@ _TURN_ENDS = (
 )
 
 
-class AnyTokenizer(Protocol):
+class AnyTokenizer(TextTokenizer, Protocol):
     """`data.tokenizer.Tokenizer` or `data.hf_tokenizer.HuggingFaceTokenizer`.
 
     Attributes:
       vocab_size: ids that it knows.
       fingerprint: of its file.
-      bos_id, eos_id: that begin and end a text; raise ValueError if there is none.
+      eos_id: that ends a text; raises ValueError if there is none.
       prefix: ids that begin every text that is completed.
       controls: names of the control tokens.
     """
 
     vocab_size: int
     fingerprint: str
-
-    @property
-    def bos_id(self) -> int: ...
 
     @property
     def eos_id(self) -> int: ...
@@ -66,18 +63,6 @@ class AnyTokenizer(Protocol):
 
     @property
     def controls(self) -> tuple[str, ...]: ...
-
-    def control(self, piece: str) -> int:
-        """The id of a control token."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, none of them a control id."""
-        ...
-
-    def encode_inside(self, text: str) -> list[int]:
-        """As `encode`, for a text that does not begin a sequence."""
-        ...
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids."""

@@ -91,9 +91,10 @@ def _place(names: tuple[str, ...], shape: tuple[int, ...], layout: Layout) -> Pl
             kernel, _ = _SPLITS.get((module, name.removesuffix(suffix)), (None, None))
             splits = (kernel if kernel == side else None, None)
     if name.endswith(SCALE_SUFFIX):  # as the side of the kernel that comes out
-        kernel_path = (*names[:-1], name.removesuffix(SCALE_SUFFIX))
-        side, _ = _SPLITS.get(kernel_path[-2:], (None, None))
-        splits = (0 if side == scale_side(kernel_path) else None, None)
+        kernel = name.removesuffix(SCALE_SUFFIX)
+        split, _ = _SPLITS.get((module, kernel), (None, None))
+        out = scale_side((*names[:-1], kernel))
+        splits = (0 if out is not None and split == out else None, None)
     tensor, zero = splits
     # One layer's kernels have two dims, its norms and scales one; what is more are
     # layers.

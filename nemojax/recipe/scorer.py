@@ -98,13 +98,13 @@ class Scorer:
         template, tokenizer = self.model.template, self.model.tokenizer
         assert template is not None
         if self.settings.kind == REWARDS:
-            tokens = template.encode_for_reward(tokenizer, conversation)  # type: ignore
+            tokens = template.encode_for_reward(tokenizer, conversation)
             mask = [0] * len(tokens)
         else:
             prompt, response = conversation.prompt, conversation.last_response
             if conversation.messages[-1].label:
                 raise ValueError("log-prob of a response to a label")
-            tokens, mask = template.encode_response(tokenizer, prompt, response)  # type: ignore
+            tokens, mask = template.encode_response(tokenizer, prompt, response)
         return np.array(tokens, np.int32), np.array(mask, bool)
 
     def begin(self, sequences: list[TokenSequence]) -> scoring.Pending:

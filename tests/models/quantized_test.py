@@ -123,7 +123,9 @@ def test_an_unknown_kind_is_refused_by_name(params):
 
 
 @pytest.mark.parametrize(
-    ("config", "kind"), [(TINY, "int8"), (LLAMA, "fp8")], ids=["nemotron", "llama"]
+    ("config", "kind"),
+    [(TINY, "int8"), pytest.param(LLAMA, "fp8", marks=pytest.mark.slow)],
+    ids=["nemotron", "llama"],
 )
 def test_the_forward_functions_compute_with_the_full_kernels(config, kind, tokens):
     params = quantized.quantize(random_params(config), kind)
@@ -140,7 +142,12 @@ def test_the_forward_functions_compute_with_the_full_kernels(config, kind, token
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"data": 2, "tensor": 2}, {"pipe": 2, "tensor": 2}], ids=str
+    "sizes",
+    [
+        {"data": 2, "tensor": 2},
+        pytest.param({"pipe": 2, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_mesh_gives_the_numbers_of_one_device(sizes, one_device, tokens):
     """With a vocabulary that is padded, weights that ZeRO gathers, and stages."""
@@ -172,6 +179,7 @@ def test_consumed_kernels_are_gone_and_others_are_not(params):
     jax.tree.map(np.testing.assert_array_equal, tree, expected)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_attached_to_quantised_kernels_and_not_merged(params, tokens):
     params = quantized.quantize(params, "int8")
     settings = lora.LoraConfig(rank=2)

@@ -147,7 +147,7 @@ class Served:
             role = "system" if message.role == "developer" else message.role
             turns.append(Message(role, message.text))
         conversation, tokenizer = Conversation(tuple(turns)), self.model.tokenizer
-        encode: Any = template.encode_for_reward if scored else template.encode_prompt
+        encode = template.encode_for_reward if scored else template.encode_prompt
         try:
             # A checkpoint's own template runs in a process, one text at a time.
             async with self._rendering:
