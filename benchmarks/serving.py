@@ -13,6 +13,7 @@ blocks of the cache that are free at the end.
 import asyncio
 import dataclasses
 import json
+import logging
 import os
 import random
 import re
@@ -154,6 +155,7 @@ async def soak(address: str, pid: int) -> tuple[Tally, list[int], dict[str, floa
 
 def main(argv: list[str]) -> None:
     del argv
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     command = ["-m", "experiments.serve", f"--checkpoint={FLAGS.checkpoint}"]
     command += ["--name=served", "--port=0", "--max_length=512", f"--rows={FLAGS.rows}"]
     server = subprocess.Popen(
