@@ -7,7 +7,7 @@ so it does not wait for the host.
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,7 @@ class _Request:
     text: Text | None = None
     read: int = 0  # tokens of the prompt that the device was told to read
     scores: Scored = dataclasses.field(default_factory=Scored)  # of the prompt
+    asked: int = 0  # tokens of the answer that the device was told to write
     answered: int = 0
     finish: str | None = None
 
@@ -259,6 +260,7 @@ class BatchingEngine:
             how[place] = request.how
             request.read += len(piece)
             last[place] = request.is_read
+            request.asked = int(request.is_read)
             pieces.append((place, request, len(follows)))
         span = Span(tokens, start, size, table)
         piece = Piece(span, after, rows, last, sampling.settings(how))
@@ -266,14 +268,15 @@ class BatchingEngine:
         if chosen[0][2].how.prompt_log_probs:
             self._state, written, scores = self._programs.read(self._state, piece)
             self._pending.append(_Call(written, done, scores, pieces))
-            return
-        self._state, written = self._programs.prefill(self._state, piece)
-        self._pending.append(_Call(written, done))
-        for _, row, request in chosen:
-            # Answers are not remembered: their numbers differ in the last bit from
-            # those of a prompt with the same tokens, which would depend on them then.
-            if request.is_read and request.text is not None:
-                self._pool(row).remember(request.text, request.prompt)
+        else:
+            self._state, written = self._programs.prefill(self._state, piece)
+            self._pending.append(_Call(written, done))
+            for _, row, request in chosen:
+                # Answers are not remembered: their numbers differ in the last bit from
+                # those of a prompt with the same tokens, which would depend on them.
+                if request.is_read and request.text is not None:
+                    self._pool(row).remember(request.text, request.prompt)
+        self._leave(done.values())
 
     def _unread(self) -> list[tuple[int, int, _Request]]:
         """Whose prompts are read next: place in the call, row, request.
@@ -320,6 +323,24 @@ class BatchingEngine:
         turn = Turn(active, table, how)
         self._state, written = self._programs.decode(self._state, turn)
         self._pending.append(_Call(written, running))
+        for request in running.values():
+            request.asked += self.shapes.steps
+        self._leave(running.values())
+
+    def _leave(self, requests: Iterable[_Request]) -> None:
+        """Frees the places of answers that are written whole once the device is there.
+
+        What is begun in them comes after: the device does one call after the other.
+        """
+        for request in requests:
+            if request.asked >= request.how.max_tokens:
+                self._free(request)
+
+    def _free(self, request: _Request) -> None:
+        assert request.text is not None
+        row = self._rows.index(request)
+        self._rows[row] = None
+        self._pool(row).close(request.text)
 
     @staticmethod
     def _fill(table: np.ndarray, request: _Request) -> None:
@@ -370,7 +391,5 @@ class BatchingEngine:
         del self._requests[request.number]
         if request.text is None:
             self._waiting.remove(request)
-            return
-        row = self._rows.index(request)
-        self._rows[row] = None
-        self._pool(row).close(request.text)
+        elif request in self._rows:
+            self._free(request)

@@ -1,8 +1,12 @@
 """Attention to keys and values that lie in blocks.
 
 Shape letters: B rows, S tokens of a row, N blocks, Z tokens of a block, W blocks of a
-row, T keys of a tile, H query heads, G key/value heads, R = H / G, K head width.
+row, T keys of a tile, C tokens of a call, H query heads, G key/value heads, R = H / G,
+Q = R * S, K head width.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,63 +15,150 @@ from jax import lax
 _FAR = -1e30
 
 
-def attention(
-    q_BSHK: jax.Array,
+class Cached(NamedTuple):
+    """What rows have in the cache of a layer.
+
+    Attributes:
+      look: (number of a tile) -> its keys and values [B, G, T, K].
+      tiles: int32 scalar, how many to look at. Those past a row's text change nothing
+        in its result, bit for bit.
+    """
+
+    look: Callable[[jax.Array | int], tuple[jax.Array, jax.Array]]
+    tiles: jax.Array | int
+
+
+def cached(
     keys_NGZK: jax.Array,
     values_NGZK: jax.Array,
     table_BW: jax.Array,
-    positions_BS: jax.Array,
     tiles: jax.Array,
     tile: int,
+) -> Cached:
+    """Of the blocks of a layer.
+
+    Args:
+      keys_NGZK, values_NGZK: the blocks.
+      table_BW: of each row, in the order of its text.
+      tiles: how many hold the longest row.
+      tile: T, keys of a tile.
+    """
+    W, per = table_BW.shape[1], tile // keys_NGZK.shape[2]
+    if per == W:  # gathered here, for all who look
+        both = _gather(keys_NGZK, table_BW), _gather(values_NGZK, table_BW)
+        return Cached(lambda number: both, 1)
+
+    def look(number):
+        own_BX = lax.dynamic_slice_in_dim(table_BW, number * per, per, 1)
+        return _gather(keys_NGZK, own_BX), _gather(values_NGZK, own_BX)
+
+    return Cached(look, tiles)
+
+
+class _Mix(NamedTuple):
+    """A softmax under way, float32 [B, G, Q, 1 or K]: the highest score so far, the sum
+    of the weights relative to it, the values weighted by them."""
+
+    peak: jax.Array
+    total: jax.Array
+    mixed: jax.Array
+
+
+def attention(
+    q_BSHK: jax.Array, old: Cached, positions_BS: jax.Array, G: int
 ) -> jax.Array:
     """Softmax attention to the keys at or before each query's position in its text.
 
     Args:
       q_BSHK: queries.
-      keys_NGZK, values_NGZK: the blocks of a layer.
-      table_BW: blocks of each row, in the order of its text.
+      old: what the cache has, these tokens' own among it.
       positions_BS: of the queries.
-      tiles: int32 scalar, how many tiles to look at. Those past a row's text change
-        nothing in its result, bit for bit.
-      tile: T, keys of a tile.
+      G: key/value heads.
 
     Returns:
-      [B, S, H, K] in the dtype of the values; softmax in float32.
+      [B, S, H, K] in the dtype of the queries; softmax in float32.
     """
+    q_BGQK = _by_head(q_BSHK, G)
+    shape = (*q_BGQK.shape[:3], 1)
+    start = _Mix(jnp.full(shape, _FAR), jnp.zeros(shape), jnp.zeros(q_BGQK.shape))
+    last_BQ = jnp.tile(positions_BS, (1, q_BSHK.shape[2] // G))
+    return _finish(_walk(q_BGQK, old, last_BQ, start), q_BSHK)
+
+
+def attention_beside(
+    q_B1HK: jax.Array,
+    old: Cached,
+    length_B: jax.Array,
+    new: tuple[jax.Array, jax.Array],
+    index: jax.Array,
+) -> jax.Array:
+    """As `attention` of one query a row, where its newest keys are not in the cache.
+
+    Args:
+      q_B1HK: queries.
+      old: what the cache has.
+      length_B: int32, tokens that each row has in it.
+      new: keys and values [B, G, C, K] of the tokens after them.
+      index: int32 scalar, the place of the queries' own among them.
+    """
+    q_BGQK = _by_head(q_B1HK, new[0].shape[1])
+    looks = jnp.arange(new[0].shape[2]) <= index
+    scores = jnp.where(looks, _scores(q_BGQK, new[0]), _FAR)
+    peak = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - peak)
+    start = _Mix(peak, weights.sum(-1, keepdims=True), _mixed(weights, new[1]))
+    return _finish(_walk(q_BGQK, old, length_B[:, None] - 1, start), q_B1HK)
+
+
+def _walk(q_BGQK, old: Cached, last_BQ, start: _Mix) -> _Mix:
+    """Over the tiles; a query looks at the keys up to its last."""
+
+    def one(number, mix: _Mix) -> _Mix:
+        k_BGTK, v_BGTK = old.look(number)
+        T = k_BGTK.shape[2]
+        looks = number * T + jnp.arange(T) <= last_BQ[:, None, :, None]
+        scores = jnp.where(looks, _scores(q_BGQK, k_BGTK), _FAR)
+        peak = jnp.maximum(mix.peak, scores.max(-1, keepdims=True))
+        weights, kept = jnp.exp(scores - peak), jnp.exp(mix.peak - peak)
+        total = mix.total * kept + weights.sum(-1, keepdims=True)
+        return _Mix(peak, total, mix.mixed * kept + _mixed(weights, v_BGTK))
+
+    return lax.fori_loop(0, old.tiles, one, start)
+
+
+def _gather(cache_NGZK, own_BX) -> jax.Array:
+    """[B, G, X * Z, K] of blocks: each whole as it lies in memory, head by head."""
+    N, G, Z, K = cache_NGZK.shape
+    own_BGX = own_BX[:, None] * G + jnp.arange(G)[:, None]
+    flat = cache_NGZK.reshape(N * G, Z * K)
+    found = flat.at[own_BGX].get(mode="promise_in_bounds")
+    return found.reshape(*own_BGX.shape[:2], -1, K)
+
+
+def _scores(q_BGQK, k_BGTK) -> jax.Array:
+    return jnp.einsum(
+        "bgqk,bgtk->bgqt", q_BGQK, k_BGTK, preferred_element_type=jnp.float32
+    )
+
+
+def _mixed(weights_BGQT, v_BGTK) -> jax.Array:
+    return jnp.einsum(
+        "bgqt,bgtk->bgqk",
+        weights_BGQT.astype(v_BGTK.dtype),
+        v_BGTK,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _by_head(q_BSHK, G: int) -> jax.Array:
+    """[B, G, Q, K], scaled."""
     B, S, H, K = q_BSHK.shape
-    G, Z = keys_NGZK.shape[1:3]
-    R, per = H // G, tile // Z
-    q_BGQK = (q_BSHK * K**-0.5).reshape(B, S, G, R, K).transpose(0, 2, 3, 1, 4)
-    q_BGQK = q_BGQK.reshape(B, G, R * S, K)
-    position_BQ = jnp.tile(positions_BS, (1, R))
+    q = (q_BSHK * K**-0.5).reshape(B, S, G, H // G, K).transpose(0, 2, 3, 1, 4)
+    return q.reshape(B, G, -1, K)
 
-    def one(number, carry):
-        peak, total, mixed = carry
-        blocks = lax.dynamic_slice_in_dim(table_BW, number * per, per, 1)
-        # Of one block a tile this is no copy beside the gather.
-        k_BGTK, v_BGTK = (
-            cache[blocks].swapaxes(1, 2).reshape(B, G, tile, K)
-            for cache in (keys_NGZK, values_NGZK)
-        )
-        scores = jnp.einsum(
-            "bgqk,bgtk->bgqt", q_BGQK, k_BGTK, preferred_element_type=jnp.float32
-        )
-        place = number * tile + jnp.arange(tile)
-        looks = place <= position_BQ[:, None, :, None]
-        scores = jnp.where(looks, scores, _FAR)
-        higher = jnp.maximum(peak, scores.max(-1, keepdims=True))
-        weights, kept = jnp.exp(scores - higher), jnp.exp(peak - higher)
-        found = jnp.einsum(
-            "bgqt,bgtk->bgqk",
-            weights.astype(v_BGTK.dtype),
-            v_BGTK,
-            preferred_element_type=jnp.float32,
-        )
-        total = total * kept + weights.sum(-1, keepdims=True)
-        return higher, total, mixed * kept + found
 
-    nothing = jnp.zeros((B, G, R * S, 1), jnp.float32)
-    start = nothing + _FAR, nothing, jnp.zeros((B, G, R * S, K), jnp.float32)
-    _, total, mixed = lax.fori_loop(0, tiles, one, start)
-    mixed = (mixed / total).astype(values_NGZK.dtype).reshape(B, G, R, S, K)
+def _finish(mix: _Mix, q_BSHK) -> jax.Array:
+    B, S, H, K = q_BSHK.shape
+    G = mix.mixed.shape[1]
+    mixed = (mix.mixed / mix.total).astype(q_BSHK.dtype).reshape(B, G, H // G, S, K)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(B, S, H, K)

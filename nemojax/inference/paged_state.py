@@ -21,7 +21,8 @@ class Shapes:
       max_length: tokens of a text, prompt and answer.
       prefill_rows: prompts that are read at a time.
       chunk: tokens of a prompt that are read at a time.
-      tile: keys that are looked at at a time; a multiple of `block_size`.
+      tile: keys that are looked at at a time; a multiple of `block_size`. Where one
+        holds a whole text, `decode` gathers it once a call and not once a token.
       steps: tokens that `decode` writes in a row.
     """
 

@@ -28,7 +28,7 @@ def prefill(
     config: ModelConfig, shapes: Shapes, params, state: State, piece: Piece
 ) -> tuple[State, Written]:
     """Writes pieces to the cache; where a prompt ends, the answer's first token."""
-    x, state = _forward(config, shapes, params, state, piece.span)
+    x, state = _read(config, shapes, params, state, piece.span)
     return _begin(config, params, x, state, piece)
 
 
@@ -36,7 +36,7 @@ def read(
     config: ModelConfig, shapes: Shapes, params, state: State, piece: Piece
 ) -> tuple[State, Written, Scores]:
     """As `prefill`, and says of each token of the prompts how likely it was."""
-    x, state = _forward(config, shapes, params, state, piece.span)
+    x, state = _read(config, shapes, params, state, piece.span)
     wanted = jnp.any(piece.how.top > 0)
 
     def score(row):
@@ -52,16 +52,35 @@ def read(
 def decode(
     config: ModelConfig, shapes: Shapes, params, state: State, turn: Turn
 ) -> tuple[State, Written]:
-    """Some tokens of every row that is not done."""
+    """Some tokens of every row that is not done.
 
-    def step(state: State, _):
+    Their keys and values lie beside the cache until all are written: the cache is
+    only read meanwhile, and one write a call costs less than one a token.
+    """
+    length, (_, G, _, K) = state.length, state.keys[0].shape
+    tiles = _tiles(shapes, jnp.where(turn.active, length, 0))
+    old = [
+        paged_attention.cached(*both, turn.table, tiles, shapes.tile)
+        for both in zip(state.keys, state.values, strict=True)
+    ]
+
+    def step(carry, index):
+        state, keys, values = carry[0], list(carry[1]), list(carry[2])
         live = turn.active & ~state.done
-        size = live.astype(jnp.int32)
-        span = Span(state.token[:, None], state.length, size, turn.table)
-        x, state = _forward(config, shapes, params, state, span)
+
+        def attend(layer, q, k, v):
+            for all_new, new in ((keys, k), (values, v)):
+                all_new[layer] = lax.dynamic_update_slice_in_dim(
+                    all_new[layer], new.swapaxes(1, 2), index, 2
+                )
+            new = keys[layer], values[layer]
+            return paged_attention.attention_beside(q, old[layer], length, new, index)
+
+        x = _forward(config, params, state.token[:, None], state.length, attend)
         token, log_prob, top = _next(
             config, params, x[:, 0], state.seen, state.count, turn.how
         )
+        size = live.astype(jnp.int32)
         count = state.count + size
         state = state._replace(
             token=jnp.where(live, token, state.token),
@@ -70,9 +89,18 @@ def decode(
             done=state.done | (live & sampling.ends(token, count, turn.how)),
             seen=_see(state.seen, token, live),
         )
-        return state, Written(token, log_prob, live, top)
+        return (state, keys, values), Written(token, log_prob, live, top)
 
-    return lax.scan(step, state, length=shapes.steps)
+    empty = jnp.zeros((len(length), G, shapes.steps, K), config.compute_dtype)
+    none = [empty] * config.num_layers
+    start = state._replace(keys=(), values=()), none, none
+    (after, keys, values), written = lax.scan(step, start, jnp.arange(shapes.steps))
+    put = _writer(shapes, turn.table, length, after.length - length, shapes.steps)
+    keys, values = (
+        tuple(put(cache, new.swapaxes(1, 2)) for cache, new in zip(*both, strict=True))
+        for both in ((state.keys, keys), (state.values, values))
+    )
+    return after._replace(keys=keys, values=values), written
 
 
 def _begin(config, params, x_BSD, state: State, piece: Piece) -> tuple[State, Written]:
@@ -144,33 +172,56 @@ def _top(logits_BV, wanted) -> Top:
     return Top(*lax.cond(wanted, find, nothing))
 
 
-def _forward(
+def _read(
     config: ModelConfig, shapes: Shapes, params, state: State, span: Span
 ) -> tuple[jax.Array, State]:
-    """Tokens [B, S] through the layers, and the cache with them in it.
+    """Tokens [B, S] through the layers, and the cache with them in it."""
+    S = span.tokens.shape[1]
+    positions = span.start[:, None] + jnp.arange(S)
+    tiles = jnp.maximum(1, _tiles(shapes, span.start + span.size))
+    put = _writer(shapes, span.table, span.start, span.size, S)
+    keys, values = list(state.keys), list(state.values)
+
+    def attend(layer, q, k, v):
+        keys[layer], values[layer] = put(keys[layer], k), put(values[layer], v)
+        old = paged_attention.cached(
+            keys[layer], values[layer], span.table, tiles, shapes.tile
+        )
+        return paged_attention.attention(q, old, positions, k.shape[2])
+
+    x = _forward(config, params, span.tokens, span.start, attend)
+    return x, state._replace(keys=tuple(keys), values=tuple(values))
+
+
+def _tiles(shapes: Shapes, length_B) -> jax.Array:
+    """How many hold the longest row."""
+    return -(-jnp.max(length_B) // shapes.tile)
+
+
+def _writer(shapes: Shapes, table_BW, start_B, size_B, S: int):
+    """(cache [N, G, Z, K], keys or values [B, S, G, K]) -> the cache with them in it.
 
     Those from `size` on are written to the block that is nobody's.
     """
-    offset = jnp.arange(span.tokens.shape[1])
-    positions = span.start[:, None] + offset
-    valid = offset < span.size[:, None]
+    offset = jnp.arange(S)
+    positions = start_B[:, None] + offset
+    valid = offset < size_B[:, None]
     block = positions // shapes.block_size
-    block = jnp.take_along_axis(span.table, block, 1, mode="clip")
+    block = jnp.take_along_axis(table_BW, block, 1, mode="clip")
     block = jnp.where(valid, block, 0)
     place = jnp.where(valid, positions % shapes.block_size, 0)
-    tiles = jnp.maximum(1, -(-jnp.max(span.start + span.size) // shapes.tile))
+    return lambda cache, new: cache.at[block, :, place].set(new)
+
+
+def _forward(config: ModelConfig, params, tokens_BS, start_B, attend) -> jax.Array:
+    """[B, S, D] after the layers; `attend` is told which layer asks."""
+    positions = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     layer = layers.DecoderLayer(config, sequence_parallel=False)
-    x = stages.embed(config, params, span.tokens, sequence_parallel=False)
-    keys, values = list(state.keys), list(state.values)
+    x = stages.embed(config, params, tokens_BS, sequence_parallel=False)
     for index, layer_params in enumerate(params["layers"]):
 
-        def attend(q, k, v, index=index):
-            keys[index] = keys[index].at[block, :, place].set(k)
-            values[index] = values[index].at[block, :, place].set(v)
-            out = paged_attention.attention(
-                q, keys[index], values[index], span.table, positions, tiles, shapes.tile
-            )
-            return out, None
+        def of_layer(q, k, v, index=index):
+            return attend(index, q, k, v), None
 
-        x, _ = layers.apply(layer, layer_params, x, positions, attend)
-    return x, state._replace(keys=tuple(keys), values=tuple(values))
+        x, _ = layers.apply(layer, layer_params, x, positions, of_layer)
+    return x

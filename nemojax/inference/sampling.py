@@ -122,13 +122,23 @@ def choose(
     penalty = how.penalty[:, None]
     penalised = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
     logits_BV = jnp.where(seen_BV, penalised, logits_BV)
-    greedy = logits_BV.argmax(-1).astype(jnp.int32)
+    greedy = _argmax(logits_BV)
     hot = how.temperature > 0
     # What no row needs is left out: half of the time of a small model otherwise.
     sampled = lax.cond(
         jnp.any(hot), lambda: _draw(logits_BV, index_B, hot, how), lambda: greedy
     )
     return jnp.where(hot, sampled, greedy)
+
+
+def _argmax(logits_BV: jax.Array) -> jax.Array:
+    """The first [B] of the largest.
+
+    XLA's own looks at one number after the other on a CPU, six times as slow as this.
+    """
+    V = logits_BV.shape[-1]
+    largest = logits_BV == logits_BV.max(-1, keepdims=True)
+    return jnp.where(largest, jnp.arange(V), V - 1).min(-1).astype(jnp.int32)
 
 
 def _draw(logits_BV, index_B, hot, how: Settings) -> jax.Array:

@@ -281,3 +281,30 @@ def test_as_many_stop_tokens_as_a_row_has_room_for(engine, prompts):
     how = Sampling(seed=2, max_tokens=20, stop_ids=ids)
     tokens, _, _ = answer(engine, prompts[1], how)
     assert not set(tokens[:-1]) & set(ids)
+
+
+def test_texts_that_are_looked_at_in_one_piece(engine, config, params, prompts):
+    """The same answers, and alone as among others."""
+    shapes = dataclasses.replace(SHAPES, tile=SHAPES.max_length)
+    whole = BatchingEngine(config, params, meshes.make_mesh(), shapes)
+    asked = requests(prompts)
+    numbers = [whole.submit(*request)[0] for request in asked]
+    found = finish(whole)
+    found = [found[number] for number in numbers]
+    assert [answer(whole, *request) for request in asked] == found
+    for request, (tokens, log_probs, reason) in zip(asked, found, strict=True):
+        expected = answer(engine, *request)
+        assert (tokens, reason) == (expected[0], expected[2])
+        np.testing.assert_allclose(log_probs, expected[1], atol=1e-4)
+
+
+def test_a_row_is_free_once_its_last_token_is_asked_for(engine, prompts):
+    """Before the host has seen it: the next answer begins a call earlier."""
+    how = Sampling(temperature=0.0, max_tokens=1 + SHAPES.steps)
+    (number,) = engine.submit(prompts[0], how)
+    deltas = engine.step()
+    while engine.load.running:
+        deltas += engine.step()
+    assert not any(delta.finish for delta in deltas)
+    assert engine.busy
+    assert len(finish(engine, deltas)[number][0]) == 1 + SHAPES.steps
