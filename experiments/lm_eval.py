@@ -5,7 +5,8 @@
 
 All arguments are the harness's own (`--help`). `checkpoint` is a model folder or a
 Hugging Face checkpoint; `nemojax/evals/harness.py` lists the other model arguments.
-Needs the extra `eval`. Prints the harness's table; exit status as the harness's.
+Installed, it is the command `nemojax-lm-eval`. Needs the extra `eval`. Prints the
+harness's table; exit status as the harness's.
 """
 
 from nemojax.recipe import host
@@ -14,12 +15,9 @@ from nemojax.recipe import host
 def main() -> None:
     """Runs the harness."""
     host.prepare()
-    from lm_eval.__main__ import cli_evaluate
-
     from nemojax.evals import harness
 
-    harness.register()
-    cli_evaluate()
+    harness.main()
 
 
 if __name__ == "__main__":

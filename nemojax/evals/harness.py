@@ -1,7 +1,7 @@
 """A checkpoint as a model of EleutherAI's lm-evaluation-harness.
 
-`register()` makes it known as "nemojax"; `python -m experiments.lm_eval` does that and
-is the harness's own command otherwise. Needs the extra `eval`.
+`register()` makes it known as "nemojax": the harness looks for no plug-ins. The command
+`nemojax-lm-eval` does that, and is the harness's own otherwise. Needs the extra `eval`.
 """
 
 import importlib
@@ -34,6 +34,14 @@ def register() -> None:
     importlib.import_module("lm_eval.models")  # a registry with one is taken for full
     if NAME not in model_registry:
         model_registry.register(NAME, target=f"{__name__}:NemojaxLM")
+
+
+def main() -> None:
+    """The harness's command, with one more model."""
+    from lm_eval.__main__ import cli_evaluate
+
+    register()
+    cli_evaluate()
 
 
 class NemojaxLM(TemplateLM):
