@@ -4,6 +4,8 @@
 `nemojax-lm-eval` does that, and is the harness's own otherwise. Needs the extra `eval`.
 """
 
+# An extra that our own checks do without.
+# pyright: reportMissingImports=false
 import importlib
 import re
 import secrets
