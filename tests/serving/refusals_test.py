@@ -152,22 +152,24 @@ def test_more_connections_than_there_may_be_are_refused_and_the_server_lives(sma
 
 
 def test_told_to_stop_it_ends_what_it_began(checkpoint):
+    """Of a hundred answers four are written at a time."""
     with (
         serving_process.serving(checkpoint) as (address, process),
         concurrent.futures.ThreadPoolExecutor(4) as pool,
     ):
-        body = {**WORD, "max_tokens": 120, "temperature": 0}
+        body = {**WORD, "max_tokens": 120, "temperature": 0, "n": 25}
         asked = [
-            pool.submit(httpx.post, f"{address}/v1/completions", json=body, timeout=60)
+            pool.submit(httpx.post, f"{address}/v1/completions", json=body, timeout=120)
             for _ in range(4)
         ]
-        while not serving_process.metric(address, "running"):
-            time.sleep(0.01)
+        while not serving_process.metric(address, "waiting"):
+            assert not any(one.done() for one in asked)
         process.send_signal(signal.SIGTERM)
         answers = [one.result() for one in asked]
         assert process.wait(30) == 0
         assert {answer.status_code for answer in answers} == {200}
-        assert all(a.json()["usage"]["completion_tokens"] == 120 for a in answers)
+        written = [answer.json()["usage"]["completion_tokens"] for answer in answers]
+        assert written == [25 * 120] * 4
         assert "requests, " in process.stdout.read()
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{address}/health")

@@ -167,7 +167,7 @@ def test_tokens_and_their_text(server, model):
 def test_an_answer_that_nobody_reads_gives_its_blocks_back(client, server):
     before = serving_process.metric(server, "answers_given_up_total")
     messages = [{"role": "user", "content": "a"}]
-    body = {"model": "tiny", "messages": messages, "max_tokens": 100, "seed": 1}
+    body = {"model": "tiny", "messages": messages, "max_tokens": 90, "n": 20}
     for stream in (True, False):
         host, port = server.removeprefix("http://").split(":")
         content = json.dumps({**body, "stream": stream}).encode()
@@ -179,7 +179,7 @@ def test_an_answer_that_nobody_reads_gives_its_blocks_back(client, server):
             if stream:
                 connection.recv(100)
         serving_process.idle(server)
-    assert serving_process.metric(server, "answers_given_up_total") - before >= 1
+    assert serving_process.metric(server, "answers_given_up_total") - before >= 20
 
 
 def test_a_reward_model_gives_its_attributes(judge):
