@@ -14,12 +14,10 @@ appears under its name only when all of it is written. Takes about as long as th
 takes to read and write the files.
 """
 
-import functools
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,7 +55,9 @@ def to_model(
 
     def counted():
         nonlocal total
-        for path, leaf in reader.leaves(directory, progress=shown("parameters")):
+        for path, leaf in reader.leaves(
+            directory, progress=metrics.shown("parameters")
+        ):
             total += leaf.size
             yield path, leaf
             del leaf  # or it would stay in memory beside the next
@@ -77,19 +77,9 @@ def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) ->
         tokenizer_files.own(files),
         files=files,
         vocab_size=vocab_size,
-        progress=shown("tensors"),
+        progress=metrics.shown("tensors"),
     )
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def shown(unit: str) -> Callable[[int, int], None]:
-    """A progress line on stderr, with the time left."""
-
-    @functools.cache
-    def line(total: int) -> metrics.Progress:
-        return metrics.Progress(unit, total)
-
-    return lambda done, total: line(total).show(done)
 
 
 def convert(kind: str, source: pathlib.Path, target: pathlib.Path) -> int:

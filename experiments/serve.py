@@ -64,11 +64,6 @@ def opened() -> Served:
     """The model that the flags name, compiled."""
     if not FLAGS.checkpoint:
         raise DataError("name the model: --checkpoint=FOLDER")
-    progress: dict[int, metrics.Progress] = {}
-
-    def show(done: int, total: int) -> None:
-        progress.setdefault(total, metrics.Progress("parameters", total)).show(done)
-
     model = loading.load(
         FLAGS.checkpoint,
         meshes.make_mesh(data=FLAGS.data, tensor=FLAGS.tensor),
@@ -76,7 +71,7 @@ def opened() -> Served:
         dtype=FLAGS.dtype,
         quantize=FLAGS.quantize,
         name=FLAGS.name,
-        progress=show,
+        progress=metrics.shown("parameters"),
     )
     shapes = shaping.serving(
         FLAGS.rows,

@@ -13,6 +13,13 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 MISSING = -100.0
 
 
+def attribute_names(count: int) -> tuple[str, ...]:
+    """Names of a reward model's attributes: `ATTRIBUTES`, or numbers."""
+    if count == len(ATTRIBUTES):
+        return ATTRIBUTES
+    return tuple(f"attribute_{index}" for index in range(count))
+
+
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One turn of a conversation.

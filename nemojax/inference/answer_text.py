@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from nemojax.inference.answers import STOP, Delta, Scored
 from nemojax.inference.text_stream import TextStream
@@ -50,7 +49,7 @@ class AnswerText:
           stops: strings before which the text ends.
           closing: text before a stop token that is the template's, not the answer's.
         """
-        self._stream = TextStream(_Decoder(model), stops)
+        self._stream = TextStream(model, stops)
         self._closing, self._held = closing, ""
 
     def take(self, delta: Delta) -> Piece:
@@ -83,11 +82,3 @@ class AnswerText:
         if not last and self._closing and text.endswith(self._closing):
             text, self._held = text.removesuffix(self._closing), self._closing
         return text
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decoder:
-    model: LoadedModel
-
-    def decode(self, ids: Any) -> str:
-        return self.model.text(ids)

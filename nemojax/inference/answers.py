@@ -67,10 +67,12 @@ class Load:
     blocks: int
 
 
-def scored(tokens: np.ndarray, log_probs: np.ndarray, top: Top, count: int) -> Scored:
-    """Tokens [S] with `count` alternatives of those in `top` [S, A]."""
+def scored(
+    tokens: np.ndarray, log_probs: np.ndarray, top: Top | None, count: int
+) -> Scored:
+    """Tokens [S] with `count` alternatives of those in `top` [S, A], if any."""
     alternatives: list[Alternatives] = [[] for _ in tokens]
-    if count:
+    if count and top is not None:
         alternatives = [
             list(zip(ids[:count].tolist(), values[:count].tolist(), strict=True))
             for ids, values in zip(*top, strict=True)

@@ -351,7 +351,10 @@ class BatchingEngine:
         """What a call wrote to the answers of its places."""
         if call.scores is not None:
             self._look_at_scores(call)
-        token, log_prob, valid, top = jax.tree.map(np.asarray, call.written)
+        token, log_prob, valid = (np.asarray(part) for part in call.written[:3])
+        # They are not moved where nobody asked for them.
+        asked = any(request.how.top for request in call.requests.values())
+        top = jax.tree.map(np.asarray, call.written.top) if asked else None
         for place, request in call.requests.items():
             if request.finish is not None:  # cancelled since, or nothing more came
                 continue
@@ -359,7 +362,7 @@ class BatchingEngine:
             new = scored(
                 token[mine, place],
                 log_prob[mine, place],
-                Top(*(part[mine, place] for part in top)),
+                None if top is None else Top(*(part[mine, place] for part in top)),
                 request.how.top,
             )
             if not new.tokens:

@@ -106,8 +106,8 @@ class LoadedModel:
         """What stands between an answer and the token that ends it."""
         return "\n" if isinstance(self.template, ChatTemplate) else ""
 
-    def text(self, ids: Iterable[int]) -> str:
-        """Of tokens; ids that only round the vocabulary up write nothing."""
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of tokens; ids that only round the vocabulary up write nothing."""
         return self.tokenizer.decode(i for i in ids if i < self.tokenizer.vocab_size)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nemojax.data.files import DataError
-from nemojax.data.records import ATTRIBUTES, Conversation
+from nemojax.data.records import Conversation, attribute_names
 from nemojax.inference import scoring
 from nemojax.inference.buckets import TokenSequence
 from nemojax.interop.loading import LoadedModel
@@ -73,9 +73,7 @@ class Scorer:
         if self.settings.kind == LOG_PROBS:
             return ("log_prob",)
         count = self.model.params["reward_head"]["bias"].shape[0]
-        if count == len(ATTRIBUTES):
-            return ATTRIBUTES
-        return tuple(f"attribute_{index}" for index in range(count))
+        return attribute_names(count)
 
     def configuration(self) -> dict[str, Any]:
         """All that its scores depend on, as JSON."""

@@ -135,6 +135,16 @@ class Progress:
         self.stream.flush()
 
 
+def shown(name: str) -> Callable[[int, int], None]:
+    """(done, total) -> a `Progress` that shows it."""
+
+    @functools.cache
+    def line(total: int) -> Progress:
+        return Progress(name, total)
+
+    return lambda done, total: line(total).show(done)
+
+
 def format_seconds(seconds: float) -> str:
     """`75` -> "1m15s"."""
     minutes, rest = divmod(round(seconds), 60)

@@ -50,7 +50,7 @@ def test_a_model_folder(folder, tokenizer):
     turn = tokenizer.control("<extra_id_1>")
     assert found.turn_stop_ids == (tokenizer.eos_id, turn)
     ids = tokenizer.encode("the texts")
-    assert found.text([*ids, turn, SIZES.vocab_size - 1]) == "the texts"
+    assert found.decode([*ids, turn, SIZES.vocab_size - 1]) == "the texts"
 
 
 def test_a_hugging_face_checkpoint_of_the_same(folder, tokenizer, tmp_path):
@@ -78,7 +78,7 @@ def test_a_tokenizer_json_with_a_template_of_its_own(tmp_path):
     end = found.tokenizer.control("<|eot_id|>")
     assert found.stop_ids == (end, 3, 7) and end in found.turn_stop_ids
     tokens = found.template.encode_prompt(found.tokenizer, Conversation.of("Hi"))
-    assert found.text(tokens) == "user: Hi\nA:"
+    assert found.decode(tokens) == "user: Hi\nA:"
     assert loading.load(folder, found.mesh, template="none").template is None
 
 

@@ -123,7 +123,6 @@ def assert_same(found, expected, names=tuple(TASKS)):
 
 def test_the_numbers_say_something(ours):
     results, samples = ours
-    assert 0 <= results["choice"]["acc,none"] <= 1
     assert math.log2(336) / 4 < results["texts"]["bits_per_byte,none"]
     answers = {answer for (answer,) in samples["answer"]}
     assert len(answers) > 3 and not any("e" in answer for answer in answers)

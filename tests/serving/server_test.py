@@ -59,7 +59,7 @@ def test_a_completion_says_what_the_model_says(client, model, after):
         for t in tokens
     ]
     assert logprobs.tokens == names
-    assert choice.text == PROMPT + model.text(tokens)[len(PROMPT) :]
+    assert choice.text == PROMPT + model.decode(tokens)[len(PROMPT) :]
     table = after(tokens)
     expected = [table[i, t] for i, t in enumerate(tokens[1:])]
     assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
@@ -72,6 +72,16 @@ def test_a_completion_says_what_the_model_says(client, model, after):
         len(given),
         12,
     )
+
+
+def test_a_prompt_can_be_scored_without_an_answer(client):
+    how = {"model": "tiny", "prompt": PROMPT, "logprobs": 1, "echo": True}
+    found = client.completions.create(max_tokens=0, **how)
+    more = client.completions.create(max_tokens=1, **how).choices[0].logprobs
+    (choice,) = found.choices
+    assert choice.text == PROMPT and choice.finish_reason == "length"
+    assert choice.logprobs.token_logprobs == more.token_logprobs[:-1]
+    assert found.usage.completion_tokens == 0
 
 
 def test_tokens_texts_and_lists_of_both_are_prompts(client, model):

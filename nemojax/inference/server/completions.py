@@ -96,7 +96,8 @@ class _Form:
         opens = bool(self._body.echo) and first
         if opens:
             given = self._body.prompts[number]
-            text = (given if isinstance(given, str) else self._model.text(given)) + text
+            before_it = given if isinstance(given, str) else self._model.decode(given)
+            text = before_it + text
         log_probs = None
         if self._body.logprobs is not None:
             told = Scored()

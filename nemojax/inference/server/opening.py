@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nemojax.data.records import ATTRIBUTES
+from nemojax.data.records import attribute_names
 from nemojax.inference import paged, scoring
 from nemojax.inference.batching import BatchingEngine
 from nemojax.inference.paged_state import Shapes
@@ -19,7 +19,10 @@ from nemojax.interop.loading import LoadedModel
 def open_model(
     model: LoadedModel, shapes: Shapes, *, max_waiting: int = 256, limits: Limits
 ) -> Served:
-    """A model ready to be served; everything is compiled, the given one used up.
+    """A model ready to be served.
+
+    A language model's programs are compiled, and the given one is used up. A reward
+    model compiles each length of its batches when it is first met.
 
     Raises:
       ValueError: shapes that the mesh does not divide.
@@ -45,14 +48,10 @@ def open_model(
         return pending.result()
 
     count = model.params["reward_head"]["bias"].shape[0]
-    names = ATTRIBUTES if count == len(ATTRIBUTES) else _numbered(count)
+    names = attribute_names(count)
     score([[0]])
     rewards = RewardQueue(score, max_waiting=max_waiting)
     return Served(model, None, rewards, names, shapes.max_length, limits, metrics)
-
-
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"attribute_{index}" for index in range(count))
 
 
 def _warm_up(engine: BatchingEngine) -> None:

@@ -45,7 +45,7 @@ async def detokenize(request: Request) -> Response:
             f"tokens: {bad} is no token id; there are 0 to {size - 1}",
             param="tokens",
         )
-    return JSONResponse({"prompt": served.model.text(body.tokens)})
+    return JSONResponse({"prompt": served.model.decode(body.tokens)})
 
 
 async def tokenizer_info(request: Request) -> Response:
