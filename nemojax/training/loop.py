@@ -111,6 +111,7 @@ def train_state(
     clock = goodput.Clock()
     params = placement.put(params, partition.param_shardings(params, run.layout))
     state = init_state(params, optimizer.make_optimizer(run.optimizer))
+    del params  # a copy is trained
     state = placement.put(state, placement.state_shardings(state, run.layout))
     saved = None
     if run.checkpoint_every:

@@ -4,20 +4,15 @@
 pretraining, SFT, reward modelling, DPO and RPO is the arithmetic on them.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from nemojax import losses
 from nemojax.data.batches import Batch
-from nemojax.losses import (
-    attribute_regression,
-    bradley_terry,
-    dpo,
-    language_model,
-    rpo,
-    sequences,
-)
+from nemojax.losses.likelihood import sequence_targets
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
@@ -56,16 +51,19 @@ class PreferenceBatch(NamedTuple):
     valid: Any
 
 
-class PreferenceConfig(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class PreferenceConfig:
     """What makes a preference stage (340B report, section 3.3).
 
     Attributes:
-      loss: "dpo" or "rpo".
+      loss: "dpo", "ipo" or "rpo".
       beta: KL coefficient.
       eta: scale of the reward gap (RPO).
       sft_weight: weight of the chosen response's negative log-likelihood sum.
       preference_weight: weight of the preference loss; 0 leaves rejection-sampling
         fine-tuning on the chosen responses.
+      distance: of the reward gaps (RPO), see `losses.preference.reward_distance`.
+      label_smoothing: probability that a label is wrong (DPO).
     """
 
     loss: str
@@ -73,6 +71,42 @@ class PreferenceConfig(NamedTuple):
     eta: float = 1.0
     sft_weight: float = 0.0
     preference_weight: float = 1.0
+    distance: str = "backward_kl"
+    label_smoothing: float = 0.0
+
+    def check(self) -> None:
+        """Raises ValueError for what no loss can be made of; does not start jax."""
+        for name, value, known in (
+            ("loss", self.loss, losses.PREFERENCES),
+            ("distance", self.distance, losses.DISTANCES),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+        if self.sft_weight == 0 and self.preference_weight == 0:
+            raise ValueError("sft_weight and preference_weight are both 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} is outside of [0, 0.5)"
+            )
+        if self.beta <= 0:
+            raise ValueError(f"beta={self.beta} must be positive")
+
+    def __call__(self, *arguments: jax.Array, valid: jax.Array | None) -> losses.Loss:
+        """The loss of pairs; see `losses.rpo` for the arguments, rewards included."""
+        options = {
+            "beta": self.beta,
+            "sft_weight": self.sft_weight,
+            "preference_weight": self.preference_weight,
+            "valid": valid,
+        }
+        if self.loss == "rpo":
+            options |= {"eta": self.eta, "distance": self.distance}
+            return losses.rpo(*arguments, **options)
+        if self.loss == "ipo":
+            return losses.ipo(*arguments[:4], **options)
+        return losses.dpo(
+            *arguments[:4], label_smoothing=self.label_smoothing, **options
+        )
 
 
 def language_model_objective(
@@ -87,7 +121,7 @@ def language_model_objective(
             config, params, batch.tokens, -mask,
             positions=batch.positions, segment_ids=batch.segment_ids, layout=layout,
         )  # fmt: skip
-        _, weight, metrics = language_model.loss(log_probs, mask)
+        _, weight, metrics = losses.reduce(losses.language_model(log_probs, mask))
         return loss_sum, weight, metrics
 
     return objective
@@ -100,7 +134,7 @@ def reward_objective(config: ModelConfig, layout: Layout | None = None) -> Objec
         predictions = reward_predictions(
             config, params, batch.text, batch.last_token, layout
         )
-        return attribute_regression.loss(predictions, batch.labels)
+        return losses.reduce(losses.attribute_regression(predictions, batch.labels))
 
     return objective
 
@@ -116,12 +150,30 @@ def bradley_terry_objective(
 
     def objective(params, batch: RewardBatch):
         rewards = reward_predictions(
-            config, params, batch.text, batch.last_token, layout
+            config, _unshifted(params), batch.text, batch.last_token, layout
         )[:, 0]
         valid = batch.labels[0::2, 0] > 0
-        return bradley_terry.loss(rewards[0::2], rewards[1::2], valid=valid)
+        return losses.reduce(
+            losses.bradley_terry(rewards[0::2], rewards[1::2], valid=valid)
+        )
 
     return objective
+
+
+def _unshifted(params):
+    """Parameters of which those that shift all rewards alike are not trained.
+
+    Pairs say nothing of them: their gradient is 0 but for rounding, which Adam would
+    make steps of.
+    """
+    stopped = {
+        module: {
+            name: jax.lax.stop_gradient(leaf) if name == "bias" else leaf
+            for name, leaf in params[module].items()
+        }
+        for module in ("final_norm", "reward_head")
+    }
+    return {**params, **stopped}
 
 
 def preference_objective(
@@ -129,32 +181,25 @@ def preference_objective(
     preference: PreferenceConfig,
     layout: Layout | None = None,
 ) -> Objective:
-    """DPO or RPO with the SFT term, on a `PreferenceBatch`.
+    """DPO, IPO or RPO with the SFT term, on a `PreferenceBatch`.
 
     Raises:
-      ValueError: an unknown loss.
+      ValueError: see `PreferenceConfig.check`.
     """
-    if preference.loss not in ("dpo", "rpo"):
-        raise ValueError(f"unknown preference loss {preference.loss!r}; dpo or rpo")
+    preference.check()
 
     def objective(params, batch: PreferenceBatch):
+        count = len(batch.reference)
         policy = sequence_log_probs(
-            config, params, batch.text, batch.sequence_ids, len(batch.reference),
-            layout,
-        )  # fmt: skip
-        reference, rewards = batch.reference, batch.rewards
-        arguments = (policy[0::2], policy[1::2], reference[0::2], reference[1::2])
-        options = {
-            "beta": preference.beta,
-            "sft_weight": preference.sft_weight,
-            "preference_weight": preference.preference_weight,
-            "valid": batch.valid,
-        }
-        if preference.loss == "dpo":
-            return dpo.loss(*arguments, **options)
-        return rpo.loss(
-            *arguments, rewards[0::2], rewards[1::2], eta=preference.eta, **options
+            config, params, batch.text, batch.sequence_ids, count, layout
         )
+        mask = jnp.asarray(batch.text.loss_mask)
+        tokens = sequence_targets(mask, batch.sequence_ids, count)
+        both = (policy, batch.reference, batch.rewards)
+        sides = [part[side::2] for part in both for side in (0, 1)]
+        loss = preference(*sides, valid=batch.valid)
+        sizes = {"chosen_tokens": tokens[0::2], "rejected_tokens": tokens[1::2]}
+        return losses.reduce(loss._replace(metrics=loss.metrics | sizes))
 
     return objective
 
@@ -180,7 +225,7 @@ def sequence_log_probs(
     """Sums [N] of the packed sequences' masked token log-probs."""
     log_probs = _log_probs(config, params, text, layout)
     mask = jnp.asarray(text.loss_mask)
-    return sequences.sequence_log_probs(log_probs, mask, sequence_ids, count)
+    return losses.sequence_log_probs(log_probs, mask, sequence_ids, count)
 
 
 def _log_probs(config, params, text: Batch, layout) -> jax.Array:

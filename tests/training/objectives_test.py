@@ -1,11 +1,13 @@
 """Objectives against arithmetic on single sequences, and what they optimise."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
 import pytest
 
-from nemojax.losses import rpo
+from nemojax.losses.preference import reward_distance
 from nemojax.models import forward
 from nemojax.training import objectives, step
 from nemojax.training.objectives import PreferenceBatch, PreferenceConfig, RewardBatch
@@ -128,20 +130,20 @@ def test_rpo_at_its_reference_is_the_divergence_from_a_fair_coin(config, params,
     divergence = q * np.log(2 * q) + (1 - q) * np.log(2 * (1 - q))
     assert loss == pytest.approx(divergence.mean(), abs=1e-5)
     assert metrics["target_reward_gap"] == pytest.approx(-0.0625)
-    assert float(rpo.per_pair(np.zeros(1), np.ones(1))[0]) > 0
+    assert float(reward_distance(np.zeros(1), np.ones(1))[0]) > 0
 
 
 def test_the_sft_term_is_the_chosen_log_prob(config, params, pairs, log_probs):
     """With preference weight 0 it is all there is: rejection-sampling fine-tuning."""
-    only_sft = DPO._replace(sft_weight=0.25, preference_weight=0.0)
+    only_sft = dataclasses.replace(DPO, sft_weight=0.25, preference_weight=0.0)
     objective = objectives.preference_objective(config, only_sft)
     loss, _, _ = evaluated(objective, params, pairs)
     assert loss == pytest.approx(-0.25 * log_probs[0::2].mean(), rel=1e-5)
 
 
 def test_an_unknown_preference_loss_is_refused(config):
-    with pytest.raises(ValueError, match="'ppo'; dpo or rpo"):
-        objectives.preference_objective(config, DPO._replace(loss="ppo"))
+    with pytest.raises(ValueError, match="'ppo' is none of dpo, ipo, rpo"):
+        objectives.preference_objective(config, dataclasses.replace(DPO, loss="ppo"))
 
 
 def trained(config, preference, params, batch, rate, steps=30):
