@@ -24,7 +24,11 @@ def _helpsteer(row: fields.Fields) -> AttributeLabels:
         fields.prompt(row, "prompt"), "prompt", ends_with="user"
     )
     conversation = prompt.with_response(fields.response(row, "response"))
-    labels = _labels((name, fields.present(row, name)) for name in ATTRIBUTES)
+    # Sets that label different attributes may be mixed in one file.
+    labels = _labels(
+        (name, MISSING if fields.is_absent(row, name) else row[name])
+        for name in ATTRIBUTES
+    )
     return _labelled(conversation, labels, ATTRIBUTES[0])
 
 
@@ -51,6 +55,6 @@ def _labelled(
 
 
 FORMATS = (
-    Format("helpsteer", ("prompt", "response", "helpfulness"), _helpsteer),
+    Format("helpsteer", ("prompt", "response"), _helpsteer, any_of=ATTRIBUTES),
     Format("nemo_regression", ("text", "label"), _nemo_regression),
 )

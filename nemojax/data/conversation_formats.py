@@ -16,6 +16,18 @@ def _prompt_and(response_name: str, prompt_name: str = "prompt"):
     return parse
 
 
+def _prompt_completion(row: fields.Fields) -> Conversation:
+    """TRL's rows: texts as they are, or lists of turns."""
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list):
+        start = dialogues.from_turns(prompt, "prompt", ends_with="user")
+    else:
+        start = Conversation.of(fields.prompt(row, "prompt"))
+    if isinstance(completion, list):
+        return start.with_response(dialogues.answer(completion, "completion"))
+    return start.with_response(fields.response(row, "completion"))
+
+
 def _alpaca(row: fields.Fields) -> Conversation:
     prompt = fields.prompt(row, "instruction")
     context = fields.optional_text(row, "input")
@@ -92,7 +104,18 @@ FORMATS = (
     Format("math", ("problem", "solution"), _prompt_and("solution", "problem")),
     Format("alpaca", ("instruction", "output"), _alpaca),
     Format("gsm8k", ("question", "answer"), _prompt_and("answer", "question")),
-    Format("prompt_response", ("prompt", "response"), _prompt_and("response")),
-    Format("prompt_completion", ("prompt", "completion"), _prompt_and("completion")),
+    # Rows for KTO say which answers are good; the others must not be learned.
+    Format(
+        "prompt_response",
+        ("prompt", "response"),
+        _prompt_and("response"),
+        matches=lambda row: row.get("preference") not in ("chosen", "rejected"),
+    ),
+    Format(
+        "prompt_completion",
+        ("prompt", "completion"),
+        _prompt_completion,
+        matches=lambda row: str(row.get("label")) not in ("True", "False"),
+    ),
     Format("input_output", ("input", "output"), _prompt_and("output", "input")),
 )

@@ -51,6 +51,25 @@ def from_turns(
     return _checked(messages, field, ends_with)
 
 
+def answer(turns: Any, field: str) -> str:
+    """The text of one assistant turn, which may be alone in a list.
+
+    Raises:
+      fields.Reject: it is not one assistant turn with text.
+    """
+    if isinstance(turns, list):
+        if len(turns) != 1:
+            raise fields.Reject(field, "not one turn" if turns else "empty response")
+        message = _message(turns[0], f"{field}[0]", False)
+    else:
+        message = _message(turns, field, False)
+    if message.role != "assistant":
+        raise fields.Reject(field, "roles out of order")
+    if not message.content.strip():
+        raise fields.Reject(field, "empty response")
+    return message.content
+
+
 def _message(turn: Any, field: str, labels: bool) -> Message:
     if not isinstance(turn, dict):
         raise fields.Reject(field, "wrong type")

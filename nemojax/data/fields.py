@@ -8,6 +8,12 @@ from typing import Any
 Fields = dict[str, Any]
 
 
+class Cell(str):
+    """Text of a table that has no types: may stand for a number, or for nothing."""
+
+    __slots__ = ()
+
+
 class Reject(Exception):
     """A row that gives no record; becomes a `files.BadRow`.
 
@@ -30,17 +36,30 @@ class Format:
       name: short name, shown to the user.
       required: fields whose presence tells this format.
       parse: gives the record of a row, or raises `Reject`.
+      any_of: fields of which one at least must be there; () for none.
       matches: further condition where the fields alone do not tell.
     """
 
     name: str
     required: tuple[str, ...]
     parse: Callable[[Fields], Any]
+    any_of: tuple[str, ...] = ()
     matches: Callable[[Fields], bool] = lambda row: True
 
     def recognises(self, row: Fields) -> bool:
         """Whether the row has this format's fields."""
-        return all(name in row for name in self.required) and self.matches(row)
+        if not all(name in row for name in self.required):
+            return False
+        if self.any_of and not any(name in row for name in self.any_of):
+            return False
+        return self.matches(row)
+
+    def __str__(self) -> str:
+        """Name and fields, for messages."""
+        listed = ", ".join(self.required)
+        if self.any_of:
+            listed += f", one of {' '.join(self.any_of)}"
+        return f"{self.name} ({listed})"
 
 
 def present(row: Fields, name: str) -> Any:
@@ -55,7 +74,7 @@ def text(row: Fields, name: str) -> str:
     value = present(row, name)
     if not isinstance(value, str):
         raise Reject(name, "wrong type")
-    return value
+    return str(value)  # records hold no cells
 
 
 def optional_text(row: Fields, name: str) -> str:
@@ -87,8 +106,22 @@ def texts(row: Fields, name: str) -> list[str]:
     return value
 
 
+def is_absent(row: Fields, name: str) -> bool:
+    """Whether the field is absent, null, or an empty cell."""
+    value = row.get(name)
+    return value is None or (isinstance(value, Cell) and not value.strip())
+
+
 def number(value: Any, name: str) -> float:
-    """`value` as a number, which may be infinite or NaN."""
+    """`value` as a number, which may be infinite or NaN.
+
+    Text is none, but in a cell it is.
+    """
+    if isinstance(value, Cell):
+        try:
+            return float(value)
+        except ValueError:
+            raise Reject(name, "wrong type") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Reject(name, "wrong type")
     try:
@@ -98,8 +131,8 @@ def number(value: Any, name: str) -> float:
 
 
 def optional_reward(row: Fields, name: str) -> float | None:
-    """The field's finite number, or None where the field is absent or null."""
-    if row.get(name) is None:
+    """The field's finite number, or None where the field is absent, null or empty."""
+    if is_absent(row, name):
         return None
     value = number(row[name], name)
     if not math.isfinite(value):
@@ -110,8 +143,15 @@ def optional_reward(row: Fields, name: str) -> float | None:
 def choice(row: Fields, name: str, choices: tuple[int, ...]) -> int:
     """The field's integer, one of `choices`."""
     value = present(row, name)
+    if isinstance(value, Cell):
+        value = _whole(number(value, name))
     if isinstance(value, bool) or not isinstance(value, int):
         raise Reject(name, "wrong type")
     if value not in choices:
         raise Reject(name, "label out of range")
     return value
+
+
+def _whole(value: float) -> float | int:
+    """An integer where the number is one: tables with gaps write 1 as 1.0."""
+    return int(value) if value.is_integer() else value

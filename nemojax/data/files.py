@@ -1,11 +1,11 @@
 """Rows from files: every row is either read or named in a quarantine.
 
 `.jsonl` holds one JSON object a line, `.json` one list of objects; both may be
-compressed (`.jsonl.gz`, `.json.zst`). `.parquet` holds a table. Parquet and zstd need
-the extra `data`. Text is UTF-8. A row that cannot be read
-becomes a `BadRow` with its file, number, field and reason, and reading goes on with
-the next row; only what makes the whole file or folder useless raises `DataError`.
-So the good and the bad rows of a file always add up to its rows.
+compressed (`.jsonl.gz`, `.json.zst`), and so may `.csv`, whose first row names the
+fields. `.parquet` holds a table. Parquet and zstd need the extra `data`. Text is UTF-8.
+A row that cannot be read becomes a `BadRow` with its file, number, field and reason,
+and reading goes on with the next row; only what makes the whole file or folder useless
+raises `DataError`. So the good and the bad rows of a file always add up to its rows.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemojax.data import json_text
+from nemojax.data import csv_rows, json_text
 from nemojax.data.quarantine import BadRow, DataError, PathLike, Quarantine, Row
 
 __all__ = [
@@ -35,7 +35,11 @@ __all__ = [
 MAX_LINE_BYTES = 10 * 1024**2
 MAX_JSON_BYTES = 1024**3  # a .json list has to be held in memory as a whole
 SUFFIXES = (
-    *(kind + packed for kind in (".jsonl", ".json") for packed in ("", ".gz", ".zst")),
+    *(
+        kind + packed
+        for kind in (".jsonl", ".json", ".csv")
+        for packed in ("", ".gz", ".zst")
+    ),
     ".parquet",
 )
 _PARQUET_ROWS = 256  # held at once
@@ -76,8 +80,8 @@ def list_files(paths: PathLike | Iterable[PathLike]) -> list[pathlib.Path]:
 def read_rows(path: PathLike, after: int = 0) -> Iterator[Row | BadRow]:
     """Reads one file, a row at a time.
 
-    A `.jsonl` file is streamed; no line longer than `MAX_LINE_BYTES` is held. Blank
-    lines are no rows. Lines may end in LF or CRLF.
+    A `.jsonl` or `.csv` file is streamed; no line longer than `MAX_LINE_BYTES` is
+    held. Blank lines are no rows. Lines may end in LF or CRLF.
 
     Args:
       path: of the file.
@@ -89,12 +93,9 @@ def read_rows(path: PathLike, after: int = 0) -> Iterator[Row | BadRow]:
         corrupt as a whole (a gzip file cut short loses only its missing rows).
     """
     path = pathlib.Path(path)
-    read = _read_lines if ".jsonl" in path.suffixes else _read_list
-    if path.suffix == ".parquet":
-        read = _read_table
     is_empty = after == 0
     with _reading(path) as stream:
-        for row in read(stream, str(path), after):
+        for row in _READERS[_kind(path)](stream, str(path), after):
             is_empty = False
             yield row
     if is_empty:
@@ -109,12 +110,13 @@ def count_rows(path: PathLike) -> int:
     """
     path = pathlib.Path(path)
     with _reading(path) as stream:
-        if path.suffix == ".parquet":
+        kind = _kind(path)
+        if kind == ".parquet":
             count = _table_rows(stream, str(path))
-        elif ".jsonl" in path.suffixes:
+        elif kind == ".jsonl":
             count = sum(1 for _ in _lines(stream, str(path)))
         else:
-            count = sum(1 for _ in _read_list(stream, str(path), 0))
+            count = sum(1 for _ in _READERS[kind](stream, str(path), 0))
     return max(1, count)
 
 
@@ -140,6 +142,11 @@ def _opened(path: pathlib.Path) -> Any:
     if path.suffix == ".zst":
         return io.BufferedReader(_Zstd(path))
     return open(path, "rb")
+
+
+def _kind(path: pathlib.Path) -> str:
+    """The suffix less that of a compression."""
+    return pathlib.Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix
 
 
 def _packing(file: PathLike) -> str:
@@ -301,6 +308,12 @@ def _read_list(
             yield BadRow(file, number, error.field, error.reason, raw)
 
 
+def _read_csv(
+    stream: io.BufferedIOBase, file: str, after: int
+) -> Iterator[Row | BadRow]:
+    return csv_rows.read(stream, file, after, MAX_LINE_BYTES, _packing(file))
+
+
 def _read_table(
     stream: io.BufferedIOBase, file: str, after: int
 ) -> Iterator[Row | BadRow]:
@@ -333,3 +346,11 @@ def _table(stream: io.BufferedIOBase, file: str) -> Iterator[Any]:
         yield parquet.ParquetFile(stream)
     except (arrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file}: corrupt parquet file ({error}).") from error
+
+
+_READERS = {
+    ".jsonl": _read_lines,
+    ".json": _read_list,
+    ".csv": _read_csv,
+    ".parquet": _read_table,
+}

@@ -19,10 +19,14 @@ from nemojax.data import (
     files,
     preference_formats,
 )
-from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
+from nemojax.data.records import (
+    AnyRecord,
+    AttributeLabels,
+    Conversation,
+    PreferencePair,
+)
 
 Record = TypeVar("Record")
-AnyRecord = Conversation | PreferencePair | AttributeLabels
 
 # Kinds of records and their formats. A row belongs to the first format that
 # recognises it; conversations come last, for their formats ask for the fewest fields.
@@ -31,6 +35,8 @@ FORMATS: dict[str, tuple[fields.Format, ...]] = {
     "attribute labels": attribute_formats.FORMATS,
     "conversations": conversation_formats.FORMATS,
 }
+
+_KINDS = {entry.name: kind for kind, entries in FORMATS.items() for entry in entries}
 
 # How many rows at the start of a file may be broken before its format is given up.
 _ROWS_TO_DETECT = 100
@@ -57,6 +63,11 @@ def detect(row: dict[str, Any]) -> str | None:
     """Name of the format that a row is in, or None if it is in none we know."""
     found = _find_any(row)
     return found.name if found else None
+
+
+def kind_of(name: str) -> str:
+    """The kind of records, a key of `FORMATS`, that the format of that name gives."""
+    return _KINDS[name]
 
 
 def detect_file(path: files.PathLike) -> str | None:
@@ -141,9 +152,7 @@ def _format_of(path: files.PathLike) -> fields.Format | None:
 
 
 def _listed(kind: str) -> str:
-    return "; ".join(
-        f"{entry.name} ({', '.join(entry.required)})" for entry in FORMATS[kind]
-    )
+    return "; ".join(map(str, FORMATS[kind]))
 
 
 def _find(row: dict[str, Any], kind: str) -> fields.Format | None:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from nemojax.data.batches import Batch
 
-# Tokens and loss mask of one sequence, of equal length.
-TokenSequence = tuple[Sequence[int], Sequence[int]]
+# Tokens and loss mask of one sequence, of equal length; lists or arrays.
+TokenSequence = tuple[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class _OpenBatch:
         self.room = [length] * rows
         self.length = length
         self.max_sequences = max_sequences
-        self.placed: list[tuple[int, int, TokenSequence]] = []  # row, start, sequence
+        self.placed: list[tuple[int, TokenSequence]] = []  # row, sequence
         self.members: list[int] = []
 
     def add(self, index: int, group: Sequence[TokenSequence]) -> bool:
@@ -70,7 +71,7 @@ class _OpenBatch:
             row = next((row for row, left in enumerate(room) if left >= size), None)
             if row is None:
                 return False
-            placed.append((row, self.length - room[row], sequence))
+            placed.append((row, sequence))
             room[row] -= size
         self.room = room
         self.placed += placed
@@ -78,41 +79,89 @@ class _OpenBatch:
         return True
 
     def arrays(self) -> PackedBatch:
-        rows, length, most = len(self.room), self.length, self.max_sequences
-        tokens = np.zeros((rows, length), np.int32)
-        loss_mask = np.zeros((rows, length), np.float32)
-        segment_ids = np.zeros((rows, length), np.int32)
-        positions = np.zeros((rows, length), np.int32)
-        sequence_ids = np.full((rows, length), most, np.int32)
-        last_token = np.zeros(most, np.int32)
-        segments = [0] * rows
-        for sequence_id, (row, start, (ids, mask)) in enumerate(self.placed):
-            stop = start + len(ids)
-            segments[row] += 1
-            tokens[row, start:stop] = ids
-            loss_mask[row, start:stop] = mask
-            segment_ids[row, start:stop] = segments[row]
-            positions[row, start:stop] = np.arange(len(ids))
-            sequence_ids[row, start:stop] = sequence_id
-            last_token[sequence_id] = row * length + stop - 1
-        return PackedBatch(
-            tokens=tokens,
-            loss_mask=loss_mask,
-            segment_ids=segment_ids,
-            positions=positions,
-            sequence_ids=sequence_ids,
-            last_token=last_token,
-            num_sequences=len(self.placed),
-            members=tuple(self.members),
+        return assemble(
+            [sequence for _, sequence in self.placed],
+            [row for row, _ in self.placed],
+            tuple(self.members),
+            rows=len(self.room),
+            length=self.length,
+            max_sequences=self.max_sequences,
         )
 
 
-def _check(index: int, group: Sequence[TokenSequence]) -> None:
+def assemble(
+    sequences: Sequence[TokenSequence],
+    row_of: Sequence[int],
+    members: tuple[int, ...],
+    *,
+    rows: int,
+    length: int,
+    max_sequences: int,
+) -> PackedBatch:
+    """The batch of sequences, each in its row behind those of that row before it.
+
+    Args:
+      sequences: in the order of the groups.
+      row_of: the row of each, which has to have room for it.
+      members: indices of the groups.
+      rows: B.
+      length: S.
+      max_sequences: N.
+    """
+    tokens = np.zeros((rows, length), np.int32)
+    loss_mask = np.zeros((rows, length), np.float32)
+    segment_ids = np.zeros((rows, length), np.int32)
+    positions = np.zeros((rows, length), np.int32)
+    sequence_ids = np.full((rows, length), max_sequences, np.int32)
+    last_token = np.zeros(max_sequences, np.int32)
+    segments, ends = [0] * rows, [0] * rows
+    for sequence_id, (row, (ids, mask)) in enumerate(
+        zip(row_of, sequences, strict=True)
+    ):
+        start, stop = ends[row], ends[row] + len(ids)
+        ends[row] = stop
+        segments[row] += 1
+        tokens[row, start:stop] = ids
+        loss_mask[row, start:stop] = mask
+        segment_ids[row, start:stop] = segments[row]
+        positions[row, start:stop] = np.arange(len(ids))
+        sequence_ids[row, start:stop] = sequence_id
+        last_token[sequence_id] = row * length + stop - 1
+    return PackedBatch(
+        tokens=tokens,
+        loss_mask=loss_mask,
+        segment_ids=segment_ids,
+        positions=positions,
+        sequence_ids=sequence_ids,
+        last_token=last_token,
+        num_sequences=len(sequences),
+        members=members,
+    )
+
+
+def first_fit_decreasing(sizes: Sequence[int], length: int) -> list[int]:
+    """The row of each sequence, the longest placed first; few rows are needed.
+
+    Raises:
+      ValueError: a sequence is longer than a row.
+    """
+    if max(sizes, default=0) > length:
+        raise ValueError(f"a sequence has {max(sizes)} tokens, a row {length}")
+    room = np.full(len(sizes), length)
+    row_of = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        row = int(np.argmax(room >= sizes[index]))
+        row_of[index] = row
+        room[row] -= sizes[index]
+    return row_of
+
+
+def check_group(index: int, group: Sequence[TokenSequence]) -> None:
     """Raises ValueError if a sequence of the group is malformed."""
     if not group:
         raise ValueError(f"group {index} has no sequences")
     for tokens, mask in group:
-        if not tokens or len(tokens) != len(mask):
+        if not len(tokens) or len(tokens) != len(mask):
             raise ValueError(
                 f"group {index}: a sequence of {len(tokens)} tokens with a loss mask "
                 f"of {len(mask)}"
@@ -165,7 +214,7 @@ def pack(
     """
     batch = _OpenBatch(rows, length, max_sequences)
     for index, group in enumerate(groups):
-        _check(index, group)
+        check_group(index, group)
         if batch.add(index, group):
             continue
         reason = _reason_to_skip(group, rows, length, max_sequences)

@@ -33,12 +33,16 @@ def _pair(
 
 
 def _pair_of_dialogues(
-    chosen: Conversation, rejected: Conversation, names: tuple[str, str]
+    chosen: Conversation,
+    rejected: Conversation,
+    names: tuple[str, str],
+    rewards: tuple[float | None, float | None] = (None, None),
 ) -> PreferencePair:
     """The pair of two whole dialogues that differ in the last response."""
     if chosen.prompt != rejected.prompt:
         raise fields.Reject(names[1], "prompts differ")
-    return _pair(chosen.prompt, chosen.last_response, rejected.last_response, names)
+    responses = chosen.last_response, rejected.last_response
+    return _pair(chosen.prompt, *responses, names, rewards)
 
 
 def _hh(row: fields.Fields) -> PreferencePair:
@@ -51,34 +55,33 @@ def _hh(row: fields.Fields) -> PreferencePair:
 
 def _whole_dialogues(row: fields.Fields) -> PreferencePair:
     chosen, rejected = (
-        dialogues.from_turns(row[name], name, ends_with="assistant")
+        dialogues.from_turns(fields.present(row, name), name, ends_with="assistant")
         for name in ("chosen", "rejected")
     )
-    return _pair_of_dialogues(chosen, rejected, ("chosen", "rejected"))
+    return _pair_of_dialogues(chosen, rejected, ("chosen", "rejected"), _rewards(row))
 
 
 def _prompt(value: Any, field: str) -> Conversation:
     """A prompt given as text, templated text, or a list of turns."""
     if isinstance(value, str):
-        return dialogues.from_template(value, field, ends_with="user")
+        return dialogues.from_template(str(value), field, ends_with="user")
     return dialogues.from_turns(value, field, ends_with="user")
 
 
 def _response(value: Any, field: str, prompt: Conversation) -> str:
     """A response given as text, as a turn, or as turns that may repeat the prompt."""
     if isinstance(value, str):
-        return value.removesuffix("\n<extra_id_1>")
-    turns = value if isinstance(value, list) else [value]
-    if len(turns) == 1:
-        # A turn by itself is no dialogue: lend it the prompt's last turn.
-        opening = {"role": "user", "content": prompt.messages[-1].content}
-        turns = [opening, *turns]
-        dialogue = dialogues.from_turns(turns, field, ends_with="assistant")
-        return dialogue.last_response
-    dialogue = dialogues.from_turns(turns, field, ends_with="assistant")
+        return str(value).removesuffix("\n<extra_id_1>")
+    if not _is_dialogue(value):
+        return dialogues.answer(value, field)
+    dialogue = dialogues.from_turns(value, field, ends_with="assistant")
     if dialogue.prompt != prompt:
         raise fields.Reject(field, "prompts differ")
     return dialogue.last_response
+
+
+def _is_dialogue(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1
 
 
 def _prompt_and(chosen_name: str, rejected_name: str, prompt_name: str = "prompt"):
@@ -93,6 +96,90 @@ def _prompt_and(chosen_name: str, rejected_name: str, prompt_name: str = "prompt
         return _pair(prompt, chosen, rejected, names, _rewards(row))
 
     return parse
+
+
+def _trl(row: fields.Fields) -> PreferencePair:
+    """TRL's rows, and those of open-instruct.
+
+    Open-instruct's responses are whole dialogues, and the prompt beside them, if there
+    is any, is the text of one of their user turns.
+    """
+    prompt, names = row.get("prompt"), ("chosen", "rejected")
+    if isinstance(prompt, list) and prompt:
+        return _with_prompt(row)
+    if not all(_is_dialogue(row.get(name)) for name in names):
+        return _with_prompt(row)
+    pair = _whole_dialogues(row)
+    if prompt and prompt not in _user_texts(pair.prompt):
+        return _with_prompt(row)
+    return pair
+
+
+_with_prompt = _prompt_and("chosen", "rejected")
+
+
+def _user_texts(prompt: Conversation) -> list[str]:
+    return [turn.content for turn in prompt.messages if turn.role == "user"]
+
+
+def _reward_bench(row: fields.Fields) -> PreferencePair:
+    """RewardBench's rows: texts as they are, whatever they hold."""
+    prompt = Conversation.of(fields.prompt(row, "prompt"))
+    return _compared(prompt, row, ("chosen", "rejected"), 1)
+
+
+def _nemo_rl(row: fields.Fields) -> PreferencePair:
+    """NeMo-RL's rows: two completions, of which that of the lower rank is better."""
+    prompt = dialogues.from_turns(
+        fields.present(row, "context"), "context", ends_with="user"
+    )
+    completions = fields.present(row, "completions")
+    if not isinstance(completions, list) or not all(
+        isinstance(item, dict) for item in completions
+    ):
+        raise fields.Reject("completions", "wrong type")
+    if len(completions) != 2:
+        raise fields.Reject("completions", "not two completions")
+    read = [
+        _completion(item, f"completions[{index}]")
+        for index, item in enumerate(completions)
+    ]
+    (first, second) = (rank for rank, _, _ in read)
+    if first == second:
+        raise fields.Reject("completions", "tie")
+    better = 0 if first < second else 1
+    (_, chosen, reward), (_, rejected, other) = read[better], read[1 - better]
+    names = f"completions[{better}]", f"completions[{1 - better}]"
+    if (reward is None) != (other is None):
+        missing = names[0 if reward is None else 1]
+        raise fields.Reject(f"{missing}.reward", "missing field")
+    return _pair(prompt, chosen, rejected, names, (reward, other))
+
+
+def _completion(item: fields.Fields, field: str) -> tuple[int, str, float | None]:
+    """Rank, text and reward of a completion."""
+    try:
+        rank = fields.present(item, "rank")
+        if isinstance(rank, bool) or not isinstance(rank, int):
+            raise fields.Reject("rank", "wrong type")
+        text = dialogues.answer(fields.present(item, "completion"), "completion")
+        return rank, text, fields.optional_reward(item, "reward")
+    except fields.Reject as reject:
+        raise fields.Reject(f"{field}.{reject.field}", reject.reason) from None
+
+
+def _helpsteer(row: fields.Fields) -> PreferencePair:
+    """HelpSteer2's comparisons; below 0 the first response is preferred."""
+    prompt = dialogues.from_template(
+        fields.prompt(row, "prompt"), "prompt", ends_with="user"
+    )
+    names = ("response_1", "response_2")
+    strength = fields.choice(row, "preference_strength", tuple(range(-3, 4)))
+    for name in names:
+        fields.response(row, name)
+    if strength == 0:
+        raise fields.Reject("preference_strength", "tie")
+    return _compared(prompt, row, names, 1 if strength < 0 else 2)
 
 
 def _rewards(row: fields.Fields) -> tuple[float | None, float | None]:
@@ -162,11 +249,19 @@ FORMATS = (
         ("prompt", "chosen_response", "rejected_response"),
         _prompt_and("chosen_response", "rejected_response"),
     ),
+    Format("nemo_rl", ("context", "completions"), _nemo_rl),
     Format(
-        "prompt_chosen_rejected",
-        ("prompt", "chosen", "rejected"),
-        _prompt_and("chosen", "rejected"),
+        "helpsteer_preference",
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        _helpsteer,
     ),
+    Format(
+        "reward_bench",
+        ("prompt", "chosen", "rejected", "subset", "id"),
+        _reward_bench,
+        matches=lambda row: isinstance(row["prompt"], str),
+    ),
+    Format("prompt_chosen_rejected", ("prompt", "chosen", "rejected"), _trl),
     Format(
         "whole_dialogues",
         ("chosen", "rejected"),

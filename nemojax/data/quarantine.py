@@ -11,7 +11,12 @@ from nemojax.data import json_text
 
 # Reasons for which a sound row still gives no record. They are counted and written
 # like the others but do not make a file suspect.
-SKIP_REASONS = frozenset({"tie", "tool calls", "no label"})
+TOO_LONG = "longer than the limit"
+BELOW_THRESHOLD = "chosen response below the reward threshold"
+NOT_SCORED = "not among the scores"
+SKIP_REASONS = frozenset(
+    {"tie", "tool calls", "no label", TOO_LONG, BELOW_THRESHOLD, NOT_SCORED}
+)
 
 PathLike = str | os.PathLike[str]
 

@@ -1,6 +1,7 @@
 """The records that all stages exchange: conversations, preference pairs, labels."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, Self, get_args
 
 Role = Literal["system", "user", "assistant"]
@@ -9,15 +10,32 @@ ROLES: tuple[str, ...] = get_args(Role)
 # HelpSteer2's attributes, each annotated from 0 to 4, in the order in which the
 # reward model predicts them.
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+# The four that come before them in NVIDIA's released reward models, untrained.
+UNTRAINED = ("quality", "toxicity", "humor", "creativity")
 # The label of an attribute that nobody annotated.
 MISSING = -100.0
 
 
 def attribute_names(count: int) -> tuple[str, ...]:
-    """Names of a reward model's attributes: `ATTRIBUTES`, or numbers."""
-    if count == len(ATTRIBUTES):
-        return ATTRIBUTES
+    """Names of a reward model's attributes: `ATTRIBUTES`, NVIDIA's nine, or numbers."""
+    for names in (ATTRIBUTES, UNTRAINED + ATTRIBUTES):
+        if count == len(names):
+            return names
     return tuple(f"attribute_{index}" for index in range(count))
+
+
+def attribute_label(values: Sequence[float]) -> str:
+    """Attribute values as an assistant turn's label, "helpfulness:4,..." (SteerLM).
+
+    Values are brought to [0, 4] and rounded, halves to the even neighbour.
+
+    Raises:
+      ValueError: if there is not one value for each attribute.
+    """
+    return ",".join(
+        f"{name}:{round(min(4.0, max(0.0, value)))}"
+        for name, value in zip(ATTRIBUTES, values, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,3 +134,6 @@ class AttributeLabels:
                 f"{len(self.labels)} labels for the {len(ATTRIBUTES)} attributes "
                 f"{', '.join(ATTRIBUTES)}; mark a missing one by {MISSING}"
             )
+
+
+AnyRecord = Conversation | PreferencePair | AttributeLabels

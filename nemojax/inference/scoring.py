@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from nemojax import losses
 from nemojax.data import packing
 from nemojax.inference.buckets import Buckets, TokenSequence, batches
-from nemojax.losses import sequences
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
@@ -129,7 +129,7 @@ def _log_probs_jit(config, mesh, count, params, batch, sequence_ids):
         segment_ids=batch.segment_ids,
         layout=Layout(mesh),
     )
-    return sequences.sequence_log_probs(log_probs, batch.loss_mask, sequence_ids, count)
+    return losses.sequence_log_probs(log_probs, batch.loss_mask, sequence_ids, count)
 
 
 # Slots of a batch: of these a CPU's caches hold the activations, and GPUs and TPUs are

@@ -35,6 +35,7 @@ from nemojax.parallel import mesh as meshes
 
 CONFIG = "config.json"
 REWARD_HEAD = "reward_head.safetensors"
+_LM_HEAD = "lm_head.weight"
 MAX_FILE_BYTES = 5_000_000_000
 # Buffers that old exports hold and that follow from the config.
 _DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
@@ -101,14 +102,15 @@ def leaves(
         partition.check_mesh(config, mesh)
     reader = weights.Reader(directory)
     shapes = forward.shapes(config)
-    found = names.tensors(config)
+    judge = (directory / REWARD_HEAD).exists()
+    found = names.tensors(config, lm_head=not judge or _LM_HEAD in reader.shapes)
     _check(directory, config, shapes, found, reader)
     found.sort(key=lambda tensor: names.get(shapes, tensor.path).size, reverse=True)
     for done, tensor in enumerate(found):
         progress(done, len(found))
         yield tensor.path, _leaf(config, reader, tensor, shapes, mesh)
     progress(len(found), len(found))
-    if (directory / REWARD_HEAD).exists():
+    if judge:
         head = weights.Reader(directory, [directory / REWARD_HEAD])
         for name, shape in head.shapes.items():
             read = functools.partial(head.read, name)
@@ -157,7 +159,7 @@ def save(
     if not 0 < rows <= config.vocab_size:
         raise ValueError(f"vocab_size={rows} of a table of {config.vocab_size} rows")
     written = config_json.to_json(config) | {"vocab_size": rows} | dict(fields or {})
-    found = names.tensors(config)
+    found = names.tensors(config, lm_head=_has_lm_head(params))
     _check_tree(config, params)
     announced = {
         name: (shape, dtype)
@@ -221,7 +223,7 @@ def _check(
         for tensor in found
         for name in tensor.names(config.num_layers)
     }
-    ignored = _DERIVED + (("lm_head.weight",) if config.tied_embeddings else ())
+    ignored = _DERIVED + ((_LM_HEAD,) if config.tied_embeddings else ())
     found_shapes = {
         name: shape
         for name, shape in reader.shapes.items()
@@ -260,9 +262,17 @@ def _leaf(
     return placement.leaf(shape, part, mesh, spec)
 
 
+def _has_lm_head(params: Any) -> bool:
+    """Whether a tree must have one, or does: that of a reward model need not."""
+    return "lm_head" in params or "reward_head" not in params
+
+
 def _check_tree(config: ModelConfig, params: Any) -> None:
     """Raises ValueError if the language model's tree is not the config's."""
-    wanted = jax.tree_util.tree_flatten_with_path(forward.shapes(config))[0]
+    shapes = forward.shapes(config)
+    if not _has_lm_head(params):
+        shapes.pop("lm_head", None)
+    wanted = jax.tree_util.tree_flatten_with_path(shapes)[0]
     have = {k: v for k, v in params.items() if k != "reward_head"}
     stored = jax.tree_util.tree_flatten_with_path(
         have, is_leaf=lambda value: hasattr(value, "load")

@@ -165,7 +165,7 @@ def load(
         params,
         mesh,
         tokenizer,
-        _template(directory, template, tokenizer),
+        load_template(directory, template, tokenizer),
         stops,
         tuple(dict.fromkeys((*stops, *turn_ends))),
     )
@@ -206,9 +206,15 @@ def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ..
     return tuple(dict.fromkeys(i for i in found if isinstance(i, int) and i >= 0))
 
 
-def _template(
-    directory: pathlib.Path, wanted: str, tokenizer: AnyTokenizer
+def load_template(
+    directory: str | pathlib.Path, wanted: str, tokenizer: AnyTokenizer
 ) -> ChatTemplate | PartsTemplate | None:
+    """The chat template of a checkpoint, or the one that is wanted; see `load`.
+
+    Raises:
+      ValueError: there is no such template.
+    """
+    directory = pathlib.Path(directory)
     if wanted == NONE:
         return None
     if wanted in TEMPLATES:

@@ -39,8 +39,13 @@ class Tensor:
         return [self.name.format(layer=layer) for layer in range(num_layers)]
 
 
-def tensors(config: ModelConfig) -> list[Tensor]:
-    """All leaves of `config`'s language model, in the order of the forward pass."""
+def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
+    """All leaves of `config`'s language model, in the order of the forward pass.
+
+    Args:
+      config: of the model.
+      lm_head: whether it has one; a reward model need not.
+    """
     layer = "model.layers.{layer}."
     found = [Tensor(("embedding", "table"), "model.embed_tokens.weight")]
     found += _norm(config, ("layers", "attention_norm"), layer + "input_layernorm")
@@ -56,7 +61,7 @@ def tensors(config: ModelConfig) -> list[Tensor]:
         name = f"{layer}mlp.{part}_proj.weight"
         found.append(Tensor(("layers", "mlp", part), name, transposed=True))
     found += _norm(config, ("final_norm",), "model.norm")
-    if not config.tied_embeddings:
+    if lm_head and not config.tied_embeddings:
         found.append(Tensor(("lm_head", "kernel"), "lm_head.weight"))
     return found
 

@@ -1,7 +1,8 @@
 import pytest
 
-from nemojax.data import fields, formats
+from nemojax.data import fields, files, formats
 from nemojax.data.attribute_formats import FORMATS
+from nemojax.data.fields import Cell
 from nemojax.data.records import ATTRIBUTES, MISSING, AttributeLabels, Conversation
 
 HELPSTEER = {
@@ -65,7 +66,7 @@ def test_labels_outside_the_scale_are_rejected(label):
 @pytest.mark.parametrize(
     ("row", "field", "reason"),
     [
-        (HELPSTEER | {"verbosity": None}, "verbosity", "wrong type"),
+        (HELPSTEER | {"verbosity": "4"}, "verbosity", "wrong type"),
         (HELPSTEER | {"verbosity": True}, "verbosity", "wrong type"),
         (HELPSTEER | {"response": ""}, "response", "empty response"),
         (HELPSTEER | {"prompt": ""}, "prompt", "empty prompt"),
@@ -81,7 +82,41 @@ def test_broken_rows_are_named_by_the_field(row, field, reason):
     assert rejection(row) == (field, reason)
 
 
-@pytest.mark.parametrize("name", ATTRIBUTES[1:])
-def test_a_missing_attribute_is_named(name):
-    row = {key: value for key, value in HELPSTEER.items() if key != name}
-    assert rejection(row) == (name, "missing field")
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_attribute_that_is_absent_null_or_empty_is_missing(name):
+    """So sets that label different attributes can be mixed."""
+    place = ATTRIBUTES.index(name)
+    expected = (*LABELS[:place], MISSING, *LABELS[place + 1 :])
+    without = {key: value for key, value in HELPSTEER.items() if key != name}
+    unlabelled = [
+        {},
+        {name: None},
+        {name: -100},
+        {name: Cell("")},
+        {name: Cell("-100")},
+    ]
+    for change in unlabelled:
+        assert formats.detect(without | change) == "helpsteer"
+        assert parse(without | change).labels == expected
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_one_attribute_tells_the_format_and_none_is_no_label(name):
+    row = {"prompt": "q", "response": "a", name: 3}
+    assert formats.detect(row) == "helpsteer"
+    assert sorted(parse(row).labels) == [MISSING] * 4 + [3.0]
+    assert rejection(row | {name: None}) == ("helpfulness", "no label")
+    bad = files.Row(row, "rows.jsonl", 1).reject("helpfulness", "no label")
+    assert not bad.malformed
+
+
+def test_numbers_may_be_text_in_cells_alone():
+    cells = {key: Cell(value) for key, value in HELPSTEER.items()}
+    assert parse(cells) == parse(HELPSTEER)
+    assert parse(cells | {"coherence": Cell(" 3.5 ")}).labels[2] == 3.5
+    for text, reason in [
+        ("high", "wrong type"),
+        ("5", "label out of range"),
+        ("nan", "label out of range"),
+    ]:
+        assert rejection(cells | {"coherence": Cell(text)}) == ("coherence", reason)

@@ -162,3 +162,47 @@ def test_long_dialogues_keep_every_turn():
         "assistant",
     ] * 3
     assert parse({"messages": MESSAGES * 2}).messages[-1] == Message("assistant", "a")
+
+
+def test_prompts_and_completions_may_be_turns():
+    """The forms of TRL: texts, which stay as they are, or lists of messages."""
+    turns = [{"role": "system", "content": "s"}, *MESSAGES, MESSAGES[0]]
+    conversation = parse({"prompt": turns, "completion": [MESSAGES[1]]})
+    assert [turn.content for turn in conversation.messages] == ["s", "q", "a", "q", "a"]
+    for row in [
+        {"prompt": "q", "completion": [MESSAGES[1]]},
+        {"prompt": [MESSAGES[0]], "completion": "a"},
+        {"prompt": [MESSAGES[0]], "completion": [MESSAGES[1]]},
+    ]:
+        assert formats.detect(row) == "prompt_completion"
+        assert parse(row) == Conversation.of("q", "a")
+    text = "q\n<extra_id_1>Assistant\nx"
+    assert parse({"prompt": text, "completion": "a"}) == Conversation.of(text, "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "reason"),
+    [
+        ({"prompt": []}, "prompt", "roles out of order"),
+        ({"prompt": MESSAGES}, "prompt", "roles out of order"),
+        ({"completion": []}, "completion", "empty response"),
+        ({"completion": [MESSAGES[0]]}, "completion", "roles out of order"),
+        ({"completion": MESSAGES}, "completion", "not one turn"),
+        ({"completion": ["a"]}, "completion[0]", "wrong type"),
+        (
+            {"completion": [MESSAGES[1] | {"content": " "}]},
+            "completion",
+            "empty response",
+        ),
+    ],
+)
+def test_broken_turns_of_prompt_and_completion_are_named(change, field, reason):
+    row = {"prompt": [MESSAGES[0]], "completion": [MESSAGES[1]]}
+    assert rejection(row | change) == (field, reason)
+
+
+def test_answers_that_are_marked_as_good_or_bad_are_no_conversations():
+    """Rows for KTO: half of them hold what the model is not to say."""
+    for mark in (True, False, "False"):
+        assert formats.detect(ROWS["prompt_completion"] | {"label": mark}) is None
+    assert formats.detect(ROWS["prompt_response"] | {"preference": "rejected"}) is None

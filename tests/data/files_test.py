@@ -147,7 +147,7 @@ UNUSABLE_FILES = {
     "lines.json": (b'{"a": 1}\n{"a": 2}', "name it .jsonl"),
     "marked.json": (b"\xef\xbb\xbf[]", "byte order mark"),
     "latin.json": (b'["\xe9"]', "not UTF-8"),
-    "table.csv": (b"a,b", "unknown kind of file"),
+    "table.tsv": (b"a\tb", "unknown kind of file"),
 }
 
 

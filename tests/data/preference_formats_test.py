@@ -1,6 +1,6 @@
 import pytest
 
-from nemojax.data import fields, formats
+from nemojax.data import fields, files, formats
 from nemojax.data.preference_formats import FORMATS
 from nemojax.data.records import Conversation, Message, PreferencePair
 
@@ -40,6 +40,17 @@ ROWS = [
     ("prompt_chosen_rejected", {"prompt": "q",
                                 "chosen": [QUESTION, GOOD],
                                 "rejected": [QUESTION, BAD]}),
+    ("reward_bench", {"prompt": "q", "chosen": "good", "rejected": "bad",
+                      "subset": "donotanswer", "id": 7}),
+    ("nemo_rl", {"context": [QUESTION],
+                 "completions": [{"rank": 1, "completion": [BAD]},
+                                 {"rank": 0, "completion": [GOOD]}]}),
+    ("helpsteer_preference", {"prompt": "q",
+                              "response_1": "good", "response_2": "bad",
+                              "preference_strength": -2}),
+    ("helpsteer_preference", {"prompt": "q",
+                              "response_1": "bad", "response_2": "good",
+                              "preference_strength": 1}),
     ("whole_dialogues", {"chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]}),
     ("llmbar", {"input": "q", "output_1": "bad", "output_2": "good", "label": 2}),
     ("llmbar", {"input": "q", "output_1": "good", "output_2": "bad", "label": 1}),
@@ -184,6 +195,19 @@ def test_pandalm_follows_the_majority_and_skips_ties(votes, winner):
         ("judge_prompts", {"rejected_instruction": "Rate it."}, "no judge prompt"),
         ("whole_dialogues", {"rejected": "bad"}, "wrong type"),
         ("prompt_chosen_rejected", {"chosen": [GOOD, BAD]}, "roles out of order"),
+        ("prompt_chosen_rejected", {"chosen": []}, "empty response"),
+        ("prompt_chosen_rejected", {"chosen": [QUESTION]}, "roles out of order"),
+        ("reward_bench", {"chosen": ["good"]}, "wrong type"),
+        ("reward_bench", {"prompt": " "}, "empty prompt"),
+        ("nemo_rl", {"context": [GOOD]}, "roles out of order"),
+        ("nemo_rl", {"context": "q"}, "wrong type"),
+        ("nemo_rl", {"completions": [{"rank": 0}]}, "not two completions"),
+        ("nemo_rl", {"completions": "good, bad"}, "wrong type"),
+        ("nemo_rl", {"completions": [{"rank": 0}, {"rank": 1}]}, "missing field"),
+        ("helpsteer_preference", {"preference_strength": 0}, "tie"),
+        ("helpsteer_preference", {"preference_strength": 4}, "label out of range"),
+        ("helpsteer_preference", {"preference_strength": None}, "wrong type"),
+        ("helpsteer_preference", {"response_2": None}, "wrong type"),
     ],
 )
 def test_broken_rows_are_named_by_the_field(name, change, reason):
@@ -206,3 +230,97 @@ def test_judge_prompts_keep_the_earlier_turns():
     )
     roles = [message.role for message in parse(row).prompt.messages]
     assert roles == ["user", "assistant", "user"]
+
+
+def completions(*ranks, **changes):
+    """A row of NeMo-RL with a good and a bad completion of these ranks."""
+    texts = zip(ranks, (GOOD, BAD, GOOD), strict=False)
+    items = [{"rank": rank, "completion": [turn]} for rank, turn in texts]
+    items[0] |= changes
+    return {"context": [QUESTION], "completions": items}
+
+
+def test_the_lower_rank_of_nemo_rl_is_better():
+    assert parse(completions(1, 2)).chosen == "good"
+    assert parse(completions(1, 0)).chosen == "bad"
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "reason"),
+    [
+        (completions(1, 1), "completions", "tie"),
+        (completions(0, 1, 2), "completions", "not two completions"),
+        (completions("0", 1), "completions[0].rank", "wrong type"),
+        (completions(True, 0), "completions[0].rank", "wrong type"),
+        (completions(0, 1, reward=1.0), "completions[1].reward", "missing field"),
+        (
+            completions(0, 1, reward=float("nan")),
+            "completions[0].reward",
+            "reward not finite",
+        ),
+        (
+            completions(0, 1, completion=[GOOD, QUESTION, GOOD]),
+            "completions[0].completion",
+            "not one turn",
+        ),
+        (
+            completions(0, 1, completion=[GOOD | {"role": "tool"}]),
+            "completions[0].completion[0].role",
+            "tool calls",
+        ),
+    ],
+)
+def test_broken_completions_are_named(row, field, reason):
+    assert rejection(row) == (field, reason)
+
+
+def test_rewards_come_from_every_place_where_they_may_be():
+    rewards = {"chosen_reward": 2, "rejected_reward": 0.5}
+    for name in ("nemo_aligner", "prompt_chosen_rejected", "whole_dialogues"):
+        pair = parse(row_of(name) | rewards)
+        assert (pair.chosen_reward, pair.rejected_reward) == (2.0, 0.5)
+    row = completions(1, 0, reward=0.5)
+    row["completions"][1]["reward"] = 2
+    pair = parse(row)
+    assert (pair.chosen, pair.chosen_reward, pair.rejected_reward) == ("bad", 2.0, 0.5)
+
+
+def test_ties_are_skipped_rather_than_broken():
+    row = files.Row(row_of("helpsteer_preference"), "rows.jsonl", 1)
+    assert not row.reject("preference_strength", "tie").malformed
+
+
+def test_a_margin_beside_a_pair_is_passed_over():
+    for margin in (1.5, None, "much"):
+        row = row_of("prompt_chosen_rejected") | {"margin": margin}
+        assert parse(row) == PreferencePair(Conversation.of("q"), "good", "bad")
+
+
+def test_whole_dialogues_may_have_the_text_of_a_user_turn_beside_them():
+    """As open-instruct writes them, with a system message or several turns."""
+    start = [{"role": "system", "content": "s"}, QUESTION, GOOD, QUESTION]
+    row = {"chosen": [*start, GOOD], "rejected": [*start, BAD]}
+    expected = parse(row)
+    assert [turn.role for turn in expected.prompt.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+    for prompt in ("q", "", None):
+        assert formats.detect(row | {"prompt": prompt}) == "prompt_chosen_rejected"
+        assert parse(row | {"prompt": prompt}) == expected
+    assert rejection(row | {"prompt": "good"}) == ("chosen", "prompts differ")
+
+
+def test_markers_in_the_texts_of_reward_bench_make_no_turns():
+    text = "q\n<extra_id_1>Assistant\nx\n<extra_id_1>User\ny"
+    assert parse(row_of("reward_bench") | {"prompt": text}).prompt == (
+        Conversation.of(text)
+    )
+
+
+def test_helpsteer_comparisons_may_hold_several_turns():
+    text = "q\n<extra_id_1>Assistant\nx\n<extra_id_1>User\ny"
+    prompt = parse(row_of("helpsteer_preference") | {"prompt": text}).prompt
+    assert [turn.content for turn in prompt.messages] == ["q", "x", "y"]

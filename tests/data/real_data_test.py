@@ -10,7 +10,8 @@ import re
 import numpy as np
 import pytest
 
-from nemojax.data import corpus, files, formats
+from nemojax.data import conversion, corpus, files, formats, writers
+from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
 
 FOLDER = pathlib.Path(
     os.environ.get("NEMOJAX_DATA")
@@ -87,6 +88,47 @@ def test_no_file_of_a_folder_is_left_out_above(folder):
     expected = {name for name in CONVERSATIONS | PREFERENCES if name.startswith(folder)}
     found = files.list_files(FOLDER / folder)
     assert {path.relative_to(FOLDER).as_posix() for path in found} == expected
+
+
+LAYOUTS = {
+    Conversation: "sft",
+    PreferencePair: "preference",
+    AttributeLabels: "reward/nemo_aligner_regression_rm.jsonl",
+}
+# Reasons of the rows that a layout cannot hold: dialogues of several turns.
+NOT_HELD = {
+    "prompt_completion": {
+        "prompt_completion cannot hold it: not one prompt and one response": 134
+    }
+}
+
+
+@pytest.mark.parametrize("target", writers.TARGETS)
+def test_every_record_is_written_and_comes_back(target, tmp_path):
+    """Each is compared by the writer; here they are counted, and read from the file."""
+    layout = writers.TARGETS[target]
+    sources = conversion.find(FOLDER / LAYOUTS[layout.kind], target)
+    out = tmp_path / "rows.jsonl"
+    done = conversion.convert(sources, target, out, max_bad_fraction=1.0)
+    reasons = {why: n for why, n in done.reasons.items() if "cannot hold" in why}
+    assert reasons == NOT_HELD.get(target, {})
+    found = list(formats.read_file(out))
+    assert not any(isinstance(item, files.BadRow) for item in found)
+    assert len(found) == done.written > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("advbench_harmful_behaviors_dev.csv", 260),
+        ("xstest_prompts_dev.csv", 225),
+        ("xstest_gpt4_completions_dev.csv.gz", 225),
+    ],
+)
+def test_tables_have_their_rows(name, rows):
+    found = list(files.read_rows(FOLDER / "safety" / name))
+    assert len(found) == rows
+    assert all(isinstance(row, files.Row) for row in found)
 
 
 def test_all_gsm8k_answers_end_in_a_number():

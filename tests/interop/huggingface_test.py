@@ -84,6 +84,17 @@ def test_a_reward_head_travels_beside_the_model(tmp_path, width):
     assert tree["reward_head"]["kernel"].shape == (16, width)
 
 
+def test_a_reward_model_needs_no_lm_head_a_language_model_does(tmp_path):
+    params = random_params(NEMOTRON, num_attributes=5)
+    headless = {name: leaf for name, leaf in params.items() if name != "lm_head"}
+    huggingface.save(tmp_path / "model", NEMOTRON, headless)
+    _, tree = huggingface.load(tmp_path / "model")
+    assert_same(tree, headless)
+    policy = {k: leaf for k, leaf in headless.items() if k != "reward_head"}
+    with pytest.raises(ValueError, match=r"lm_head\.kernel: missing"):
+        huggingface.save(tmp_path / "other", NEMOTRON, policy)
+
+
 def _rewrite(path, change):
     tensors = safetensors.load_file(path / weights.SINGLE)
     change(tensors)
