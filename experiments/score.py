@@ -3,8 +3,8 @@
     python -m experiments.score --model=MODEL --data=FILES_OR_FOLDER --out=scores
 
 MODEL is a model folder or a Hugging Face checkpoint. The files (.jsonl, .json,
-.parquet, .gz, .zst) hold conversations, preference pairs or labelled responses, in any
-format that nemojax/data/formats.py knows. Rows of part-NNNNN.jsonl, as they come:
+.csv, .parquet, .gz, .zst) hold conversations, preference pairs or labelled responses,
+in any format of docs/data.md. Rows of part-NNNNN.jsonl, as they come:
 
     {"file": F, "row": N, "rewards": {"helpfulness": 3.1, ...}}         --kind=rewards
     {"file": F, "row": N, "log_prob": -41.7, "tokens": 23}              --kind=log_probs

@@ -275,7 +275,7 @@ class Recipe:
         names = ["dpo", *(f"rpo_{i + 1}" for i in range(self.settings.rpo_rounds))]
         for name in names:
             loss = self.settings.dpo() if name == "dpo" else self.settings.rpo()
-            loss = loss._replace(preference_weight=preference_weight)
+            loss = dataclasses.replace(loss, preference_weight=preference_weight)
             phase = self.settings.prefer(f"{prefix}{name}".replace("_", " "))
             self._preference_stage(f"{prefix}{name}", name, before, loss, phase)
             before = f"{prefix}{name}"

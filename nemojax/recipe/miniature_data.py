@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from nemojax import losses
 from nemojax.data import packing
 from nemojax.data import tokenizer as tokenizers
 from nemojax.data.chat_template import ChatTemplate
 from nemojax.data.records import AttributeLabels, Conversation
 from nemojax.data.tokenizer import Tokenizer
 from nemojax.evals import statistics
-from nemojax.losses import aggregate
 from nemojax.miniature import annotator, closed_book, fact_tasks, tasks, teachers, text
 from nemojax.miniature.grading import Task
 from nemojax.miniature.teachers import ScriptedTeacher
@@ -29,7 +29,7 @@ TEMPLATE = ChatTemplate(system_header=False, bos=True)
 EXTRA_PIECES = ("User", "Assistant", "####")
 # At least this share of the prompts has an answer that the reward filter lets through.
 PROMPTS_KEPT = 0.75
-FILTER_WEIGHTS = aggregate.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
+FILTER_WEIGHTS = losses.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
 
 # A task with a response, and whether the response is right.
 Answered = tuple[Task, str]

@@ -116,7 +116,10 @@ class Settings:
             for name in ("pretrain", "reward", "code_sft", "general_sft")
         }
         for name, (phase, loss) in (("dpo", self.dpo()), ("rpo", self.rpo("RPO"))):
-            phases[name] = {**dataclasses.asdict(phase), "loss": loss._asdict()}
+            phases[name] = {
+                **dataclasses.asdict(phase),
+                "loss": dataclasses.asdict(loss),
+            }
         model = dataclasses.asdict(self.model(self.vocab_size))
         return {**dataclasses.asdict(self), "model": model, **phases}
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from nemojax.data import formats, writers
 from tests.house import tree
 
 pytest.importorskip("safetensors")
@@ -20,3 +21,24 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     for block in blocks:
         line = text[: block.start(1)].count("\n")
         exec(compile("\n" * line + block[1], page, "exec"), names)
+
+
+def test_the_table_of_formats_names_each_with_its_kind_and_layout():
+    kinds = {
+        "conversations": "conversation",
+        "preference pairs": "pair",
+        "attribute labels": "labels",
+    }
+    written = {layout.format: name for name, layout in writers.TARGETS.items()}
+    expected = {
+        (entry.name, kinds[kind], written.get(entry.name, ""))
+        for kind, entries in formats.FORMATS.items()
+        for entry in entries
+    }
+    page = (tree.ROOT / "docs/data.md").read_text()
+    table = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    found = {
+        (name.split("`")[1], kind.strip(), target.strip(" `"))
+        for _, name, _, kind, target, _ in table
+    }
+    assert found == expected

@@ -1,0 +1,86 @@
+"""Data files of other layouts: to train elsewhere, or to bring several sets into one.
+
+    python -m experiments.convert_data --data=FILES_OR_FOLDERS --to=trl --out=FILE.jsonl
+
+The files (.jsonl, .json, .csv, .parquet, .gz, .zst) are in any format that
+docs/data.md lists, each in its own. --to is a layout for
+
+    conversations      messages, nemo_chat, prompt_completion, sharegpt
+    preference pairs   trl, nemo_aligner, nemo_rl, openrlhf
+    attribute labels   helpsteer, nemo_regression
+
+Of pairs, a layout for conversations gets the prompt and the chosen response. Labelled
+responses become conversations only with --drop_labels.
+
+FILE.jsonl appears when it is whole. Rows that give nothing, and rows that the layout
+cannot hold, are in FILE.rejects.jsonl with file, row, field and reason; if more than
+--max_bad_fraction of all rows are malformed or cannot be held, there is no FILE.jsonl.
+
+Prints the format of each file, the rejected rows by reason, and a last line that says
+how many rows were written and where.
+"""
+
+import dataclasses
+import sys
+
+from absl import app, flags
+
+from nemojax.data import conversion, writers
+from nemojax.data.files import DataError
+from nemojax.recipe import command
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("data", [], "files and folders")
+flags.DEFINE_enum("to", None, list(writers.TARGETS), "layout to write")
+flags.DEFINE_string("out", None, "file to write; ends in .jsonl")
+flags.DEFINE_bool("drop_labels", False, "make conversations of labelled responses")
+flags.DEFINE_float(
+    "max_bad_fraction", 0.05, "of the rows that may be malformed or not held", 0, 1
+)
+flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+
+
+def run() -> int:
+    """Converts the files."""
+    for name in ("data", "to", "out"):
+        if not FLAGS[name].value:
+            raise DataError(f"name the {name}: --{name}=...")
+    path = conversion.require_free(FLAGS.out)
+    sources = conversion.find(FLAGS.data, FLAGS.to, FLAGS.drop_labels)
+    done = conversion.convert(sources, FLAGS.to, path, FLAGS.max_bad_fraction)
+    result = {
+        "to": FLAGS.to,
+        "out": str(path),
+        "formats": {str(source.path): source.format for source in sources},
+        **dataclasses.asdict(done),
+        "rejects": str(done.rejects) if done.rejects else None,
+    }
+    command.tell(result, told(result), FLAGS.json)
+    return command.SUCCESS
+
+
+def told(result: dict) -> str:
+    """The result for people."""
+    lines = [
+        f"{file}: {name or 'no readable row'}"
+        for file, name in result["formats"].items()
+    ]
+    lines += [f"rejected: {why}: {n:,}" for why, n in result["reasons"].items()]
+    if result["rejects"]:
+        lines.append(f"rejected rows: {result['rejects']}")
+    lines.append(
+        f"{result['written']:,} of {result['rows']:,} rows written as {result['to']}: "
+        f"{result['out']}"
+    )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Checks the arguments; `command.main` explains what goes wrong."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    sys.exit(command.main(run))
+
+
+if __name__ == "__main__":
+    app.run(main)

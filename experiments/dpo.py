@@ -1,0 +1,57 @@
+"""Direct preference optimisation (DPO), with the report's SFT term on the chosen.
+
+    python -m experiments.dpo --model=runs/general/sft/model --data=pairs.jsonl \\
+        --workdir=runs/dpo --preference.beta=1e-3 --preference.sft_weight=1e-5
+
+The reference is the model that the run begins with. Its log-probs are computed once
+and kept in the work folder, so no second model is there while it trains;
+--reference=in_step computes them with each step. --preference.label_smoothing is
+conservative DPO, --preference.loss=ipo is IPO. With --lora.rank=16 adapters are
+trained and the model itself stays the reference. --min_chosen_reward leaves out pairs
+whose chosen response has a lower reward.
+
+Prints a table of the first and the last step and of --held_out (implicit rewards with
+beta, log ratios without, log-probs of both responses, accuracy), the rows that were
+left out by reason, and where the model is; curve.png shows the same over the steps.
+The same command goes on after an interruption.
+"""
+
+import functools
+import sys
+
+from absl import app, flags
+
+from nemojax.recipe import command
+from nemojax.recipe.alignment import examples, run
+from nemojax.recipe.alignment import flags as common
+from nemojax.recipe.alignment.settings import PRESETS
+
+FLAGS = flags.FLAGS
+common.define(PRESETS["dpo"])
+flags.adopt_module_key_flags(common)
+
+
+def job() -> run.Job:
+    """What the flags say."""
+    return run.Job(
+        FLAGS.workdir,
+        FLAGS.model,
+        FLAGS.template,
+        [("dpo", common.settings(PRESETS["dpo"]))],
+        common.data(rewards=FLAGS.rewards, reward_weights=FLAGS.reward_weights),
+        functools.partial(
+            examples.preferences, min_chosen_reward=FLAGS.min_chosen_reward
+        ),
+        values=2,
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Checks the arguments; `command.main` explains what goes wrong."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    sys.exit(command.main(functools.partial(common.train, job)))
+
+
+if __name__ == "__main__":
+    app.run(main)

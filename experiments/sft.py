@@ -1,0 +1,58 @@
+"""Supervised fine-tuning, in stages: code first, then everything else.
+
+    python -m experiments.sft --model=BASE --data=code.jsonl --workdir=runs/code
+    python -m experiments.sft --preset=general_sft --model=runs/code/sft/model \\
+        --data=general.jsonl --replay=code.jsonl --workdir=runs/general
+
+Every assistant turn is trained, user and system turns are not. The files (.jsonl,
+.json, .parquet, .csv, compressed or not) hold conversations in any format that
+nemojax/data/formats.py knows; the format that was found is printed. --preset takes the
+report's batch, epochs and learning rate; any --optimizer.NAME, --batch, ... changes
+one. --replay adds rows of an earlier stage, --replay_share of all (report: 2 %).
+
+Prints a table of the first and the last step and of --held_out, the rows that were
+left out by reason, and where the model is. The same command goes on after an
+interruption.
+"""
+
+import functools
+import sys
+
+from absl import app, flags
+
+from nemojax.recipe import command
+from nemojax.recipe.alignment import examples, run
+from nemojax.recipe.alignment import flags as common
+from nemojax.recipe.alignment.settings import PRESETS
+
+FLAGS = flags.FLAGS
+common.define(PRESETS["code_sft"])
+flags.adopt_module_key_flags(common)
+flags.DEFINE_enum("preset", "code_sft", ["code_sft", "general_sft"], "of the report")
+flags.DEFINE_list("replay", [], "files of an earlier stage")
+flags.DEFINE_float("replay_share", 0.02, "of all examples that are from there", 0, 0.9)
+
+
+def job() -> run.Job:
+    """What the flags say."""
+    preset = PRESETS[FLAGS.preset]
+    found = common.data(replay=FLAGS.replay, replay_share=FLAGS.replay_share)
+    return run.Job(
+        FLAGS.workdir,
+        FLAGS.model,
+        FLAGS.template,
+        [("sft", common.settings(preset))],
+        found,
+        examples.demonstrations,
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Checks the arguments; `command.main` explains what goes wrong."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    sys.exit(command.main(functools.partial(common.train, job)))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,67 @@
+"""Reward models: regression on several attributes, or Bradley-Terry on pairs.
+
+    python -m experiments.train_reward --model=BASE --data=helpsteer2/train.jsonl.gz \\
+        --held_out=helpsteer2/validation.jsonl.gz --workdir=runs/reward
+    python -m experiments.train_reward --objective=bradley_terry --model=BASE \\
+        --data=pairs.jsonl --held_out_share=0.1 --workdir=runs/pairwise
+
+The model is the trunk of BASE with a linear head in place of the LM head, read at the
+token that ends a response. Regression takes labels from 0 to 4 of helpfulness,
+correctness, coherence, complexity and verbosity; a label may be missing, so files that
+label different attributes can be mixed. With --held_out the parameters with the lowest
+loss there are kept (measured every --validate_every steps and at the end), and its
+table has mean squared error, Pearson's correlation and the share of predictions within
+1 of each attribute. Use --template=nemotron_reward for the system text of NVIDIA's.
+
+Prints that table, the rows that were left out by reason, and where the model is. The
+same command goes on after an interruption.
+"""
+
+import functools
+import sys
+
+from absl import app, flags
+
+from nemojax.data.records import ATTRIBUTES
+from nemojax.recipe import command
+from nemojax.recipe.alignment import examples, run
+from nemojax.recipe.alignment import flags as common
+from nemojax.recipe.alignment.settings import BRADLEY_TERRY, PRESETS, REGRESSION
+
+FLAGS = flags.FLAGS
+common.define(PRESETS["reward"])
+flags.adopt_module_key_flags(common)
+flags.DEFINE_enum("objective", REGRESSION, [REGRESSION, BRADLEY_TERRY], "of training")
+
+
+def job() -> run.Job:
+    """What the flags say."""
+    pairs = FLAGS.objective == BRADLEY_TERRY
+    count = 1 if pairs else len(ATTRIBUTES)
+    held_out = bool(FLAGS.held_out or FLAGS.held_out_share)
+    how = common.settings(
+        PRESETS["reward"],
+        objective=FLAGS.objective,
+        attributes=count,
+        keep_best=held_out,
+    )
+    return run.Job(
+        FLAGS.workdir,
+        FLAGS.model,
+        FLAGS.template,
+        [("reward", how)],
+        common.data(),
+        examples.compared if pairs else examples.labelled,
+        values=0 if pairs else count,
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Checks the arguments; `command.main` explains what goes wrong."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    sys.exit(command.main(functools.partial(common.train, job)))
+
+
+if __name__ == "__main__":
+    app.run(main)

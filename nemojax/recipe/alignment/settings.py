@@ -1,0 +1,105 @@
+"""What decides what a stage of alignment gives, and the published values."""
+
+import dataclasses
+import json
+from typing import Any
+
+from nemojax.models.lora import LoraConfig
+from nemojax.training.objectives import PreferenceConfig
+from nemojax.training.optimizer import OptimizerConfig
+
+SFT, REGRESSION, BRADLEY_TERRY, PREFERENCE = (
+    "sft",
+    "regression",
+    "bradley_terry",
+    "preference",
+)
+OBJECTIVES = (SFT, REGRESSION, BRADLEY_TERRY, PREFERENCE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A stage, beside its model and its data.
+
+    Attributes:
+      objective: "sft", "regression", "bradley_terry" or "preference".
+      optimizer: AdamW and its schedule.
+      batch: examples of a step: dialogues, responses or pairs.
+      epochs: passes over the examples.
+      length: tokens of a row; longer examples are left out.
+      seed: of the orders, a reward head and adapters.
+      pack: whether examples share rows.
+      preference: of the objective "preference".
+      lora: adapters are trained instead of the model; None: the model is.
+      attributes: of a reward head.
+      validate_every: steps between measures on held-out examples; 0: at the end alone.
+      keep_best: whether the parameters with the lowest held-out loss are kept, or
+        those of the last step.
+    """
+
+    objective: str
+    optimizer: OptimizerConfig
+    batch: int = 128
+    epochs: int = 1
+    length: int = 4096
+    seed: int = 0
+    pack: bool = True
+    preference: PreferenceConfig | None = None
+    lora: LoraConfig | None = None
+    attributes: int = 5
+    validate_every: int = 0
+    keep_best: bool = False
+
+    def __post_init__(self):
+        if self.objective not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
+            raise ValueError(f"objective {self.objective!r} is none of {known}")
+        if (self.objective == PREFERENCE) != (self.preference is not None):
+            raise ValueError("the objective 'preference' needs a preference loss")
+        if self.preference is not None:
+            self.preference.check()
+        for name in ("batch", "epochs", "length", "attributes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+
+    def to_json(self) -> dict[str, Any]:
+        """For the configuration of a work folder."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+# NeMo-Aligner's optimizer, since the report names none: AdamW, betas 0.9 and 0.98.
+def _adam(rate: float, weight_decay: float, warmup: int = 10) -> OptimizerConfig:
+    return OptimizerConfig(
+        rate,
+        "constant",
+        warmup_steps=warmup,
+        beta2=0.98,
+        weight_decay=weight_decay,
+    )
+
+
+# What the report tells of its stages (sections 3.1 and 3.3, HelpSteer2 section 3).
+# Where it gives a range the value is the middle of it, on a logarithmic scale.
+PRESETS = {
+    "code_sft": Settings(SFT, _adam(3e-7, 0.01), batch=128, epochs=1),
+    "general_sft": Settings(SFT, _adam(2.2e-7, 0.01), batch=128, epochs=3),
+    "reward": Settings(
+        REGRESSION, _adam(7e-7, 0.1), batch=128, epochs=2, keep_best=True
+    ),
+    "reward_70b": Settings(
+        REGRESSION, _adam(2e-6, 0.1), batch=128, epochs=2, keep_best=True
+    ),
+    "bradley_terry": Settings(BRADLEY_TERRY, _adam(5e-6, 0.1), batch=512, epochs=1),
+    "dpo": Settings(
+        PREFERENCE,
+        _adam(9.5e-8, 0.1),
+        batch=256,
+        preference=PreferenceConfig("dpo", beta=9.5e-4, sft_weight=1e-4),
+    ),
+    "rpo": Settings(
+        PREFERENCE,
+        _adam(3e-7, 0.1),
+        batch=256,
+        preference=PreferenceConfig("rpo", beta=3e-2, eta=1.0, sft_weight=1e-5),
+    ),
+}
