@@ -4,15 +4,13 @@ The output and the file of its rejects appear at once, when they are whole. Of a
 preference pair a layout for conversations gets the prompt and the chosen response.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
-from nemojax.data import files, formats, writers
+from nemojax.data import files, folders, formats, writers
 from nemojax.data.quarantine import BadRow, DataError, Quarantine
 from nemojax.data.records import (
     AnyRecord,
@@ -127,7 +125,7 @@ def convert(
     """
     path = require_free(out)
     quarantine, written = Quarantine(), 0
-    with _appearing(path) as stream:
+    with folders.replacing(path) as stream:
         for item in _rows(sources, target):
             if isinstance(item, BadRow):
                 quarantine.add(item)
@@ -189,25 +187,11 @@ def _write_rejects(out: pathlib.Path, quarantine: Quarantine) -> pathlib.Path | 
     if not quarantine.rows:
         path.unlink(missing_ok=True)
         return None
-    with _appearing(path) as stream:
+    with folders.replacing(path) as stream:
         for bad in quarantine.rows:
             stream.write(_line(dataclasses.asdict(bad)))
     return path
 
 
-@contextlib.contextmanager
-def _appearing(path: pathlib.Path) -> Iterator[TextIO]:
-    """A file that takes its name at the end; after an error there is none."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+def _line(value: Any) -> bytes:
+    return f"{json.dumps(value, ensure_ascii=False, allow_nan=False)}\n".encode()

@@ -1,10 +1,13 @@
-"""Folders that appear at once: a name that exists is a whole result."""
+"""Folders and files that appear at once: a name that exists is a whole result."""
 
 import contextlib
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import BinaryIO
+
+PARTIAL = ".partial"
 
 
 def require_free(directory: str | os.PathLike[str]) -> pathlib.Path:
@@ -33,10 +36,34 @@ def appearing(directory: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       ValueError: as `require_free`.
     """
     path = require_free(directory)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
     if path.exists():
         path.rmdir()
     partial.rename(path)
+
+
+@contextlib.contextmanager
+def replacing(file: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A stream beside `file`, which takes its name at the end, on the disk by then.
+
+    After an error or a crash what was there before is there still.
+    """
+    path = pathlib.Path(file)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_file(file: str | os.PathLike[str], content: str | bytes) -> None:
+    """Writes a file by `replacing`; text as UTF-8."""
+    with replacing(file) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)

@@ -9,12 +9,11 @@ import concurrent.futures
 import hashlib
 import json
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from nemojax.data import corpus, files, token_files
+from nemojax.data import corpus, files, folders, token_files
 from nemojax.data.quarantine import DataError
 from nemojax.data.token_files import Group, Job, TokenFile
 from nemojax.data.tokenizer import Tokenizer
@@ -92,7 +91,7 @@ def tokenize(
         "rejects": sum(one["rejects"] for one in facts.values()),
         "totals": _by_class(facts.values()),
     }
-    _write(out / INDEX, json.dumps(index, indent=1) + "\n")
+    folders.write_file(out / INDEX, json.dumps(index, indent=1) + "\n")
     return index
 
 
@@ -109,9 +108,7 @@ def _claim(out: pathlib.Path, tokenizer: Tokenizer) -> None:
             f"{out} exists and holds no tokenized text: name another folder with --out"
         )
     out.mkdir(parents=True, exist_ok=True)
-    partial = model.with_suffix(".partial")
-    partial.write_bytes(tokenizer.model_bytes)
-    os.replace(partial, model)
+    folders.write_file(model, tokenizer.model_bytes)
 
 
 def _run(
@@ -174,12 +171,6 @@ def _by_class(facts: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
         for key, value in counts.items():
             sums[key] += value
     return found
-
-
-def _write(path: pathlib.Path, content: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content)
-    os.replace(partial, path)
 
 
 class TokenCorpus:

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from nemojax.data import corpus, quarantine
+from nemojax.data import corpus, folders, quarantine
 from nemojax.data.quarantine import DataError
 from nemojax.data.tokenizer import Tokenizer
 
@@ -109,9 +108,7 @@ def tokenize(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
         writer.add(ids, group, row, corpus.utf8_bytes(document.text))
     facts = settings | writer.close() | {"rejects": len(rejects.rows)}
     rejects.write(_with(job.out, REJECTS))
-    partial = _with(job.out, FACTS + ".partial")
-    partial.write_text(json.dumps(facts, indent=1) + "\n")
-    os.replace(partial, _with(job.out, FACTS))
+    folders.write_file(_with(job.out, FACTS), json.dumps(facts, indent=1) + "\n")
     return facts
 
 

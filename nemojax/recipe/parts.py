@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nemojax.data import folders
 from nemojax.recipe.workdir import WorkdirError
 
 ROWS, REJECTS, FACTS = ".jsonl", ".rejects.jsonl", ".json"
@@ -66,25 +67,16 @@ class Parts:
         facts = facts | {"bytes": {end: len(text) for end, text in kept.items()}}
         self._path(number, REJECTS).unlink(missing_ok=True)  # of a part cut short
         if kept[REJECTS]:
-            self._replace(number, REJECTS, kept[REJECTS])
-        self._replace(number, FACTS, _lines([facts]))
+            folders.write_file(self._path(number, REJECTS), kept[REJECTS])
+        folders.write_file(self._path(number, FACTS), _lines([facts]))
         _sync(self.directory)
-        self._replace(number, ROWS, kept[ROWS])
+        folders.write_file(self._path(number, ROWS), kept[ROWS])
         _sync(self.directory)
         self.facts.append(facts)
         return facts
 
     def _path(self, number: int, suffix: str) -> Path:
         return self.directory / f"part-{number:05}{suffix}"
-
-    def _replace(self, number: int, suffix: str, content: bytes) -> None:
-        path = self._path(number, suffix)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
 
     def _read(self, number: int) -> dict[str, Any]:
         path = self._path(number, FACTS)

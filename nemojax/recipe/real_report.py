@@ -1,13 +1,13 @@
 """What a run of the recipe on real data says: table, `report.json`, `report.html`."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from nemojax.data import folders
 from nemojax.evals import charts, statistics, tables
 from nemojax.recipe import real_measures as measures
 from nemojax.recipe.real_settings import Settings
@@ -192,9 +192,7 @@ def write(directory: Path, report: Mapping[str, Any]) -> None:
     """Writes `report.json` and `report.html`; each appears whole or not at all."""
     document = json.dumps(report, indent=1, allow_nan=False) + "\n"
     for name, content in (("report.json", document), ("report.html", page(report))):
-        partial = directory / f"{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, directory / name)
+        folders.write_file(directory / name, content)
 
 
 def page(report: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from nemojax.data import folders
+
 RESULT = "result.json"
 CONFIGURATION = "configuration.json"
 LOCK = ".lock"
@@ -74,7 +76,7 @@ class Workdir:
         stored = self.path / CONFIGURATION
         if not stored.exists():
             # What a process that was killed while it made the folder leaves behind.
-            ours = {LOCK, f"{CONFIGURATION}.tmp"}
+            ours = {LOCK, CONFIGURATION + folders.PARTIAL}
             if self.path.exists() and {p.name for p in self.path.iterdir()} - ours:
                 raise WorkdirError(
                     f"{self.path} is not empty and holds no run: choose another "
@@ -155,13 +157,7 @@ class _Clock:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that the file is either the old one or the whole new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    folders.write_file(path, json.dumps(value, indent=1) + "\n")
 
 
 def remove_stages(workdir: Path, names: list[str]) -> None:

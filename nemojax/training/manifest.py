@@ -8,10 +8,11 @@ all parts are there and every file is as they say.
 import concurrent.futures
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from nemojax.data import folders
 
 _PREFIX = "manifest."
 _THREADS = 8  # hashing releases the interpreter
@@ -31,12 +32,8 @@ def write(folder: pathlib.Path, part: int = 0, of: int = 1) -> None:
     }
     content = {"part": part, "parts": of, "files": files}
     target = folder / f"{_PREFIX}{part}.json"
-    temporary = target.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump({"sha256": _own_hash(content), **content}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
+    content = {"sha256": _own_hash(content), **content}
+    folders.write_file(target, json.dumps(content, indent=1))
 
 
 def parts(folder: pathlib.Path) -> int:
@@ -104,7 +101,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _is_manifest(path: pathlib.Path) -> bool:
-    return path.name.startswith(_PREFIX) and path.suffix in (".json", ".tmp")
+    return path.name.startswith(_PREFIX) and path.suffix in (".json", folders.PARTIAL)
 
 
 def _hash(path: pathlib.Path) -> tuple[int, str]:

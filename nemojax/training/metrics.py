@@ -3,12 +3,13 @@
 import functools
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+from nemojax.data import folders
 
 
 class MetricsLog:
@@ -29,9 +30,7 @@ class MetricsLog:
         dropped = [row for row in rows if row["step"] > start_step]
         self.lost_seconds = sum(row.get("seconds", 0.0) for row in dropped)
         path.parent.mkdir(parents=True, exist_ok=True)
-        replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(map(_line, kept)))
-        os.replace(replacement, path)
+        folders.write_file(path, "".join(map(_line, kept)))
         self._file = path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:

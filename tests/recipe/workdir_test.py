@@ -89,7 +89,7 @@ def test_a_configuration_that_cannot_be_read_is_refused(folder, text):
 def test_a_folder_that_was_killed_while_it_was_made_is_used(folder):
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
-    (folder / "configuration.json.tmp").write_text('{"se')
+    (folder / "configuration.json.partial").write_text('{"se')
     open_again(folder)
     assert set(contents(folder)) == {".lock", "configuration.json"}
 
