@@ -21,9 +21,8 @@ how many rows were written and where.
 """
 
 import dataclasses
-import sys
 
-from absl import app, flags
+from absl import flags
 
 from nemojax.data import conversion, writers
 from nemojax.data.files import DataError
@@ -75,12 +74,5 @@ def told(result: dict) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

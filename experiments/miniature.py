@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from nemojax.evals import report as reports
 from nemojax.evals import tables
@@ -75,12 +75,5 @@ def run() -> int:
     return 0
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

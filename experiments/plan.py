@@ -28,7 +28,7 @@ import sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from nemojax.data.files import DataError
@@ -135,12 +135,5 @@ def run() -> int:
     return 1
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

@@ -13,10 +13,9 @@ model and 60,000 tokens take about a minute on a CPU.
 """
 
 import pathlib
-import sys
 from collections.abc import Iterator
 
-from absl import app, flags
+from absl import flags
 
 from nemojax.data import corpus, files
 from nemojax.data.files import DataError
@@ -115,12 +114,5 @@ def run() -> int:
     return command.SUCCESS
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

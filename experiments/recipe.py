@@ -20,7 +20,7 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from nemojax.data.files import DataError
 from nemojax.evals import tables
@@ -100,4 +100,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(lambda _: command.main(_main))
+    command.start(_main)

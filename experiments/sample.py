@@ -15,7 +15,7 @@ end, how many tokens there were and how fast.
 import sys
 import time
 
-from absl import app, flags
+from absl import flags
 
 from nemojax.data.files import DataError
 from nemojax.inference import paged
@@ -124,12 +124,5 @@ def run() -> int:
     return command.SUCCESS
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

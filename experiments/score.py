@@ -21,10 +21,9 @@ and where.
 """
 
 import pathlib
-import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from nemojax.data.files import DataError
 from nemojax.evals import tables
@@ -116,12 +115,5 @@ def told(result: dict) -> str:
     return "\n".join([*lines, f"{files}: {result['directory']}"])
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

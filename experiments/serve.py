@@ -14,10 +14,9 @@ begun is answered before it ends. Exit status 0: told to stop; 2: something to m
 
 import dataclasses
 import os
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from nemojax.data.files import DataError
 from nemojax.inference import shapes as shaping
@@ -113,12 +112,5 @@ def run() -> int:
     return command.SUCCESS
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

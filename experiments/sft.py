@@ -16,9 +16,8 @@ interruption.
 """
 
 import functools
-import sys
 
-from absl import app, flags
+from absl import flags
 
 from nemojax.recipe import command
 from nemojax.recipe.alignment import examples, run
@@ -47,12 +46,5 @@ def job() -> run.Job:
     )
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(functools.partial(common.train, job)))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(functools.partial(common.train, job))

@@ -12,9 +12,8 @@ number of processes. Rows without usable text are kept apart, counted and named.
 
 import os
 import pathlib
-import sys
 
-from absl import app, flags
+from absl import flags
 
 from nemojax.data import token_corpus, tokenizer
 from nemojax.data.files import DataError
@@ -64,12 +63,5 @@ def run() -> int:
     return command.SUCCESS
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

@@ -17,7 +17,7 @@ import pathlib
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from nemojax.data import corpus, files
 from nemojax.data import tokenizer as tokenizers
@@ -104,12 +104,5 @@ def run() -> int:
     return command.SUCCESS
 
 
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
-
-
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

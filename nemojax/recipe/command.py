@@ -17,7 +17,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
+
+from absl import app
 
 from nemojax.data.files import DataError
 from nemojax.recipe import host
@@ -31,6 +33,17 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
+
+
+def start(run: Callable[[], int]) -> NoReturn:
+    """A script: reads its flags, refuses anything else, and does `main`."""
+
+    def with_flags(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}")
+        sys.exit(main(run))
+
+    app.run(with_flags)
 
 
 def main(run: Callable[[], int]) -> int:
