@@ -16,17 +16,17 @@ Exit status 0: done, or told to stop and saved; 2: something to mend; 3: diverge
 """
 
 import dataclasses
-import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from nemojax.data import blends as blending
 from nemojax.data.files import DataError
 from nemojax.data.token_corpus import TokenCorpus
-from nemojax.parallel import distributed
-from nemojax.recipe import command, pretraining, pretraining_report, pretraining_run
+from nemojax.recipe import cluster, command, pretraining
+from nemojax.recipe import pretraining_report as report
+from nemojax.recipe import pretraining_run as running
 from nemojax.training import schedule
 from nemojax.training.optimizer import OptimizerConfig
 
@@ -54,7 +54,7 @@ OPTIMIZER = config_flags.DEFINE_config_dataclass(
 )
 PARALLEL = config_flags.DEFINE_config_dataclass(
     "parallel",
-    pretraining_run.Parallel(),
+    running.Parallel(),
     "mesh axes and layout: --parallel.tensor=8 and so on",
 )
 flags.DEFINE_list("blend", [], "blend file; two where the schedule changes the blend")
@@ -74,9 +74,8 @@ flags.DEFINE_bool("tensorboard", False, "also write TensorBoard's events")
 flags.DEFINE_integer("seed", 0, "of the parameters and of the order of the data")
 flags.DEFINE_bool("dry_run", False, "print the plan and end")
 flags.DEFINE_string("json", None, "also write the result there; - for stdout")
-flags.DEFINE_string("coordinator_address", None, "host:port of process 0")
-flags.DEFINE_integer("num_processes", None, "of the run")
-flags.DEFINE_integer("process_id", None, "of this process")
+cluster.define()
+flags.adopt_module_key_flags(cluster)
 
 
 def settings(vocab_size: int | None = None) -> pretraining.Settings:
@@ -101,11 +100,11 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
     )
 
 
-def options() -> pretraining_run.Options:
+def options() -> running.Options:
     """How to train: each field has the flag of its name."""
-    fields = dataclasses.fields(pretraining_run.Options)
+    fields = dataclasses.fields(running.Options)
     values: dict[str, Any] = {field.name: FLAGS[field.name].value for field in fields}
-    return pretraining_run.Options(**values)
+    return running.Options(**values)
 
 
 def run() -> int:
@@ -122,8 +121,8 @@ def run() -> int:
 def plan() -> tuple[dict[str, Any], str]:
     """The run in numbers, without data."""
     wanted = settings()
-    found = pretraining_report.plan(wanted.config, wanted.schedule, wanted.length)
-    return found, pretraining_report.plan_text(found)
+    found = report.plan(wanted.config, wanted.schedule, wanted.length)
+    return found, report.plan_text(found)
 
 
 def train() -> tuple[dict[str, Any], str] | None:
@@ -131,20 +130,12 @@ def train() -> tuple[dict[str, Any], str] | None:
     for name in ("data", "workdir"):
         if not FLAGS[name].value:
             raise DataError(f"name the {name}: --{name}=FOLDER")
-    cluster = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
-    distributed.initialize(distributed.detect(*cluster))
+    cluster.join()
     corpus = TokenCorpus(FLAGS.data)
     wanted = settings(corpus.tokenizer.vocab_size)
     blends = [blending.read(path) for path in FLAGS.blend] or [blending.NEMOTRON]
-    return pretraining_run.run(wanted, corpus, blends, PARALLEL.value, options())
-
-
-def main(argv: list[str]) -> None:
-    """Checks the arguments; `command.main` explains what goes wrong."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    sys.exit(command.main(run))
+    return running.run(wanted, corpus, blends, PARALLEL.value, options())
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)

@@ -8,6 +8,7 @@ Leaves are written and read one at a time, so that a model that fits no memory c
 still be converted. The folder appears when all of it is written.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -29,6 +30,7 @@ from nemojax.interop import names
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig, RopeScaling
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 
 MODEL = "model.json"
@@ -60,7 +62,7 @@ def write(
     leaves: Iterable[tuple[Path, jax.Array | np.ndarray]],
     files: Mapping[str, pathlib.Path] = MappingProxyType({}),
 ) -> None:
-    """Writes a model.
+    """Writes a model; of several processes each writes what it holds.
 
     Args:
       directory: must not exist, or be empty.
@@ -81,7 +83,7 @@ def write(
     )
     # Saving waits until all is written, so that nothing can change meanwhile.
     memory = ocp.options.MemoryOptions(deepcopy_host_arrays=False)
-    with folders.appearing(directory) as partial:
+    with _appearing(directory) as partial:
         target = str(partial / PARAMS)
         with ocp.Context(array_options=options, memory_options=memory):
             for path, leaf in leaves:
@@ -90,9 +92,21 @@ def write(
                 ocp.partial.save(target, _nested(path, leaf))
                 del leaf
             ocp.partial.finalize(target)
-        for name, file in files.items():
-            shutil.copyfile(file, partial / name)
-        (partial / MODEL).write_text(json.dumps(dataclasses.asdict(config), indent=2))
+        if processes.is_first():
+            for name, file in files.items():
+                shutil.copyfile(file, partial / name)
+            fields = dataclasses.asdict(config)
+            (partial / MODEL).write_text(json.dumps(fields, indent=2))
+
+
+@contextlib.contextmanager
+def _appearing(directory: PathLike) -> Iterator[pathlib.Path]:
+    """As `folders.appearing`, which the first process does; all write."""
+    with contextlib.ExitStack() as stack:
+        folder = folders.appearing(directory)
+        yield pathlib.Path(processes.of_first(lambda: str(stack.enter_context(folder))))
+        processes.barrier("a model is written")
+    processes.barrier("a model is there")
 
 
 def read_config(directory: PathLike) -> ModelConfig:

@@ -12,10 +12,12 @@ from nemojax.data.samples import Samples
 from nemojax.data.token_corpus import TOKENIZER, TokenCorpus
 from nemojax.interop import model_folder
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe import pretraining, pretraining_report
 from nemojax.recipe.pretraining import Settings
-from nemojax.recipe.workdir import Workdir, write_json
+from nemojax.recipe.shared_workdir import SharedWorkdir
+from nemojax.recipe.workdir import write_json
 from nemojax.training import goodput, loop, metrics
 from nemojax.training.step import TrainState
 
@@ -79,12 +81,14 @@ def run(
       ValueError: sizes that do not divide, data that do not fit the blend, or a folder
         of another run.
     """
-    path, first = Path(options.workdir), jax.process_index() == 0
-    # One process holds the folder for all.
-    workdir = Workdir(path, settings.to_json()) if first else None
+    path, first = Path(options.workdir), processes.is_first()
+    workdir = SharedWorkdir(path, settings.to_json())
     try:
-        if first:
-            pretraining.check_data(path, corpus, blends, options.allow_data_change)
+        processes.of_first(
+            lambda: pretraining.check_data(
+                path, corpus, blends, options.allow_data_change
+            )
+        )
         sizes = {**vars(parallel)}
         rows = sizes.pop("rows")
         mesh = meshes.make_mesh(*(sizes.pop(axis) for axis in meshes.AXES))
@@ -98,19 +102,17 @@ def run(
             pretraining.train_steps(settings.config, settings.optimizer, by_batch),
             pretraining.Batches(source, settings.schedule),
         )
-        if not first:
-            return None
-        return _finish(settings, corpus, source, path, state, history)
+        _write(path / "model", settings, corpus, state)
+        return _finish(settings, source, path, history) if first else None
     finally:
-        if workdir is not None:
-            workdir.close()
+        workdir.close()
 
 
 def _training_run(
     settings: Settings, corpus: TokenCorpus, layout: Layout, options: Options
 ) -> loop.TrainingRun:
     path, steps = Path(options.workdir), settings.schedule.steps
-    every, first = settings.validate_every, jax.process_index() == 0
+    every, first = settings.validate_every, processes.is_first()
     events = options.tensorboard and first
     mesh = layout.mesh
     return loop.TrainingRun(
@@ -151,15 +153,27 @@ def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any
     return params
 
 
+def _write(
+    directory: Path, settings: Settings, corpus: TokenCorpus, state: TrainState
+) -> None:
+    """The model folder, where there is none yet."""
+    if processes.of_first(directory.exists):
+        return
+    leaves = [
+        (tuple(entry.key for entry in keys), leaf)
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+    ]
+    tokenizer = {TOKENIZER: corpus.folder / TOKENIZER}
+    model_folder.write(directory, settings.config, leaves, tokenizer)
+
+
 def _finish(
     settings: Settings,
-    corpus: TokenCorpus,
     source: Samples,
     path: Path,
-    state: TrainState,
     history: Sequence[dict[str, float]],
 ) -> tuple[dict[str, Any], str]:
-    """Writes the model, the report and the picture."""
+    """Writes the report and the picture."""
     last, steps = history[-1], settings.schedule.steps
     mix = pretraining_report.mix(source, int(last["samples"]))
     times = goodput.total(path)
@@ -175,15 +189,6 @@ def _finish(
     }
     write_json(path / "report.json", result)
     pretraining_report.picture(history, path / "curve.png")
-    model = path / "model"
-    # Of what several processes hold together, the checkpoint is what is written.
-    if not model.exists() and jax.process_count() == 1:
-        leaves = [
-            (tuple(entry.key for entry in keys), leaf)
-            for keys, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-        ]
-        tokenizer = {TOKENIZER: corpus.folder / TOKENIZER}
-        model_folder.write(model, settings.config, leaves, tokenizer)
     lines = []
     for name, share in pretraining_report.classes(mix).items():
         bits = last.get(pretraining.BITS + name)

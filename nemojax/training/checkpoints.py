@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from nemojax.parallel import processes
 from nemojax.training import manifest
 
 DAMAGED = "damaged"
@@ -54,13 +54,13 @@ class Checkpoints:
         self._keep, self._keep_every = keep, keep_every
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        if jax.process_index() == 0:
+        if processes.is_first():
             for step in _remove_unfinished(self.directory):
                 _say(
                     f"{self.directory / str(step)} has no checksums, as if it had not "
                     "been saved to its end: removed"
                 )
-        _barrier("checkpoints are opened")
+        processes.barrier("checkpoints are opened")
         handler = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_handlers=handler
@@ -155,16 +155,18 @@ class Checkpoints:
             folder, count = self.directory / str(step), jax.process_count()
             _until(folder.is_dir)
             manifest.write(folder, jax.process_index(), count)
-            if jax.process_index() == 0:
+            if processes.is_first():
                 _until(lambda: manifest.parts(folder) == count)
                 folders = _folders(self.directory)
                 for old in sorted(folders)[: -self._keep]:
                     if not self._keep_every or old % self._keep_every:
+                        # Orbax's own would wait for all processes, by a collective
+                        # among those of the steps.
                         manifest.remove(folders[old])
-                        self._manager.delete(old)
+                        shutil.rmtree(folders[old])
         except BaseException as error:
             self._error = error
-            if jax.process_index() == 0:
+            if processes.is_first():
                 _remove_unfinished(self.directory)
 
     def _is_whole(self, step: int) -> bool:
@@ -173,14 +175,14 @@ class Checkpoints:
         found = manifest.problems(folder, jax.process_index(), count)
         for problem in found:
             _say(f"checkpoint {step} is damaged: {folder}/{problem}")
-        if not _sum_over_processes(len(found)):
+        if not processes.total(len(found)):
             return True
-        if jax.process_index() == 0:
+        if processes.is_first():
             aside = _free_name(self.directory / DAMAGED / str(step))
             aside.parent.mkdir(exist_ok=True)
             folder.rename(aside)
             _say(f"checkpoint {step} was moved to {aside}; trying an older one")
-        _barrier("a damaged checkpoint is put aside")
+        processes.barrier("a damaged checkpoint is put aside")
         self._manager.reload()
         return False
 
@@ -237,17 +239,6 @@ def _free_name(path: Path) -> Path:
     return path
 
 
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def _sum_over_processes(number: int) -> int:
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.process_allgather(np.int32(number)).sum())
-
-
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
@@ -255,8 +246,9 @@ def _say(message: str) -> None:
 def save_params(directory: Path, params: Any) -> None:
     """Writes a parameter tree to a new folder; an old one there is replaced."""
     directory = Path(directory).absolute()
-    if directory.exists():
-        shutil.rmtree(directory)
+    if processes.is_first():
+        shutil.rmtree(directory, ignore_errors=True)
+    processes.barrier("an older tree is removed")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, params)
 
@@ -273,19 +265,12 @@ def parameters_sha256(params: Any) -> str:
     """Hash of all parameters, in the order of their paths: equal bits, equal hash."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = _whole(leaf)
+        array = processes.whole(leaf)
         digest.update(
             f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode()
         )
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _whole(leaf: Any) -> np.ndarray:
-    """The array on the host, with what other processes hold."""
-    if getattr(leaf, "is_fully_addressable", True):
-        return np.asarray(leaf)
-    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

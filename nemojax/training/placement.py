@@ -25,6 +25,11 @@ def place_batch(leaf: np.ndarray, layout: Layout) -> jax.Array:
     return put(leaf, NamedSharding(layout.mesh, spec))
 
 
+def everywhere(layout: Layout) -> NamedSharding:
+    """The whole of an array on every device, and so on every process."""
+    return NamedSharding(layout.mesh, PartitionSpec())
+
+
 def put(tree: Any, shardings: Any) -> Any:
     """Arrays to their places on the mesh, also where other processes hold a part.
 
@@ -67,18 +72,19 @@ def reshaped(
 
 def state_shardings(state: TrainState, layout: Layout) -> TrainState:
     """Moments live where their parameters live; scalars on every device."""
-    everywhere = NamedSharding(layout.mesh, PartitionSpec())
     shardings = partition.param_shardings(state.params, layout)
     by_structure = jax.tree.structure(state.params)
 
     def place(node):
         if jax.tree.structure(node) == by_structure:
             return shardings
-        return jax.tree.map(lambda _: everywhere, node)
+        return jax.tree.map(lambda _: everywhere(layout), node)
 
     opt_state = jax.tree.map(
         place,
         state.opt_state,
         is_leaf=lambda node: jax.tree.structure(node) == by_structure,
     )
-    return state._replace(params=shardings, opt_state=opt_state, step=everywhere)
+    return state._replace(
+        params=shardings, opt_state=opt_state, step=everywhere(layout)
+    )

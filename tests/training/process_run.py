@@ -81,7 +81,7 @@ def main() -> int:
     if len(mode) >= 2:
         spoiled = int(mode[2]) if len(mode) > 2 else None
         batches = Batches(pause=float(mode[1]), spoiled=spoiled)
-        print(run(layout, mode[0], batches, every=4), flush=True)
+        print(run(layout, mode[0], batches, every=2), flush=True)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         if not mode:

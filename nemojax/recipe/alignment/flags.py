@@ -16,8 +16,9 @@ from nemojax.interop import loading
 from nemojax.losses import ATTRIBUTE_WEIGHTS
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import command
+from nemojax.recipe import cluster, command
 from nemojax.recipe.alignment import run, stage
 from nemojax.recipe.alignment.run import Data, Job
 from nemojax.recipe.alignment.settings import Settings
@@ -99,6 +100,8 @@ def define(preset: Settings) -> None:
     )
     flags.DEFINE_bool("tensorboard", False, "also write TensorBoard's events")
     flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+    cluster.define()
+    flags.adopt_module_key_flags(cluster)
 
 
 def train(job: Callable[[], Job]) -> int:
@@ -111,9 +114,12 @@ def train(job: Callable[[], Job]) -> int:
       DataError: something that the user can mend.
     """
     try:
-        command.tell(*run.run(job(), options()), FLAGS.json)
+        cluster.join()
+        found = run.run(job(), options())
     except ValueError as error:
         raise DataError(str(error)) from error
+    if processes.is_first():
+        command.tell(*found, FLAGS.json)
     return command.SUCCESS
 
 

@@ -1,5 +1,6 @@
 """What is measured on held-out examples, and the parameters that did best there."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 
 from nemojax.data.records import MISSING, attribute_names
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.alignment import settings as kinds
 from nemojax.recipe.alignment.settings import Settings
@@ -48,7 +50,7 @@ def make_measure(
         loss, weight, found = objective(combine(params), batch)
         return {"loss": (loss, weight)} | found
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=placement.everywhere(layout))
     def predict(params, batch):
         return objectives.reward_predictions(
             config, combine(params), batch.text, batch.last_token, layout
@@ -103,7 +105,8 @@ class Best:
     """The trained parameters with the lowest held-out loss, kept on the disk.
 
     A run that goes on from an older checkpoint measures again what it had measured:
-    only less than the lowest so far is kept, so the same ones come out.
+    only less than the lowest so far is kept, so the same ones come out. Several
+    processes keep them together; the first one holds the record.
     """
 
     def __init__(self, directory: Path):
@@ -117,9 +120,7 @@ class Best:
             return
         number = 0 if record is None else record["number"] + 1
         checkpoints.save_params(self._folder(number), params)
-        path = self._directory / _RECORD
-        write_json(path, {"loss": loss, "number": number})
-        shutil.rmtree(self._folder(number - 1), ignore_errors=True)
+        processes.of_first(lambda: self._replace(loss, number))
 
     def params(self, like: Any) -> Any:
         """What is kept, shaped and placed as `like`; that itself where nothing is."""
@@ -128,18 +129,16 @@ class Best:
             return like
         return checkpoints.load_params(self._folder(record["number"]), like)
 
-    def remove(self) -> None:
-        """Removes what is kept."""
-        record = self._record()
-        if record is not None:
-            shutil.rmtree(self._folder(record["number"]), ignore_errors=True)
-            (self._directory / _RECORD).unlink()
+    def _replace(self, loss: float, number: int) -> None:
+        path = self._directory / _RECORD
+        write_json(path, {"loss": loss, "number": number})
+        shutil.rmtree(self._folder(number - 1), ignore_errors=True)
 
     def _folder(self, number: int) -> Path:
         return self._directory / f"best-{number}"
 
     def _record(self) -> dict[str, Any] | None:
-        try:
-            return json.loads((self._directory / _RECORD).read_text())
-        except FileNotFoundError:
-            return None
+        path = self._directory / _RECORD
+        return processes.of_first(
+            lambda: json.loads(path.read_text()) if path.exists() else None
+        )

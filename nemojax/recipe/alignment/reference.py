@@ -21,6 +21,7 @@ from nemojax.data.example_batches import ExampleBatches
 from nemojax.data.packing import PackedBatch
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.workdir import write_json
 from nemojax.training import objectives, placement
@@ -34,11 +35,11 @@ _FLUSH_BATCHES = 16
 
 
 class ReferenceCache:
-    """The log-probs of N pairs.
+    """The log-probs of N pairs; of several processes the first one holds the file.
 
     Attributes:
       values: float32 [N, 2], NaN where they are missing; a view of the file.
-      computed: batches that this process computed.
+      computed: batches that were computed since it was opened.
     """
 
     def __init__(self, directory: Path, fingerprint: dict[str, str], pairs: int):
@@ -49,16 +50,15 @@ class ReferenceCache:
           fingerprint: of all that decides the values.
           pairs: N.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        path, mark = directory / VALUES, directory / FINGERPRINT
         self.computed = 0
-        if not _is(mark, fingerprint) or not _has_shape(path, (pairs, 2)):
-            mark.unlink(missing_ok=True)  # before the values go: never old with new
-            empty = np.lib.format.open_memmap(path, "w+", np.float32, (pairs, 2))
-            empty[:] = np.nan
-            empty.flush()
-            write_json(mark, fingerprint)
-        self.values = np.lib.format.open_memmap(path, "r+")
+        shape = pairs, 2
+        processes.of_first(lambda: _begin(directory, fingerprint, shape))
+        self._file = None
+        if processes.is_first():
+            self._file = np.lib.format.open_memmap(directory / VALUES, "r+")
+        sent = np.empty(shape, np.float32) if self._file is None else self._file
+        sent = processes.array_of_first(sent)
+        self.values = sent if self._file is None else self._file
 
     def fill(
         self,
@@ -86,9 +86,13 @@ class ReferenceCache:
                 self.values[np.array(members)[rows]] = found[rows]
                 self.computed += 1
                 if self.computed % _FLUSH_BATCHES == 0:
-                    self.values.flush()
+                    self._flush()
             progress(k + 1, total)
-        self.values.flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
 
     def of(self, members: Sequence[int]) -> np.ndarray:
         """float32 [2 * len(members)]: chosen and rejected in turn.
@@ -103,9 +107,12 @@ class ReferenceCache:
 
 
 def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
-    """The log-probs of sequences under some parameters, which are put on the mesh."""
+    """The log-probs of sequences under some parameters, which are put on the mesh.
 
-    @jax.jit
+    Every process sees all of them.
+    """
+
+    @functools.partial(jax.jit, out_shardings=placement.everywhere(layout))
     def log_probs(params, batch: PreferenceBatch):
         count = len(batch.reference)
         return objectives.sequence_log_probs(
@@ -136,6 +143,21 @@ def _check_finite(values: np.ndarray, members: np.ndarray) -> None:
         raise ValueError(
             f"the reference gives pair {members[bad[0]]} a log-prob that is not finite"
         )
+
+
+def _begin(
+    directory: Path, fingerprint: dict[str, str], shape: tuple[int, int]
+) -> None:
+    """Makes the file where there is none of this fingerprint."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path, mark = directory / VALUES, directory / FINGERPRINT
+    if _is(mark, fingerprint) and _has_shape(path, shape):
+        return
+    mark.unlink(missing_ok=True)  # before the values go: never old with new
+    empty = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    empty[:] = np.nan
+    empty.flush()
+    write_json(mark, fingerprint)
 
 
 def _is(mark: Path, fingerprint: dict[str, str]) -> bool:

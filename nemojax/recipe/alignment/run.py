@@ -1,5 +1,7 @@
 """Stages of alignment in a work folder: begun, gone on with, and told of at the end.
 
+Any number of processes do it together: all read and train, the first writes and tells.
+
 STAGE/model/          the trained model, with its tokenizer
 STAGE/adapters/       with LoRA: the adapters alone
 STAGE/metrics.jsonl   a row a step
@@ -24,13 +26,15 @@ from nemojax.data import files
 from nemojax.interop import loading, model_folder, tokenizer_files
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import processes
 from nemojax.recipe.alignment import examples as reading
 from nemojax.recipe.alignment import report, rewards
 from nemojax.recipe.alignment.examples import Encode, Examples
 from nemojax.recipe.alignment.measures import VALIDATION
 from nemojax.recipe.alignment.settings import Settings
 from nemojax.recipe.alignment.stage import Options, Stage, Trained
-from nemojax.recipe.workdir import StageOutput, Workdir, WorkdirError, write_json
+from nemojax.recipe.shared_workdir import SharedWorkdir
+from nemojax.recipe.workdir import StageOutput, WorkdirError, write_json
 from nemojax.training import checkpoints, goodput
 
 MODEL, REPORT, REJECTS, EXAMPLES = "model", "report.json", "rejects.jsonl", "data.json"
@@ -141,7 +145,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
     """Runs what is not finished yet.
 
     Returns:
-      The result as JSON and as text.
+      The result as JSON and as text; the same in all processes.
 
     Raises:
       ValueError: data, a model or sizes that cannot be used, or a folder of another
@@ -154,9 +158,9 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
         **{name: settings.to_json() for name, settings in job.stages},
     }
     examples = functools.cache(functools.partial(_examples, job))
-    if not Path(job.workdir).exists():
+    if not processes.of_first(Path(job.workdir).exists):
         examples()  # what is wrong with them leaves no folder behind
-    workdir = Workdir(job.workdir, configuration)
+    workdir = SharedWorkdir(job.workdir, configuration)
     try:
         return _run(job, options, workdir, examples)
     finally:
@@ -166,7 +170,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
 def _run(
     job: Job,
     options: Options,
-    workdir: Workdir,
+    workdir: SharedWorkdir,
     examples: Callable[[], tuple[Examples, Examples | None]],
 ) -> tuple[dict[str, Any], str]:
     start, found = str(job.model), {}
@@ -180,7 +184,7 @@ def _run(
         start, found[name] = str(output.directory / MODEL), output.result
     assert output is not None
     result = _result(name, output, found)
-    write_json(workdir.path / REPORT, result)
+    processes.of_first(lambda: write_json(workdir.path / REPORT, result))
     return result, _text(result)
 
 
@@ -195,14 +199,15 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
         )
     encode = job.encode(tokenizer, template)
     train, held = job.data.read(encode, job.stages[0][1], job.values)
-    for path, name in train.detected.items():
-        print(f"{path}: {name}", file=sys.stderr)
+    if processes.is_first():
+        for path, name in train.detected.items():
+            print(f"{path}: {name}", file=sys.stderr)
     return train, held
 
 
 def _stage(
     job: Job,
-    workdir: Workdir,
+    workdir: SharedWorkdir,
     examples: Callable[[], tuple[Examples, Examples | None]],
     start: str,
     make: Callable[[LoadedModel, Examples, Examples | None], Stage],
@@ -211,8 +216,13 @@ def _stage(
 ) -> dict[str, Any]:
     """Trains a stage that begins with the model in `start`."""
     train, held = examples()
-    train.quarantine.write(workdir.path / REJECTS)
-    _check_same(workdir.path / EXAMPLES, train)
+    processes.of_first(lambda: train.quarantine.write(workdir.path / REJECTS))
+    processes.of_first(lambda: _check_same(workdir.path / EXAMPLES, train))
+    if processes.of_first(lambda: train.fingerprint) != train.fingerprint:
+        raise ValueError(
+            "this host reads other examples than the first: the files of "
+            "--data must be the same everywhere"
+        )
     model = loading.load(start, mesh, template=job.template)
     stage, config = make(model, train, held), model.config
     dtypes = {
@@ -222,21 +232,25 @@ def _stage(
     del model  # the devices hold its parameters no longer than needed
     trained = stage.run(directory)
     _write(directory / MODEL, config, dtypes, trained.params, start)
-    return _finish(directory, trained, train)
+    if trained.adapters is not None:
+        checkpoints.save_params(directory / "adapters", trained.adapters)
+    digest = checkpoints.parameters_sha256(trained.params)
+    finish = functools.partial(_finish, directory, trained, digest, train)
+    return processes.of_first(finish)
 
 
-def _finish(directory: Path, trained: Trained, train: Examples) -> dict[str, Any]:
+def _finish(
+    directory: Path, trained: Trained, digest: str, train: Examples
+) -> dict[str, Any]:
     """The picture and the facts; what only a resumed attempt reads goes."""
     history = trained.history
     report.picture(history, directory / "curve.png")
-    if trained.adapters is not None:
-        checkpoints.save_params(directory / "adapters", trained.adapters)
     facts = {
         "final": {
             "step": len(history),
             "loss": history[-1]["loss"],
             "tokens": int(sum(row["tokens"] for row in history)),
-            "parameters_sha256": checkpoints.parameters_sha256(trained.params),
+            "parameters_sha256": digest,
         },
         "first_step": history[0],
         "last_step": history[-1],
@@ -263,7 +277,7 @@ def _write(
     source: str,
 ) -> None:
     """The model folder, in the dtypes that the model came in."""
-    if directory.exists():
+    if processes.of_first(directory.exists):
         return
     leaves = [
         (tuple(entry.key for entry in path), leaf.astype(dtypes.get(path, leaf.dtype)))

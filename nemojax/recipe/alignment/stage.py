@@ -13,6 +13,7 @@ from nemojax.data.example_batches import ExampleBatches
 from nemojax.data.packing import PackedBatch
 from nemojax.interop.loading import LoadedModel
 from nemojax.models import forward, lora, partition
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.alignment import measures, reference, targets
 from nemojax.recipe.alignment import settings as kinds
@@ -56,7 +57,7 @@ class Trained:
     Attributes:
       params: of the whole model in the plain shape, adapters merged, float32.
       adapters: those alone; None without.
-      history: a row of metrics a step.
+      history: a row of metrics a step, in the first process.
       padding: share of the slots of all batches that held nothing.
     """
 
@@ -195,8 +196,9 @@ class Stage:
             )
             return np.asarray(log_probs(on_mesh))
 
-        progress = metrics.Progress(f"{self._name} reference", packed.epoch_steps)
-        cache.fill(packed, compute, lambda done, _: progress.show(done))
+        bar = metrics.Progress(f"{self._name} reference", packed.epoch_steps)
+        show = bar.show if processes.is_first() else lambda done: None
+        cache.fill(packed, compute, lambda done, _: show(done))
         return cache
 
     def _measure(
@@ -238,7 +240,7 @@ class Stage:
     def _training_run(self, directory: Path, validate: Any) -> loop.TrainingRun:
         options, settings = self._options, self._settings
         steps, every = len(self._packed), settings.validate_every
-        events = directory / "tensorboard"
+        events = options.tensorboard and processes.is_first()
         return loop.TrainingRun(
             self._name,
             settings.optimizer,
@@ -251,7 +253,7 @@ class Stage:
             validate=validate,
             validate_at=lambda done: done == steps or bool(every and done % every == 0),
             describe=self._speed,
-            writer=metrics.tensorboard(events) if options.tensorboard else None,
+            writer=metrics.tensorboard(directory / "tensorboard") if events else None,
         )
 
     def _speed(self, k: int, row: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,83 @@
+"""What the processes of a run agree on. With one process nothing is sent anywhere."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class FirstProcessError(ValueError):
+    """What the first process could not do; raised in the others."""
+
+
+def is_first() -> bool:
+    """Whether this process writes and tells for all."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def total(number: int) -> int:
+    """The sum over all processes."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).sum())
+
+
+def of_first(make: Callable[[], Any]) -> Any:
+    """What the first process makes, on every process.
+
+    For what one process alone may do or see at a time: locks, folders, small files.
+
+    Args:
+      make: is called in the first process; gives what JSON can hold.
+
+    Raises:
+      FirstProcessError: in the others, with the message, where it raises an error in
+        the first; there the error itself.
+    """
+    if jax.process_count() == 1:
+        return make()
+    value, error = None, None
+    if is_first():
+        try:
+            value = make()
+        except Exception as raised:
+            error = raised
+    message = None if error is None else f"{type(error).__name__}: {error}"
+    text = np.frombuffer(json.dumps([value, message]).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    # Others send zeros of the same shape; they are not looked at.
+    sent = text if is_first() else np.zeros(size, np.uint8)
+    value, message = json.loads(
+        np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
+    )
+    if error is not None:
+        raise error
+    if message is not None:
+        raise FirstProcessError(f"the first process ended with {message}")
+    return value
+
+
+def array_of_first(array: np.ndarray) -> np.ndarray:
+    """The first process's array, bit for bit, where all have that shape and dtype."""
+    if jax.process_count() == 1:
+        return array
+    # As bits: values go through a sum, which loses -0 and what is not normal.
+    bits = np.frombuffer(array.tobytes(), np.uint8)
+    sent = np.array(multihost_utils.broadcast_one_to_all(bits))
+    return sent.view(array.dtype).reshape(array.shape)
+
+
+def whole(leaf: Any) -> np.ndarray:
+    """An array on the host, with what other processes hold."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
