@@ -12,6 +12,8 @@ label different attributes can be mixed. With --held_out the parameters with the
 loss there are kept (measured every --validate_every steps and at the end), and its
 table has mean squared error, Pearson's correlation and the share of predictions within
 1 of each attribute. Use --template=nemotron_reward for the system text of NVIDIA's.
+Where pairs have margins (TRL) or strengths (HelpSteer2 and 3), --pairwise=margin wants
+chosen to win by so much, and --pairwise=scaled lets a pair count so much.
 
 Prints that table, the rows that were left out by reason, and where the model is. The
 same command goes on after an interruption.
@@ -22,6 +24,7 @@ import functools
 from absl import flags
 
 from nemojax.data.records import ATTRIBUTES
+from nemojax.losses import PAIRWISE
 from nemojax.recipe import command
 from nemojax.recipe.alignment import examples, run
 from nemojax.recipe.alignment import flags as common
@@ -31,16 +34,25 @@ FLAGS = flags.FLAGS
 common.define(PRESETS["reward"])
 flags.adopt_module_key_flags(common)
 flags.DEFINE_enum("objective", REGRESSION, [REGRESSION, BRADLEY_TERRY], "of training")
+flags.DEFINE_enum("pairwise", "plain", PAIRWISE, "what margins of pairs are for")
 
 
 def job() -> run.Job:
-    """What the flags say."""
-    pairs = FLAGS.objective == BRADLEY_TERRY
+    """What the flags say.
+
+    Raises:
+      ValueError: margins are wanted where there are no pairs.
+    """
+    pairs, margins = FLAGS.objective == BRADLEY_TERRY, FLAGS.pairwise != "plain"
+    if margins and not pairs:
+        raise ValueError("--pairwise goes with --objective=bradley_terry")
+    compared = functools.partial(examples.compared, needs_margin=margins)
     count = 1 if pairs else len(ATTRIBUTES)
     held_out = bool(FLAGS.held_out or FLAGS.held_out_share)
     how = common.settings(
         PRESETS["reward"],
         objective=FLAGS.objective,
+        pairwise=FLAGS.pairwise,
         attributes=count,
         keep_best=held_out,
     )
@@ -50,8 +62,8 @@ def job() -> run.Job:
         FLAGS.template,
         [("reward", how)],
         common.data(),
-        examples.compared if pairs else examples.labelled,
-        values=0 if pairs else count,
+        compared if pairs else examples.labelled,
+        values=count,
     )
 
 

@@ -130,13 +130,16 @@ def number(value: Any, name: str) -> float:
         return math.inf
 
 
-def optional_reward(row: Fields, name: str) -> float | None:
-    """The field's finite number, or None where the field is absent, null or empty."""
+def optional_number(row: Fields, name: str, kind: str) -> float | None:
+    """The field's finite number, or None where the field is absent, null or empty.
+
+    `kind` says in messages what it is.
+    """
     if is_absent(row, name):
         return None
     value = number(row[name], name)
     if not math.isfinite(value):
-        raise Reject(name, "reward not finite")
+        raise Reject(name, f"{kind} not finite")
     return value
 
 

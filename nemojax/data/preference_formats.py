@@ -2,6 +2,8 @@
 
 import collections
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from nemojax.data import dialogues, fields
@@ -15,13 +17,17 @@ _JUDGE_PROMPT = re.compile(
     re.DOTALL,
 )
 
+# Fields of a pair beside its texts.
+_Numbers = Mapping[str, float | None]
+_NONE: _Numbers = MappingProxyType({})
+
 
 def _pair(
     prompt: Conversation,
     chosen: str,
     rejected: str,
     names: tuple[str, str],
-    rewards: tuple[float | None, float | None] = (None, None),
+    numbers: _Numbers = _NONE,
 ) -> PreferencePair:
     """The pair, with the checks that all formats share; `names` are of the fields."""
     for name, response in zip(names, (chosen, rejected), strict=True):
@@ -29,20 +35,20 @@ def _pair(
             raise fields.Reject(name, "empty response")
     if chosen.strip() == rejected.strip():
         raise fields.Reject(names[1], "identical responses")
-    return PreferencePair(prompt, chosen, rejected, *rewards)
+    return PreferencePair(prompt, chosen, rejected, **numbers)
 
 
 def _pair_of_dialogues(
     chosen: Conversation,
     rejected: Conversation,
     names: tuple[str, str],
-    rewards: tuple[float | None, float | None] = (None, None),
+    numbers: _Numbers = _NONE,
 ) -> PreferencePair:
     """The pair of two whole dialogues that differ in the last response."""
     if chosen.prompt != rejected.prompt:
         raise fields.Reject(names[1], "prompts differ")
     responses = chosen.last_response, rejected.last_response
-    return _pair(chosen.prompt, *responses, names, rewards)
+    return _pair(chosen.prompt, *responses, names, numbers)
 
 
 def _hh(row: fields.Fields) -> PreferencePair:
@@ -58,7 +64,7 @@ def _whole_dialogues(row: fields.Fields) -> PreferencePair:
         dialogues.from_turns(fields.present(row, name), name, ends_with="assistant")
         for name in ("chosen", "rejected")
     )
-    return _pair_of_dialogues(chosen, rejected, ("chosen", "rejected"), _rewards(row))
+    return _pair_of_dialogues(chosen, rejected, ("chosen", "rejected"), _numbers(row))
 
 
 def _prompt(value: Any, field: str) -> Conversation:
@@ -93,7 +99,7 @@ def _prompt_and(chosen_name: str, rejected_name: str, prompt_name: str = "prompt
         chosen, rejected = (
             _response(fields.present(row, name), name, prompt) for name in names
         )
-        return _pair(prompt, chosen, rejected, names, _rewards(row))
+        return _pair(prompt, chosen, rejected, names, _numbers(row))
 
     return parse
 
@@ -153,7 +159,8 @@ def _nemo_rl(row: fields.Fields) -> PreferencePair:
     if (reward is None) != (other is None):
         missing = names[0 if reward is None else 1]
         raise fields.Reject(f"{missing}.reward", "missing field")
-    return _pair(prompt, chosen, rejected, names, (reward, other))
+    numbers = {"chosen_reward": reward, "rejected_reward": other}
+    return _pair(prompt, chosen, rejected, names, numbers | _margin(row))
 
 
 def _completion(item: fields.Fields, field: str) -> tuple[int, str, float | None]:
@@ -163,7 +170,7 @@ def _completion(item: fields.Fields, field: str) -> tuple[int, str, float | None
         if isinstance(rank, bool) or not isinstance(rank, int):
             raise fields.Reject("rank", "wrong type")
         text = dialogues.answer(fields.present(item, "completion"), "completion")
-        return rank, text, fields.optional_reward(item, "reward")
+        return rank, text, fields.optional_number(item, "reward", "reward")
     except fields.Reject as reject:
         raise fields.Reject(f"{field}.{reject.field}", reject.reason) from None
 
@@ -174,29 +181,58 @@ def _helpsteer(row: fields.Fields) -> PreferencePair:
         fields.prompt(row, "prompt"), "prompt", ends_with="user"
     )
     names = ("response_1", "response_2")
-    strength = fields.choice(row, "preference_strength", tuple(range(-3, 4)))
-    for name in names:
-        fields.response(row, name)
+    return _by_strength(prompt, row, names, "preference_strength")
+
+
+def _helpsteer3(row: fields.Fields) -> PreferencePair:
+    """HelpSteer3's comparisons, after a dialogue."""
+    prompt = dialogues.from_turns(
+        fields.present(row, "context"), "context", ends_with="user"
+    )
+    return _by_strength(prompt, row, ("response1", "response2"), "overall_preference")
+
+
+def _by_strength(
+    prompt: Conversation, row: fields.Fields, names: tuple[str, str], name: str
+) -> PreferencePair:
+    """A pair by the strength of a preference: below 0 for the first response."""
+    strength = fields.choice(row, name, tuple(range(-3, 4)))
+    for response in names:
+        fields.response(row, response)
     if strength == 0:
-        raise fields.Reject("preference_strength", "tie")
-    return _compared(prompt, row, names, 1 if strength < 0 else 2)
+        raise fields.Reject(name, "tie")
+    numbers = {"margin": float(abs(strength))}
+    return _compared(prompt, row, names, 1 if strength < 0 else 2, numbers)
 
 
-def _rewards(row: fields.Fields) -> tuple[float | None, float | None]:
+def _numbers(row: fields.Fields) -> dict[str, float | None]:
+    """Rewards and margin, where there are any."""
     names = ("chosen_reward", "rejected_reward")
-    chosen, rejected = (fields.optional_reward(row, name) for name in names)
-    if (chosen is None) != (rejected is None):
-        raise fields.Reject(names[0 if chosen is None else 1], "missing field")
-    return chosen, rejected
+    found = {name: fields.optional_number(row, name, "reward") for name in names}
+    missing = [name for name, value in found.items() if value is None]
+    if len(missing) == 1:
+        raise fields.Reject(missing[0], "missing field")
+    return found | _margin(row)
+
+
+def _margin(row: fields.Fields) -> dict[str, float | None]:
+    margin = fields.optional_number(row, "margin", "margin")
+    if margin is not None and margin < 0:
+        raise fields.Reject("margin", "margin below 0")
+    return {"margin": margin}
 
 
 def _compared(
-    prompt: Conversation, row: fields.Fields, names: tuple[str, str], preferred: int
+    prompt: Conversation,
+    row: fields.Fields,
+    names: tuple[str, str],
+    preferred: int,
+    numbers: _Numbers = _NONE,
 ) -> PreferencePair:
     """The pair of two responses of which number `preferred` (1 or 2) is better."""
     chosen, rejected = names if preferred == 1 else names[::-1]
     responses = fields.text(row, chosen), fields.text(row, rejected)
-    return _pair(prompt, *responses, (chosen, rejected))
+    return _pair(prompt, *responses, (chosen, rejected), numbers)
 
 
 def _llmbar(row: fields.Fields) -> PreferencePair:
@@ -254,6 +290,11 @@ FORMATS = (
         "helpsteer_preference",
         ("prompt", "response_1", "response_2", "preference_strength"),
         _helpsteer,
+    ),
+    Format(
+        "helpsteer3",
+        ("context", "response1", "response2", "overall_preference"),
+        _helpsteer3,
     ),
     Format(
         "reward_bench",

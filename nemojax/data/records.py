@@ -107,7 +107,8 @@ class PreferencePair:
     """Two responses to one prompt, the first preferred, maybe with their rewards.
 
     The rewards are those of the ground truth or of a reward model, on its own scale;
-    RPO needs them, DPO does not.
+    RPO needs them, DPO does not. The margin is by how much the first is better, 0 or
+    more: what annotators said (1 to 3 in HelpSteer), or a difference of ratings.
     """
 
     prompt: Conversation
@@ -115,6 +116,7 @@ class PreferencePair:
     rejected: str
     chosen_reward: float | None = None
     rejected_reward: float | None = None
+    margin: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

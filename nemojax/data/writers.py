@@ -144,11 +144,12 @@ def _split(record: Conversation) -> tuple[str, tuple[Message, ...]]:
     return "", record.messages
 
 
-def _rewards(pair: PreferencePair) -> Fields:
-    """The rewards where there are any; the check finds one without the other."""
+def _numbers(pair: PreferencePair) -> Fields:
+    """Those that there are; the check finds one reward without the other."""
     found = {
         "chosen_reward": pair.chosen_reward,
         "rejected_reward": pair.rejected_reward,
+        "margin": pair.margin,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -158,7 +159,7 @@ def _trl(pair: PreferencePair) -> Fields:
         "prompt": _turns(pair.prompt.messages),
         "chosen": [_answer(pair.chosen)],
         "rejected": [_answer(pair.rejected)],
-        **_rewards(pair),
+        **_numbers(pair),
     }
 
 
@@ -167,7 +168,7 @@ def _nemo_aligner(pair: PreferencePair) -> Fields:
         "prompt": _turns(pair.prompt.messages),
         "chosen_response": _answer(pair.chosen),
         "rejected_response": _answer(pair.rejected),
-        **_rewards(pair),
+        **_numbers(pair),
     }
 
 
@@ -183,7 +184,7 @@ def _nemo_rl(pair: PreferencePair) -> Fields:
             | ({} if reward is None else {"reward": reward})
             for rank, (text, reward) in enumerate(sides)
         ],
-    }
+    } | ({} if pair.margin is None else {"margin": pair.margin})
 
 
 def _openrlhf(pair: PreferencePair) -> Fields:
@@ -191,7 +192,7 @@ def _openrlhf(pair: PreferencePair) -> Fields:
     return {
         "chosen": [*prompt, _answer(pair.chosen)],
         "rejected": [*prompt, _answer(pair.rejected)],
-        **_rewards(pair),
+        **_numbers(pair),
     }
 
 

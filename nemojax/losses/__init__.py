@@ -15,6 +15,7 @@ from nemojax.losses.preference import DISTANCES, PREFERENCES, dpo, ipo, rpo
 from nemojax.losses.rejection import select_best
 from nemojax.losses.reward import (
     ATTRIBUTE_WEIGHTS,
+    PAIRWISE,
     aggregate,
     attribute_regression,
     bradley_terry,
@@ -23,6 +24,7 @@ from nemojax.losses.reward import (
 __all__ = [
     "ATTRIBUTE_WEIGHTS",
     "DISTANCES",
+    "PAIRWISE",
     "PREFERENCES",
     "Loss",
     "Metrics",

@@ -14,6 +14,9 @@ ATTRIBUTE_WEIGHTS: dict[str, tuple[float, ...]] = {
     "llama3_70b": (0.65, 0.8, 0.45, 0.55, -0.4),
 }
 
+# What is made of a pair's margin in Bradley-Terry: nothing, a shift, a weight.
+PAIRWISE = ("plain", "margin", "scaled")
+
 
 def aggregate(attributes_NK: jax.Array, weights: Sequence[float]) -> jax.Array:
     """Returns float32[N]: the weighted sum of the attributes.

@@ -140,22 +140,33 @@ def reward_objective(config: ModelConfig, layout: Layout | None = None) -> Objec
 
 
 def bradley_terry_objective(
-    config: ModelConfig, layout: Layout | None = None
+    config: ModelConfig, layout: Layout | None = None, pairwise: str = "plain"
 ) -> Objective:
     """Bradley-Terry on attribute 0, on a `RewardBatch` of pairs.
 
-    Even sequences are chosen, odd ones rejected; `labels` holds 1 for both responses
-    of a pair and -100 where there is none.
+    Even sequences are chosen, odd ones rejected; `labels` holds the margin for the
+    chosen response of a pair, 1 for the rejected one, and -100 where there is none.
+
+    Raises:
+      ValueError: `pairwise` is none of `losses.PAIRWISE`.
     """
+    if pairwise not in losses.PAIRWISE:
+        known = ", ".join(losses.PAIRWISE)
+        raise ValueError(f"pairwise {pairwise!r} is none of {known}")
 
     def objective(params, batch: RewardBatch):
         rewards = reward_predictions(
             config, _unshifted(params), batch.text, batch.last_token, layout
         )[:, 0]
-        valid = batch.labels[0::2, 0] > 0
-        return losses.reduce(
-            losses.bradley_terry(rewards[0::2], rewards[1::2], valid=valid)
+        margin, valid = batch.labels[0::2, 0], batch.labels[1::2, 0] > 0
+        loss = losses.bradley_terry(
+            rewards[0::2],
+            rewards[1::2],
+            margin=margin if pairwise == "margin" else None,
+            scale=margin if pairwise == "scaled" else None,
+            valid=valid,
         )
+        return losses.reduce(loss)
 
     return objective
 

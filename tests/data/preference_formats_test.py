@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import pytest
 
 from nemojax.data import fields, files, formats
@@ -51,6 +54,10 @@ ROWS = [
     ("helpsteer_preference", {"prompt": "q",
                               "response_1": "bad", "response_2": "good",
                               "preference_strength": 1}),
+    ("helpsteer3", {"context": [QUESTION], "overall_preference": -3,
+                    "response1": "good", "response2": "bad"}),
+    ("helpsteer3", {"context": [QUESTION], "overall_preference": 1,
+                    "response1": "bad", "response2": "good", "domain": "general"}),
     ("whole_dialogues", {"chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]}),
     ("llmbar", {"input": "q", "output_1": "bad", "output_2": "good", "label": 2}),
     ("llmbar", {"input": "q", "output_1": "good", "output_2": "bad", "label": 1}),
@@ -83,7 +90,8 @@ def test_every_format_has_a_row_here():
 @pytest.mark.parametrize(("name", "row"), ROWS)
 def test_all_formats_give_the_same_pair(name, row):
     assert formats.detect(row) == name
-    assert parse(row) == PreferencePair(Conversation.of("q"), "good", "bad")
+    pair = PreferencePair(Conversation.of("q"), "good", "bad")
+    assert dataclasses.replace(parse(row), margin=None) == pair
 
 
 def replaced(value, old, new):
@@ -290,10 +298,34 @@ def test_ties_are_skipped_rather_than_broken():
     assert not row.reject("preference_strength", "tie").malformed
 
 
-def test_a_margin_beside_a_pair_is_passed_over():
-    for margin in (1.5, None, "much"):
-        row = row_of("prompt_chosen_rejected") | {"margin": margin}
-        assert parse(row) == PreferencePair(Conversation.of("q"), "good", "bad")
+@pytest.mark.parametrize(
+    "name", ["prompt_chosen_rejected", "nemo_aligner", "whole_dialogues", "nemo_rl"]
+)
+def test_a_margin_is_kept_beside_its_pair(name):
+    row = row_of(name)
+    for margin in (1.5, 0, None):
+        assert parse(row | {"margin": margin}).margin == margin
+    assert parse(row).margin is None
+    for margin, reason in (
+        ("much", "wrong type"),
+        (math.nan, "margin not finite"),
+        (-1, "margin below 0"),
+    ):
+        assert rejection(row | {"margin": margin}) == ("margin", reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("helpsteer_preference", "preference_strength"),
+        ("helpsteer3", "overall_preference"),
+    ],
+)
+def test_the_strength_of_a_preference_is_its_margin(name, field):
+    for strength in (-3, -2, -1, 1, 2, 3):
+        assert parse(row_of(name) | {field: strength}).margin == abs(strength)
+    assert rejection(row_of(name) | {field: 0}) == (field, "tie")
+    assert rejection(row_of(name) | {field: 4}) == (field, "label out of range")
 
 
 def test_whole_dialogues_may_have_the_text_of_a_user_turn_beside_them():

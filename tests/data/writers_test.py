@@ -51,6 +51,7 @@ def conversations(texts, most=3, systems=True):
 
 NUMBERS = st.floats(-1e6, 1e6)
 REWARDS = st.one_of(st.just((None, None)), st.tuples(NUMBERS, NUMBERS))
+MARGINS = st.one_of(st.none(), st.floats(0, 1e6))
 LABELS = st.lists(
     st.one_of(st.just(MISSING), st.integers(0, 4).map(float), st.floats(0, 4)),
     min_size=5,
@@ -60,12 +61,12 @@ LABELS = st.lists(
 
 def pairs(texts):
     def build(drawn):
-        conversation, other, rewards = drawn
+        conversation, other, rewards, margin = drawn
         return PreferencePair(
-            conversation.prompt, conversation.last_response, other, *rewards
+            conversation.prompt, conversation.last_response, other, *rewards, margin
         )
 
-    drawn = st.tuples(conversations(texts), texts, REWARDS)
+    drawn = st.tuples(conversations(texts), texts, REWARDS, MARGINS)
     return drawn.map(build).filter(lambda p: p.chosen.strip() != p.rejected.strip())
 
 

@@ -103,15 +103,23 @@ def test_attribute_regression_is_the_error_at_the_last_tokens(
 def test_bradley_terry_compares_attribute_0_of_neighbours(
     config, rewarding, packed, rewards
 ):
+    margins = np.array([0, 0.5, 2, 3])
     labels = np.full((10, 1), -100.0, np.float32)
-    labels[:8] = 1.0
+    labels[0:8:2, 0], labels[1:8:2] = margins, 1.0
     batch = RewardBatch(packed.batch, packed.last_token, labels)
-    objective = objectives.bradley_terry_objective(config)
-    loss, weight, metrics = evaluated(objective, rewarding, batch)
     gaps = rewards[0::2, 0] - rewards[1::2, 0]
-    assert weight == 4
-    assert loss == pytest.approx(np.log1p(np.exp(-gaps)).mean(), rel=1e-4)
-    assert metrics["accuracy"] == (gaps > 0).mean()
+    for pairwise, expected in (
+        ("plain", np.log1p(np.exp(-gaps))),
+        ("margin", np.log1p(np.exp(margins - gaps))),
+        ("scaled", margins * np.log1p(np.exp(-gaps))),
+    ):
+        objective = objectives.bradley_terry_objective(config, pairwise=pairwise)
+        loss, weight, metrics = evaluated(objective, rewarding, batch)
+        assert weight == 4
+        assert loss == pytest.approx(expected.mean(), rel=1e-4)
+        assert metrics["accuracy"] == (gaps > 0).mean()
+    with pytest.raises(ValueError, match="pairwise 'much' is none of plain"):
+        objectives.bradley_terry_objective(config, pairwise="much")
 
 
 def test_dpo_at_its_reference_has_no_gap_and_loss_log_2(config, params, pairs):

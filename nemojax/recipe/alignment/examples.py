@@ -153,14 +153,28 @@ def labelled(tokenizer: TextTokenizer, template: Any) -> Encode:
     return encode
 
 
-def compared(tokenizer: TextTokenizer, template: Any) -> Encode:
-    """Encodes pairs for a reward model."""
+def compared(
+    tokenizer: TextTokenizer, template: Any, *, needs_margin: bool = False
+) -> Encode:
+    """Encodes pairs for a reward model; their value is the margin, 0 where no matter.
+
+    Args:
+      tokenizer: of the model.
+      template: of the model.
+      needs_margin: whether a pair without a margin is an error.
+    """
 
     def encode(record: Any):
         _expect(record, PreferencePair)
+        if needs_margin and record.margin is None:
+            raise DataError(
+                "no margin, nor the strength of a preference: leave out pairs without, "
+                "or say --pairwise=plain"
+            )
         texts = (record.chosen, record.rejected)
         talks = [record.prompt.with_response(text) for text in texts]
-        return [_scored(tokenizer, template, talk) for talk in talks], ()
+        value = record.margin if needs_margin else 0.0
+        return [_scored(tokenizer, template, talk) for talk in talks], (value,)
 
     return encode
 

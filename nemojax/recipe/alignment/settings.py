@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from nemojax.losses import PAIRWISE
 from nemojax.models.lora import LoraConfig
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
@@ -30,6 +31,8 @@ class Settings:
       seed: of the orders, a reward head and adapters.
       pack: whether examples share rows.
       preference: of the objective "preference".
+      pairwise: of "bradley_terry": "plain"; "margin": chosen is to win by the margin of
+        a pair; "scaled": a pair counts as much as its margin.
       lora: adapters are trained instead of the model; None: the model is.
       attributes: of a reward head.
       validate_every: steps between measures on held-out examples; 0: at the end alone.
@@ -45,6 +48,7 @@ class Settings:
     seed: int = 0
     pack: bool = True
     preference: PreferenceConfig | None = None
+    pairwise: str = "plain"
     lora: LoraConfig | None = None
     attributes: int = 5
     validate_every: int = 0
@@ -56,6 +60,9 @@ class Settings:
             raise ValueError(f"objective {self.objective!r} is none of {known}")
         if (self.objective == PREFERENCE) != (self.preference is not None):
             raise ValueError("the objective 'preference' needs a preference loss")
+        if self.pairwise not in PAIRWISE:
+            known = ", ".join(PAIRWISE)
+            raise ValueError(f"pairwise {self.pairwise!r} is none of {known}")
         if self.preference is not None:
             self.preference.check()
         for name in ("batch", "epochs", "length", "attributes"):

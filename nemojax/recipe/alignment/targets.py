@@ -59,6 +59,8 @@ class StageBatches(Sequence[Any]):
         labels = np.full((len(packed.last_token), self._width), MISSING, np.float32)
         if self._objective == kinds.BRADLEY_TERRY:
             labels[: packed.num_sequences] = 1.0
+            chosen = labels[: packed.num_sequences : 2]
+            chosen[:] = self._values[list(packed.members)]
         else:
             labels[: packed.num_sequences] = self._values[list(packed.members)]
         return RewardBatch(packed.batch, packed.last_token, labels)
@@ -127,9 +129,8 @@ def make_objective(
     """What a stage minimises."""
     if settings.preference is not None:
         return objectives.preference_objective(config, settings.preference, layout)
-    make = {
-        kinds.SFT: objectives.language_model_objective,
-        kinds.REGRESSION: objectives.reward_objective,
-        kinds.BRADLEY_TERRY: objectives.bradley_terry_objective,
-    }[settings.objective]
-    return make(config, layout)
+    if settings.objective == kinds.BRADLEY_TERRY:
+        return objectives.bradley_terry_objective(config, layout, settings.pairwise)
+    if settings.objective == kinds.REGRESSION:
+        return objectives.reward_objective(config, layout)
+    return objectives.language_model_objective(config, layout)

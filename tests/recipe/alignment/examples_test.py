@@ -1,5 +1,6 @@
 """Rows of files as examples: what is kept, what is left out, and why."""
 
+import functools
 import json
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_scores_stand_for_rewards_and_a_pair_without_is_left_out(tmp_path, pair)
     found = read(tmp_path, rows, pair(needs_rewards=True), rewards=scores)
     np.testing.assert_array_equal(found.values, [[1.5, 0.5], [0.0, 2.0]])
     assert found.counts["not among the scores"] == 1
+
+
+def test_margins_are_values_of_pairs_where_they_are_wanted(tmp_path, model):
+    rows = [PAIR | {"margin": 2}, PAIR | {"margin": 0.5}, PAIR]
+    encode = functools.partial(examples.compared, model.tokenizer, model.template)
+    found = read(tmp_path, rows[:2], encode(needs_margin=True), 1)
+    np.testing.assert_array_equal(found.values, [[2], [0.5]])
+    np.testing.assert_array_equal(read(tmp_path, rows, encode(), 1).values, [[0]] * 3)
+    with pytest.raises(DataError, match=r"row 3: no margin, .* say --pairwise=plain"):
+        read(tmp_path, rows, encode(needs_margin=True), 1)
 
 
 def test_another_kind_of_rows_is_named(tmp_path, model):

@@ -93,7 +93,7 @@ def labels(count, seed=2):
 KINDS = {
     SFT: (demonstrations, examples.demonstrations, 0),
     REGRESSION: (labels, examples.labelled, 5),
-    BRADLEY_TERRY: (pairs, examples.compared, 0),
+    BRADLEY_TERRY: (pairs, examples.compared, 1),
     PREFERENCE: (pairs, examples.preferences, 2),
 }
 
