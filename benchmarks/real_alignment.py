@@ -14,6 +14,7 @@ and of held-out pairs the share in the right order, implicit rewards and log-pro
 against the model before DPO. About an hour on two cores for a model of 10M parameters.
 """
 
+import collections
 import functools
 import json
 import pathlib
@@ -80,13 +81,15 @@ def _labels(pair) -> list[AttributeLabels]:
 
 
 def _write(path: pathlib.Path, records, target: str) -> None:
-    rows = []
+    rows, left_out = [], collections.Counter()
     for record in records:
         try:
             rows.append(json.dumps(writers.to_row(record, target)))
-        except ValueError:  # a layout that cannot hold it
-            continue
+        except ValueError as error:  # a layout that cannot hold it
+            left_out[str(error)] += 1
     path.write_text("\n".join(rows) + "\n")
+    for reason, count in left_out.items():
+        print(f"{path}: {count} rows left out: {reason}")
 
 
 def script(name: str, workdir: pathlib.Path, model, data, *more: str) -> None:

@@ -97,6 +97,12 @@ class Conversation:
             raise ValueError("the conversation does not end with an assistant turn")
         return self.messages[-1].content
 
+    @property
+    def opening(self) -> str:
+        """The first turn of a user, "" where there is none; rows are held out by it."""
+        first = (turn.content for turn in self.messages if turn.role == "user")
+        return next(first, "").strip()
+
     def with_response(self, response: str) -> "Conversation":
         """Returns the conversation with one more assistant turn."""
         return Conversation((*self.messages, Message("assistant", response)))

@@ -72,7 +72,7 @@ def read(folder: files.PathLike, settings: Settings) -> Material:
         for name in ("preferences", "reward_pairs")
     }
     barred = {
-        opening(pair.prompt) for split in pairs.values() for pair in split.held_out
+        pair.prompt.opening for split in pairs.values() for pair in split.held_out
     }
     return Material(
         data_files=_fingerprint(pathlib.Path(folder), found),
@@ -119,7 +119,7 @@ class _Reader:
             for row in result.records:
                 if is_held_out(row, share):
                     held_out.append(row)
-                elif opening(row) in barred:
+                elif row.opening in barred:
                     counts["held_out_prompt"] += 1
                 else:
                     kept.append(row)
@@ -157,15 +157,9 @@ def spread(rows: Sequence[Record], most: int) -> list[Record]:
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
-def opening(conversation: Conversation) -> str:
-    """The first turn of a user, by which rows are held out."""
-    first = next(m.content for m in conversation.messages if m.role == "user")
-    return first.strip()
-
-
 def is_held_out(conversation: Conversation, share: float) -> bool:
     """Whether the prompt is in the held-out share; a smaller share is a part of it."""
-    digest = hashlib.sha256(opening(conversation).encode()).digest()
+    digest = hashlib.sha256(conversation.opening.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 

@@ -16,7 +16,7 @@ def folder(tmp_path):
 
 
 def prompts(rows) -> set[str]:
-    return {real_data.opening(getattr(row, "prompt", row)) for row in rows}
+    return {getattr(row, "prompt", row).opening for row in rows}
 
 
 def test_every_row_is_used_or_counted(folder):

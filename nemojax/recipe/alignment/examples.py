@@ -291,7 +291,7 @@ def _example(row: Row, record: Any, encode: Encode, length: int):
     arrays = [
         (np.array(tokens, np.int32), np.array(mask, np.uint8)) for tokens, mask in group
     ]
-    return arrays, values, _opening(record)
+    return arrays, values, hashlib.sha256(_talk(record).opening.encode()).digest()
 
 
 def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
@@ -315,15 +315,10 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
     return _taken(examples, train), _taken(examples, measured)
 
 
-def _opening(record: Any) -> bytes:
-    """A digest of the first turn of a user, by which rows are held out."""
+def _talk(record: Any) -> Conversation:
     if isinstance(record, PreferencePair):
-        messages = record.prompt.messages
-    else:
-        talk = record.conversation if isinstance(record, AttributeLabels) else record
-        messages = talk.messages
-    first = next((m.content for m in messages if m.role == "user"), "")
-    return hashlib.sha256(first.strip().encode()).digest()
+        return record.prompt
+    return record.conversation if isinstance(record, AttributeLabels) else record
 
 
 def _taken(examples: Examples, indices: list[int]) -> Examples:

@@ -218,11 +218,7 @@ def _stage(
     train, held = examples()
     processes.of_first(lambda: train.quarantine.write(workdir.path / REJECTS))
     processes.of_first(lambda: _check_same(workdir.path / EXAMPLES, train))
-    if processes.of_first(lambda: train.fingerprint) != train.fingerprint:
-        raise ValueError(
-            "this host reads other examples than the first: the files of "
-            "--data must be the same everywhere"
-        )
+    _check_everywhere(train)
     model = loading.load(start, mesh, template=job.template)
     stage, config = make(model, train, held), model.config
     dtypes = {
@@ -296,6 +292,17 @@ def _check_same(path: Path, examples: Examples) -> None:
             "the template has changed; choose another --workdir"
         )
     write_json(path, now)
+
+
+def _check_everywhere(examples: Examples) -> None:
+    """All processes have to read the same."""
+    first = processes.of_first(lambda: examples.fingerprint)
+    others = processes.total(int(examples.fingerprint != first))
+    if others:
+        raise ValueError(
+            f"{others} of {jax.process_count()} processes read other examples than the "
+            "first: the files of --data and the model must be the same on every host"
+        )
 
 
 def _result(name: str, output: StageOutput, found: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,15 @@
 """Stages that several processes do together end with what one process ends with."""
 
-import json
-import os
 import pathlib
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.recipe.alignment import toy
+from tests.recipe.alignment import program, toy
 
-ROOT = pathlib.Path(__file__).parents[3]
 COMMON = (
     "--batch=6", "--epochs=2", f"--sequence_length={toy.LENGTH}",
     "--optimizer.peak_lr=3e-3", "--checkpoint_every=3", "--seed=3",
@@ -30,45 +25,30 @@ SCRIPTS = {
 }
 
 
-def start(name, folder, workdir, data, devices, cluster=()):
-    script, more = f"experiments.{name.split()[0]}", SCRIPTS[name][1]
-    command = (
-        sys.executable, "-m", script, f"--model={folder}", f"--data={data}",
-        f"--workdir={workdir}", *COMMON, *more, *cluster,
+def start(name, folder, workdir, data, devices, *cluster):
+    return program.start(
+        name.split()[0], f"--model={folder}", f"--data={data}", f"--workdir={workdir}",
+        *COMMON, *SCRIPTS[name][1], *cluster, devices=devices,
     )  # fmt: skip
-    share = f"--xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(["", *sys.path]), "XLA_FLAGS": share},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def alone(*arguments):
     return start(*arguments, 2)
 
 
-def together(*arguments):
-    """Two processes of one device each."""
+def rendezvous():
+    """(number of a process) -> the flags with which one of two joins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"
-    return [start(*arguments, 1, (*address, f"--process_id={n}")) for n in range(2)]
+    return lambda number: (*address, f"--process_id={number}")
 
 
-def outcome(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
-
-
-def result(process):
-    return json.loads(outcome(process).splitlines()[-1])
+def together(*arguments):
+    """Two processes of one device each."""
+    cluster = rendezvous()
+    return [start(*arguments, 1, *cluster(number)) for number in range(2)]
 
 
 def measured(found):
@@ -87,9 +67,9 @@ def measured(found):
 def test_two_processes_train_what_one_trains(folder, tmp_path, name):
     data = toy.write(tmp_path / "rows.jsonl", SCRIPTS[name][0](60))
     first, second = together(name, folder, tmp_path / "two", data)
-    found = result(first)
-    assert "{" not in outcome(second)  # the first one tells
-    expected = result(alone(name, folder, tmp_path / "one", data))
+    found = program.result(first)
+    assert "{" not in program.ended(second)[0]  # the first one tells
+    expected = program.result(alone(name, folder, tmp_path / "one", data))
     assert found["final"] == expected["final"]
     assert found["counts"] == expected["counts"]
     assert measured(found) == measured(expected)
@@ -102,9 +82,25 @@ def test_what_the_first_process_cannot_do_ends_all(folder, tmp_path):
     other.mkdir()
     (other / "letter.txt").write_text("mine")
     for process in together("rpo", folder, other, data):
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 2
+        _, err = program.ended(process, 2)
         assert "is not empty and holds no run" in err.splitlines()[-1]
+
+
+def test_hosts_that_read_other_rows_are_told_apart(folder, tmp_path):
+    rows = toy.pairs(20)
+    data = [toy.write(tmp_path / f"{n}.jsonl", rows[n:]) for n in range(2)]
+    cluster = rendezvous()
+    pair = [
+        start("dpo", folder, tmp_path / "run", data[n], 1, *cluster(n))
+        for n in range(2)
+    ]
+    for process in pair:
+        _, err = program.ended(process, 2)
+        assert "1 of 2 processes read other examples" in err.splitlines()[-1]
+
+
+def steps(workdir):
+    return sum(p.read_text().count("\n") for p in workdir.rglob("metrics.jsonl"))
 
 
 @pytest.mark.slow
@@ -113,9 +109,7 @@ def test_two_that_were_killed_go_on_as_one(folder, tmp_path):
     workdir, rng = tmp_path / "killed", random.Random(0)
     for wanted in (2, 9):  # rows of metrics, in either iteration
         pair = together("rpo", folder, workdir, data)
-        while sum(p.read_text().count("\n") for p in workdir.rglob("metrics.jsonl")) < (
-            wanted
-        ):
+        while steps(workdir) < wanted:
             assert pair[0].poll() is None, pair[0].communicate()
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
@@ -123,6 +117,6 @@ def test_two_that_were_killed_go_on_as_one(folder, tmp_path):
             process.kill()
             process.communicate()
             assert process.returncode == -signal.SIGKILL
-    found = result(alone("rpo", folder, workdir, data))
-    expected = result(alone("rpo", folder, tmp_path / "one", data))
+    found = program.result(alone("rpo", folder, workdir, data))
+    expected = program.result(alone("rpo", folder, tmp_path / "one", data))
     assert found["final"] == expected["final"]

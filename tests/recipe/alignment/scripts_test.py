@@ -1,30 +1,17 @@
 """The scripts as users meet them: what they say, and what they leave."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from tests.recipe.alignment import toy
-
-ROOT = pathlib.Path(__file__).parents[3]
+from tests.recipe.alignment import program, toy
 
 
 def script(name, *arguments, status=0):
     """stdout and stderr of a script."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout, done.stderr
+    return program.ended(program.start(name, *arguments), status)
 
 
 def common(folder, data, workdir, *more):
@@ -97,12 +84,14 @@ def test_what_cannot_be_done_ends_with_one_line(folder, tmp_path):
 
 def test_importing_does_not_start_jax():
     """The number of devices of a CPU is set after it."""
-    program = (
+    code = (
         "import experiments.rpo\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=program.ROOT, check=True, timeout=120
+    )
 
 
 @pytest.mark.slow

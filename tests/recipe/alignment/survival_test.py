@@ -1,21 +1,15 @@
 """Every stage as users run it, killed at random moments: the same parameters."""
 
 import contextlib
-import json
-import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.recipe.alignment import toy
+from tests.recipe.alignment import program, toy
 
-ROOT = pathlib.Path(__file__).parents[3]
 COMMON = (
     "--batch=6", "--epochs=4", f"--sequence_length={toy.LENGTH}",
     "--optimizer.peak_lr=3e-3", "--checkpoint_every=3", "--seed=3",
@@ -30,27 +24,10 @@ SCRIPTS = {
 
 
 def start(name, folder, workdir, data):
-    more = SCRIPTS[name][1]
-    command = (
-        sys.executable, "-m", f"experiments.{name.split()[0]}", f"--model={folder}",
-        f"--data={data}", f"--workdir={workdir}", "--json=-", *COMMON, *more,
+    return program.start(
+        name.split()[0], f"--model={folder}", f"--data={data}", f"--workdir={workdir}",
+        "--json=-", *COMMON, *SCRIPTS[name][1],
     )  # fmt: skip
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finished(*arguments):
-    """The result of a run."""
-    process = start(*arguments)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1])
 
 
 def lines(workdir):
@@ -91,7 +68,7 @@ def test_a_killed_stage_ends_with_the_same_parameters(folder, tmp_path, name):
         for _ in range(3)
     )
     assert kills, "the run was over before it could be killed"
-    killed = finished(name, folder, workdir, data)
-    whole = finished(name, folder, tmp_path / "whole", data)
+    killed = program.result(start(name, folder, workdir, data))
+    whole = program.result(start(name, folder, tmp_path / "whole", data))
     assert killed["final"] == whole["final"]
     assert killed["counts"] == whole["counts"]
