@@ -22,7 +22,7 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from nemojax.data import corpus, formats, writers
 from nemojax.data.quarantine import Quarantine
@@ -31,7 +31,7 @@ from nemojax.evals import statistics
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import host, real_data
+from nemojax.recipe import command, real_data
 from nemojax.recipe.alignment import examples, measures, reference, targets
 from nemojax.recipe.alignment.rewards import read as read_scores
 from nemojax.recipe.alignment.settings import PREFERENCE, SFT, Settings
@@ -187,7 +187,7 @@ def measure(models: dict[str, pathlib.Path], data: pathlib.Path) -> list[list[st
     rows = []
     for model, path in models.items():
         params = loading.load(path, mesh).params
-        found = {name: run(params) for name, (_, run) in measured.items()}
+        found = {name: of(params) for name, (_, of) in measured.items()}
         pairs = found["pairs"]
         count = measured["pairs"][0]
         right = round(pairs["validation_accuracy"] * count)
@@ -242,10 +242,8 @@ def _accuracy(name: str, right: np.ndarray) -> str:
     return f"| {name} | {found.value:.1%} | {low:.1%} to {high:.1%} | {len(right)} |"
 
 
-def main(argv: list[str]) -> None:
+def run() -> int:
     """Trains what is not trained yet, and measures."""
-    del argv
-    host.prepare()
     work = pathlib.Path(FLAGS.workdir).absolute()
     data = work / "data"
     if not data.exists():
@@ -263,7 +261,8 @@ def main(argv: list[str]) -> None:
     print(f"\n| {' | '.join(head)} |\n{'|---' * len(head)}|")
     for row in measure(models, data):
         print(f"| {' | '.join(row)} |")
+    return command.SUCCESS
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run)
