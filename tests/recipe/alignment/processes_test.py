@@ -99,17 +99,13 @@ def test_hosts_that_read_other_rows_are_told_apart(folder, tmp_path):
         assert "1 of 2 processes read other examples" in err.splitlines()[-1]
 
 
-def steps(workdir):
-    return sum(p.read_text().count("\n") for p in workdir.rglob("metrics.jsonl"))
-
-
 @pytest.mark.slow
 def test_two_that_were_killed_go_on_as_one(folder, tmp_path):
     data = toy.write(tmp_path / "rows.jsonl", SCRIPTS["rpo"][0](60))
     workdir, rng = tmp_path / "killed", random.Random(0)
     for wanted in (2, 9):  # rows of metrics, in either iteration
         pair = together("rpo", folder, workdir, data)
-        while steps(workdir) < wanted:
+        while program.steps(workdir) < wanted:
             assert pair[0].poll() is None, pair[0].communicate()
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))

@@ -1,5 +1,6 @@
 """The scripts of alignment as processes of their own."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -41,3 +42,12 @@ def ended(process, status=0):
 def result(process):
     """What --json=- prints."""
     return json.loads(ended(process)[0].splitlines()[-1])
+
+
+def steps(workdir):
+    """Rows of metrics of a run that is going on, and so removes and renames folders."""
+    found = 0
+    with contextlib.suppress(OSError):
+        for path in workdir.rglob("metrics.jsonl"):
+            found += path.read_text().count("\n")
+    return found
