@@ -177,6 +177,8 @@ def _lowest(logits_BV: jax.Array, temperature_B1, how: Settings) -> jax.Array:
     weights = jnp.where(falling >= kth, weights, 0.0)
     before = jnp.cumsum(weights, axis=-1) - weights
     inside = before < how.top_p[:, None] * weights.sum(-1, keepdims=True)
+    # Sums are rounded, and would cut a row's end that wants none cut.
+    inside |= how.top_p[:, None] >= 1
     last = jnp.where(inside & (falling >= kth), jnp.arange(V), 0).max(-1)
     return jnp.take_along_axis(falling, last[:, None], axis=-1)[:, 0]
 

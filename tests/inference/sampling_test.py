@@ -143,3 +143,22 @@ def test_an_answer_ends_at_a_stop_token_or_its_length():
     how = sampling.settings([Sampling(stop_ids=(4, 7)), Sampling(max_tokens=3)] * 2)
     token, count = np.array([7, 7, 5, 5]), np.array([1, 1, 1, 3])
     assert sampling.ends(token, count, how).tolist() == [True, False, False, True]
+
+
+def test_what_a_neighbour_filters_out_changes_no_other_row():
+    """Top-p of one row sorts all: rounded sums may not cut the end off the others."""
+    tokens = 32_000
+    logits = np.random.default_rng(0).normal(size=tokens).astype(np.float32) * 3
+    plain = [Sampling(temperature=2.0, seed=seed) for seed in range(300)]
+
+    def drawn(rows):
+        shape = (len(rows), tokens)
+        return choose(
+            np.broadcast_to(logits, shape),
+            np.zeros(shape, bool),
+            np.zeros(len(rows), np.int32),
+            sampling.settings(rows),
+        )
+
+    beside = [*plain[:-1], Sampling(top_p=0.9)]
+    np.testing.assert_array_equal(drawn(plain)[:-1], drawn(beside)[:-1])
