@@ -56,8 +56,11 @@ class TextStream:
         if now.endswith(_BROKEN) and not last:
             return
         self._text += now[len(before) :]
-        # A token's text can depend on the one before it, so one stays.
-        self._window = self._window[self._known :]
+        # A token's text can depend on what stands before it, so something stays: some
+        # tokenizers take a space from where no text is yet.
+        newest = self._window[self._known :]
+        if self._decoder.decode(newest):
+            self._window = newest
         self._known = len(self._window)
         self._look_for_stop()
 

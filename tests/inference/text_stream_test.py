@@ -66,6 +66,14 @@ def test_text_comes_as_soon_as_it_is_certain():
     assert pieces[-2] == ""
 
 
+def test_a_space_behind_a_token_without_text_is_kept():
+    model = tokens_of(True)
+    silent = next(i for i in range(model.vocab_size) if not model.decode([i]))
+    ids = [*model.encode("a"), silent, *model.encode(" b")]
+    stream = TextStream(model)
+    assert "".join(stream.push([token]) for token in ids) == model.decode(ids)
+
+
 @pytest.mark.parametrize(("text", "given"), [("on the e", "on th"), ("on", "")])
 def test_only_what_could_begin_a_stop_string_waits(text, given):
     model = tokens_of(False)
