@@ -8,8 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
+from nemojax.parallel import processes
 from nemojax.training import metrics
 from nemojax.training.stopping import Diverged
 
@@ -94,7 +93,7 @@ class Watch:
             f"{name}: step {step} was not applied ({verdict}): loss {row['loss']:.4g}, "
             f"gradient {row['grad_norm']:.4g}"
         )
-        if jax.process_index() == 0:
+        if processes.is_first():
             with self._path.open("a") as file:
                 file.write(json.dumps(fault) + "\n")
             print(f"{message}; see {self._path}", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
 from nemojax.training import faults, goodput, metrics, optimizer, placement, stopping
@@ -119,7 +120,7 @@ def train_state(
         state = saved.restore(state) or state
     done = int(state.step)
     state = placement.reshaped(run.config, run.layout, state, partition.pack)
-    first = jax.process_index() == 0
+    first = processes.is_first()
     log = metrics.MetricsLog(run.directory / "metrics.jsonl", done) if first else None
     if log is not None:
         clock.add("lost", log.lost_seconds)
