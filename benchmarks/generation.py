@@ -23,12 +23,12 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import torch_model, train_step
-from nemojax.inference.batching import BatchingEngine
-from nemojax.inference.paged import Programs
-from nemojax.inference.paged_state import Shapes, Turn
-from nemojax.inference.sampling import Sampling, settings
+from nemojax.cli import host
+from nemojax.inference.engine.batching import BatchingEngine
+from nemojax.inference.engine.paged import Programs
+from nemojax.inference.engine.paged_state import Shapes, Turn
+from nemojax.inference.engine.sampling import Sampling, settings
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import host
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("job", None, ["jax", "torch"], "what a process measures")

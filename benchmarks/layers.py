@@ -26,7 +26,7 @@ flags.DEFINE_multi_integer("layers", [12, 24, 48, 96], "multiples of 12")
 def main(argv: list[str]) -> None:
     del argv
     print(f"{'schedule':<10}{'remat':<19}{'layers':>7}{'GiB':>7}{'seconds':>9}")
-    for schedule, remat in (("ring", "mlp_preactivation"), ("1f1b", "selective")):
+    for schedule, remat in (("gpipe", "mlp_preactivation"), ("1f1b", "selective")):
         for layers in FLAGS.layers:
             scenario = Scenario(
                 dataclasses.replace(presets.nemotron4_340b(), num_layers=layers),

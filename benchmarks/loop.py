@@ -18,10 +18,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import train_step
-from nemojax.data import batches
+from nemojax.cli import host
+from nemojax.data.batching import batches
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import host
 from nemojax.training import loop, objectives, optimizer, placement, step
 
 flags.DEFINE_integer("loop_turns", 4, "of each")

@@ -29,10 +29,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import torch_model, train_step
-from nemojax.data import packing
+from nemojax.cli import host
+from nemojax.data.batching import packing
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import host
 from nemojax.training import objectives, optimizer, placement, step
 from nemojax.training.objectives import PreferenceBatch, PreferenceConfig
 

@@ -18,12 +18,12 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import torch_model
-from nemojax.data import blends, samples, token_files
-from nemojax.data.token_corpus import TokenCorpus
+from nemojax.data.pretraining import blends, samples, token_files
+from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import pretraining
-from nemojax.recipe.pretraining import Settings
+from nemojax.recipe.pretrain import pretraining
+from nemojax.recipe.pretrain.pretraining import Settings
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.schedule import Schedule
 

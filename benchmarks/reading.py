@@ -11,8 +11,8 @@ import time
 
 from absl import app, flags
 
-from nemojax.data import blends, samples, token_files
-from nemojax.data.token_corpus import TokenCorpus
+from nemojax.data.pretraining import blends, samples, token_files
+from nemojax.data.pretraining.token_corpus import TokenCorpus
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "folder of tokenized text", required=True)

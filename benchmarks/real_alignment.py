@@ -2,7 +2,7 @@
 
     python -m benchmarks.real_alignment --data=FOLDER --model=BASE --workdir=runs/real
 
-FOLDER is laid out as the recipe wants it (nemojax/data/corpus.py). Two reward models
+FOLDER has the layout of data/pretraining/corpus.py. Two reward models
 are trained on the pairs, Bradley-Terry and regression (4 for the chosen response, 0 for
 the rejected one), and the stages code SFT, general SFT, DPO and three rounds of RPO
 with the rewards of the first, each by the command that users type. Rows are held out by
@@ -24,17 +24,19 @@ import sys
 import numpy as np
 from absl import flags
 
-from nemojax.data import corpus, formats, writers
-from nemojax.data.quarantine import Quarantine
+from nemojax.cli import command
+from nemojax.data.pretraining import corpus
 from nemojax.data.records import MISSING, AttributeLabels
-from nemojax.evals import statistics
+from nemojax.data.rows import formats, writers
 from nemojax.interop import loading
+from nemojax.io.quarantine import Quarantine
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import command, real_data
-from nemojax.recipe.alignment import examples, measures, reference, targets
-from nemojax.recipe.alignment.rewards import read as read_scores
-from nemojax.recipe.alignment.settings import PREFERENCE, SFT, Settings
+from nemojax.recipe.align import examples, measures, reference, targets
+from nemojax.recipe.align.rewards import read as read_scores
+from nemojax.recipe.align.settings import PREFERENCE, SFT, Settings
+from nemojax.recipe.folder import material
+from nemojax.reporting import statistics
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
 
@@ -61,10 +63,10 @@ def split(folder: pathlib.Path) -> None:
     }
     for name, records in sets.items():
         prompts = [getattr(record, "prompt", record) for record in records]
-        held = [real_data.is_held_out(one, HELD_OUT[name]) for one in prompts]
+        held = [material.is_held_out(one, HELD_OUT[name]) for one in prompts]
         for side, wanted in (("train", False), ("held", True)):
             kept = [r for r, h in zip(records, held, strict=True) if h == wanted]
-            kept = real_data.spread(kept, FLAGS.most if side == "train" else 400)
+            kept = material.spread(kept, FLAGS.most if side == "train" else 400)
             target = "trl" if name == "pairs" else "messages"
             _write(folder / f"{name}.{side}.jsonl", kept, target)
             if name == "pairs":

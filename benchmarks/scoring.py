@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from nemojax.inference import scoring
+from nemojax.cli import host
+from nemojax.inference.scoring import scoring
 from nemojax.models import forward, presets
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import host
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("texts", 4000, "to score", lower_bound=1)

@@ -21,12 +21,12 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import torch_model
-from nemojax.data import batches
+from nemojax.cli import host
+from nemojax.data.batching import batches
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import host
 from nemojax.training import objectives, optimizer, placement, step
 
 FLAGS = flags.FLAGS

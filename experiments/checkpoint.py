@@ -20,8 +20,8 @@ import time
 
 from absl import app
 
-from nemojax.data.files import DataError
-from nemojax.recipe import command
+from nemojax.cli import command
+from nemojax.io.files import DataError
 from nemojax.training import inspection, manifest
 
 DIFFERENT = 1

@@ -23,8 +23,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from nemojax.data.files import DataError
-from nemojax.evals import tables
+from nemojax.cli import command
 from nemojax.interop import (
     archives,
     huggingface,
@@ -32,7 +31,8 @@ from nemojax.interop import (
     nemo,
     tokenizer_files,
 )
-from nemojax.recipe import command
+from nemojax.io.files import DataError
+from nemojax.reporting import tables
 from nemojax.training import metrics
 
 FLAGS = flags.FLAGS

@@ -24,9 +24,9 @@ import dataclasses
 
 from absl import flags
 
-from nemojax.data import conversion, writers
-from nemojax.data.files import DataError
-from nemojax.recipe import command
+from nemojax.cli import command
+from nemojax.data.rows import conversion, writers
+from nemojax.io.files import DataError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("data", [], "files and folders")

@@ -9,7 +9,7 @@ Installed, it is the command `nemojax-lm-eval`. Needs the extra `eval`. Prints t
 harness's table; exit status as the harness's.
 """
 
-from nemojax.recipe import host
+from nemojax.cli import host
 
 
 def main() -> None:

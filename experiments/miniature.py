@@ -10,7 +10,7 @@ stage in about 2 minutes to show that it works.
 Prints a progress line per stage, then a table of the stages like Table 6 of the
 Nemotron-4 340B report. Writes `report.html`, `report.json` and `stages.png` to the
 work folder. Run again after an interruption, it continues where it was; what the
-table does and does not show is in `docs/miniature.md`.
+table does and does not show is in `docs/recipe.md`.
 """
 
 import dataclasses
@@ -21,12 +21,15 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from nemojax.evals import report as reports
-from nemojax.evals import tables
-from nemojax.miniature import teachers
+from nemojax.cli import command
+from nemojax.io.workdir import Workdir
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import command, miniature, miniature_report, miniature_settings
-from nemojax.recipe.workdir import Workdir
+from nemojax.recipe.miniature import recipe as miniature
+from nemojax.recipe.miniature import report as reporting
+from nemojax.recipe.miniature import settings as sizes
+from nemojax.reporting import report as reports
+from nemojax.reporting import tables
+from nemojax.tasks.miniature import teachers
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/miniature", "Folder of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
@@ -47,15 +50,15 @@ _JSON = flags.DEFINE_string(
 def run() -> int:
     """Runs or continues the recipe and writes its report."""
     if _QUICK.value:
-        settings = miniature_settings.quick(_SEED.value, _TEACHER.value)
+        settings = sizes.quick(_SEED.value, _TEACHER.value)
     else:
-        settings = miniature_settings.Settings(_SEED.value, _TEACHER.value)
+        settings = sizes.Settings(_SEED.value, _TEACHER.value)
     settings = dataclasses.replace(settings, controls=_CONTROLS.value)
     workdir = Workdir(_WORKDIR.value, dataclasses.asdict(settings))
     mesh = meshes.make_mesh(data=min(2, jax.device_count()))
     recipe = miniature.Recipe(settings, workdir, mesh)
     stages = recipe.run()
-    report = miniature_report.build(settings, stages, recipe.tasks)
+    report = reporting.build(settings, stages, recipe.tasks)
     files = reports.write_report(workdir.path, report)
     if _JSON.value == "-":
         json.dump(report, sys.stdout, indent=1)
@@ -63,7 +66,7 @@ def run() -> int:
     elif _JSON.value:
         Path(_JSON.value).write_text(json.dumps(report, indent=1) + "\n")
     quiet = _JSON.value == "-"
-    print("", miniature_report.terminal_table(report), "", sep="\n",
+    print("", reporting.terminal_table(report), "", sep="\n",
           file=sys.stderr if quiet else sys.stdout)  # fmt: skip
     seconds = tables.duration(sum(report["times"].values()))
     print(

@@ -15,9 +15,9 @@ from typing import Any
 
 from absl import app
 
-from nemojax.evals import statistics, tables
-from nemojax.recipe import miniature_checks
-from nemojax.recipe.miniature_checks import FLOORS, GOALS, Check
+from nemojax.recipe.miniature import checks
+from nemojax.recipe.miniature.checks import FLOORS, GOALS, Check
+from nemojax.reporting import statistics, tables
 
 FAMILIES = ("math", "code", "instruction", "instruction_checks", "facts")
 
@@ -34,7 +34,7 @@ def stage_table(reports: Sequence[Mapping[str, Any]]) -> tables.Table:
             values = [stage["metrics"][family]["value"] for stage in stages]
             cells.append(cell(values))
         three = [
-            miniature_checks.mean_of_three(
+            checks.mean_of_three(
                 {key: value["value"] for key, value in stage["metrics"].items()}
             )
             for stage in stages
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("name the report.json of one run or more")
     reports = [json.loads(Path(path).read_text()) for path in argv[1:]]
-    found = [miniature_checks.quantities(report) for report in reports]
+    found = [checks.quantities(report) for report in reports]
     seeds = [str(report["settings"]["seed"]) for report in reports]
     print(f"{len(reports)} runs, seeds {', '.join(seeds)}.\n")
     print(stage_table(reports).to_markdown(), "\n")

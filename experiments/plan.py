@@ -31,12 +31,12 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 from absl import flags
 from ml_collections import config_flags
 
-from nemojax.data.files import DataError
+from nemojax.cli import command
+from nemojax.io.files import DataError
 from nemojax.models import presets
 from nemojax.planning import compiled as compiling
 from nemojax.planning import hardware, report, roofline, search, serving
 from nemojax.planning.scenario import Scenario
-from nemojax.recipe import command
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "nemotron4_340b", "a preset")

@@ -21,12 +21,12 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from nemojax.data import blends as blending
-from nemojax.data.files import DataError
-from nemojax.data.token_corpus import TokenCorpus
-from nemojax.recipe import cluster, command, pretraining
-from nemojax.recipe import pretraining_report as report
-from nemojax.recipe import pretraining_run as running
+from nemojax.cli import cluster, command
+from nemojax.data.pretraining import blends as blending
+from nemojax.data.pretraining.token_corpus import TokenCorpus
+from nemojax.io.files import DataError
+from nemojax.recipe.pretrain import pretraining, report
+from nemojax.recipe.pretrain import run as running
 from nemojax.training import schedule
 from nemojax.training.optimizer import OptimizerConfig
 

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from nemojax.data import corpus, files
-from nemojax.data.files import DataError
-from nemojax.recipe import command
+from nemojax.cli import command
+from nemojax.data.pretraining import corpus
+from nemojax.io import files
+from nemojax.io.files import DataError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "a model folder or a Hugging Face checkpoint")
@@ -60,7 +61,7 @@ def take(tokenizer, quarantine: files.Quarantine) -> Iterator[list[int]]:
 
 def measure() -> dict:
     """What the flags ask, for programs."""
-    from nemojax.inference import fidelity
+    from nemojax.inference.scoring import fidelity
     from nemojax.interop import loading
     from nemojax.models import quantized
     from nemojax.parallel import mesh as meshes

@@ -3,7 +3,7 @@
     python -m experiments.recipe --data=DATA --workdir=runs/recipe
 
 trains a tokenizer and a small model (3 million parameters) on the files in DATA, whose
-layout `nemojax/data/corpus.py` describes: pretraining on a 70/15/15 blend, a
+layout `data/pretraining/corpus.py` describes: pretraining on a 70/15/15 blend, a
 Bradley-Terry reward model, code SFT, general SFT, DPO, RPO. After each stage it
 measures bits per byte, SFT loss and preference accuracy on held-out rows.
 
@@ -22,11 +22,16 @@ import sys
 import jax
 from absl import flags
 
-from nemojax.data.files import DataError
-from nemojax.evals import tables
+from nemojax.cli import command
+from nemojax.io import workdir as workdirs
+from nemojax.io.files import DataError
+from nemojax.io.workdir import Workdir
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import command, real, real_data, real_report, real_settings
-from nemojax.recipe.workdir import Workdir
+from nemojax.recipe.folder import material as reading
+from nemojax.recipe.folder import recipe as folders
+from nemojax.recipe.folder import report as reporting
+from nemojax.recipe.folder import settings as sizes
+from nemojax.reporting import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "folder of the data files")
@@ -39,14 +44,14 @@ flags.DEFINE_string("json", None, "also write the report there; - for stdout")
 def run_recipe(
     data: str,
     workdir: str,
-    settings: real_settings.Settings,
+    settings: sizes.Settings,
     json_path: str | None = None,
 ) -> int:
     """Runs what is not finished and reports; returns the exit status."""
     json_file = None if json_path in (None, "-") else pathlib.Path(json_path)
     if json_file is not None and not json_file.parent.is_dir():
         raise DataError(f"{json_file}: there is no such folder to write --json to")
-    material = real_data.read(data, settings)
+    material = reading.read(data, settings)
     configuration = {
         "recipe": "real",
         **settings.configuration(),
@@ -56,13 +61,13 @@ def run_recipe(
     try:
         material.quarantine.write(folder.path / "quarantine.jsonl")
         mesh = meshes.make_mesh(data=2 if len(jax.devices()) >= 2 else 1)
-        recipe = real.Recipe(settings, material, folder, mesh, _tell)
+        recipe = folders.Recipe(settings, material, folder, mesh, _tell)
         stages = recipe.run()
-        report = real_report.build(
+        report = reporting.build(
             settings, stages, material.data_files, material.quarantine.counts
         )
-        with command.in_stage("report"):
-            real_report.write(folder.path, report)
+        with workdirs.in_stage("report"):
+            reporting.write(folder.path, report)
             if json_file is not None:
                 json_file.write_text(json.dumps(report, allow_nan=False) + "\n")
     finally:
@@ -80,7 +85,7 @@ def _tell(stage) -> None:
 
 def _print(report, folder: pathlib.Path, to) -> None:
     final = report["final"]
-    print(f"\n{real_report.text(report)}\n", file=to)
+    print(f"\n{reporting.text(report)}\n", file=to)
     print(
         f"Made a policy of {final['parameters']:,} parameters in "
         f"{tables.duration(report['seconds'])}: {folder / final['stage'] / 'params'}; "
@@ -93,9 +98,7 @@ def _print(report, folder: pathlib.Path, to) -> None:
 def _main() -> int:
     if FLAGS.data is None:
         raise DataError("name the folder of the data: --data=FOLDER")
-    settings = (real_settings.quick if FLAGS.quick else real_settings.Settings)(
-        seed=FLAGS.seed
-    )
+    settings = (sizes.quick if FLAGS.quick else sizes.Settings)(seed=FLAGS.seed)
     return run_recipe(FLAGS.data, FLAGS.workdir, settings, FLAGS.json)
 
 

@@ -20,10 +20,10 @@ import functools
 
 from absl import flags
 
-from nemojax.recipe import command
-from nemojax.recipe.alignment import examples, run
-from nemojax.recipe.alignment import flags as common
-from nemojax.recipe.alignment.settings import PRESETS
+from nemojax.cli import alignment_flags as common
+from nemojax.cli import command
+from nemojax.recipe.align import examples, run
+from nemojax.recipe.align.settings import PRESETS
 
 FLAGS = flags.FLAGS
 common.define(PRESETS["rpo"])

@@ -17,14 +17,14 @@ import time
 
 from absl import flags
 
-from nemojax.data.files import DataError
-from nemojax.inference import paged
-from nemojax.inference.sampling import Sampling
-from nemojax.inference.talk import Talk
+from nemojax.cli import command
+from nemojax.inference.engine import paged
+from nemojax.inference.engine.sampling import Sampling
+from nemojax.inference.text.talk import Talk
 from nemojax.interop import loading
+from nemojax.io.files import DataError
 from nemojax.models import quantized
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import command
 from nemojax.training import metrics
 
 FLAGS = flags.FLAGS

@@ -25,11 +25,12 @@ import pathlib
 import jax
 from absl import flags
 
-from nemojax.data.files import DataError
-from nemojax.evals import tables
+from nemojax.cli import command
+from nemojax.inference.scoring import file_scoring, scorer
 from nemojax.interop import loading
+from nemojax.io.files import DataError
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import command, file_scoring, scorer
+from nemojax.reporting import tables
 from nemojax.training.metrics import Progress
 
 FLAGS = flags.FLAGS

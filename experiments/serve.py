@@ -18,14 +18,14 @@ from typing import Any
 
 from absl import flags
 
-from nemojax.data.files import DataError
-from nemojax.inference import shapes as shaping
+from nemojax.cli import command
+from nemojax.inference.engine import shapes as shaping
 from nemojax.inference.server import application, listen, opening
 from nemojax.inference.server.served import Limits, Served
 from nemojax.interop import loading
+from nemojax.io.files import DataError
 from nemojax.models import quantized
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import command
 from nemojax.training import metrics
 
 KEY = "NEMOJAX_API_KEY"

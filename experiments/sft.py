@@ -6,7 +6,7 @@
 
 Every assistant turn is trained, user and system turns are not. The files (.jsonl,
 .json, .parquet, .csv, compressed or not) hold conversations in any format that
-nemojax/data/formats.py knows; the format that was found is printed. --preset takes the
+docs/data.md knows; the format that was found is printed. --preset takes the
 report's batch, epochs and learning rate; any --optimizer.NAME, --batch, ... changes
 one. --replay adds rows of an earlier stage, --replay_share of all (report: 2 %).
 
@@ -19,10 +19,10 @@ import functools
 
 from absl import flags
 
-from nemojax.recipe import command
-from nemojax.recipe.alignment import examples, run
-from nemojax.recipe.alignment import flags as common
-from nemojax.recipe.alignment.settings import PRESETS
+from nemojax.cli import alignment_flags as common
+from nemojax.cli import command
+from nemojax.recipe.align import examples, run
+from nemojax.recipe.align.settings import PRESETS
 
 FLAGS = flags.FLAGS
 common.define(PRESETS["code_sft"])

@@ -15,9 +15,10 @@ import pathlib
 
 from absl import flags
 
-from nemojax.data import token_corpus, tokenizer
-from nemojax.data.files import DataError
-from nemojax.recipe import command
+from nemojax.cli import command
+from nemojax.data.pretraining import token_corpus
+from nemojax.data.text import tokenizer
+from nemojax.io.files import DataError
 from nemojax.training.metrics import Progress
 
 FLAGS = flags.FLAGS

@@ -23,12 +23,12 @@ import functools
 
 from absl import flags
 
+from nemojax.cli import alignment_flags as common
+from nemojax.cli import command
 from nemojax.data.records import ATTRIBUTES
 from nemojax.losses import PAIRWISE
-from nemojax.recipe import command
-from nemojax.recipe.alignment import examples, run
-from nemojax.recipe.alignment import flags as common
-from nemojax.recipe.alignment.settings import BRADLEY_TERRY, PRESETS, REGRESSION
+from nemojax.recipe.align import examples, run
+from nemojax.recipe.align.settings import BRADLEY_TERRY, PRESETS, REGRESSION
 
 FLAGS = flags.FLAGS
 common.define(PRESETS["reward"])

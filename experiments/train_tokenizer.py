@@ -4,7 +4,7 @@
 
 BPE with byte fallback, numbers split into digits, white space kept as it is, and
 control pieces `<extra_id_0>`, `<extra_id_1>`, ... (15B report, section 2). Learns from
-the text in DATA/pretrain, whose layout `nemojax/data/corpus.py` describes. As in the
+the text in DATA/pretrain, in the layout of data/pretraining/corpus.py. As in the
 report, text that is not English gets a larger share than in pretraining: by default
 30 %, where pretraining has 15 %.
 
@@ -19,10 +19,11 @@ import sys
 import numpy as np
 from absl import flags
 
-from nemojax.data import corpus, files
-from nemojax.data import tokenizer as tokenizers
-from nemojax.data.files import DataError
-from nemojax.recipe import command
+from nemojax.cli import command
+from nemojax.data.pretraining import corpus
+from nemojax.data.text import tokenizer as tokenizers
+from nemojax.io import files
+from nemojax.io.files import DataError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "folder of the data files")

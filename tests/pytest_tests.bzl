@@ -22,7 +22,7 @@ def pytest_tests(deps = [], tags = []):
             name = test.removesuffix(".py"),
             srcs = [test, "//tests:run_pytest.py"],
             args = ["$(rootpath %s)" % test],
-            data = native.glob(["testdata/**"], allow_empty = True) + ["//:pyproject.toml"],
+            data = native.glob(["**/testdata/**"], allow_empty = True) + ["//:pyproject.toml"],
             main = "//tests:run_pytest.py",
             tags = tags,
             timeout = "long",

@@ -1,1 +1,1 @@
-"""Evaluation: tasks, verifiers and result tables."""
+"""Measures trained models with tasks of their own and of the evaluation harness."""

@@ -18,11 +18,11 @@ from lm_eval.api.registry import model_registry
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from nemojax.data.records import Conversation, Message
-from nemojax.inference import paged
-from nemojax.inference import shapes as shaping
-from nemojax.inference.answer_text import AnswerText, Piece
-from nemojax.inference.batching import BatchingEngine
-from nemojax.inference.sampling import MAX_STOP_IDS, Sampling
+from nemojax.inference.engine import paged
+from nemojax.inference.engine import shapes as shaping
+from nemojax.inference.engine.batching import BatchingEngine
+from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
+from nemojax.inference.text.answer_text import AnswerText, Piece
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
 from nemojax.training import metrics

@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from nemojax.data import folders
 from nemojax.interop import names, weights
+from nemojax.io import folders
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.models.lora import LoraConfig

@@ -19,8 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from nemojax.data import folders
-from nemojax.data.tokenizer import Tokenizer
+from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.interop import (
     config_json,
     names,
@@ -29,6 +28,7 @@ from nemojax.interop import (
     weights,
 )
 from nemojax.interop.names import Tensor
+from nemojax.io import folders
 from nemojax.models import forward, partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes

@@ -10,16 +10,16 @@ from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
-from nemojax.data.chat_template import (
+from nemojax.data.text.chat_template import (
     NEMOTRON,
     NEMOTRON_REWARD,
     TURN_START,
     ChatTemplate,
 )
-from nemojax.data.jinja_template import JinjaTemplate
-from nemojax.data.llama_templates import Llama2Template, Llama3Template
-from nemojax.data.parts import PartsTemplate, TextTokenizer
-from nemojax.data.tokenizer import Tokenizer
+from nemojax.data.text.jinja_template import JinjaTemplate
+from nemojax.data.text.llama_templates import Llama2Template, Llama3Template
+from nemojax.data.text.parts import PartsTemplate, TextTokenizer
+from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.interop import huggingface, model_folder, tokenizer_files
 from nemojax.models import quantized
 from nemojax.models.config import ModelConfig
@@ -186,7 +186,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
             if tokenizer_files.FAST not in files:
                 raise
     if tokenizer_files.FAST in files:
-        from nemojax.data.hf_tokenizer import HuggingFaceTokenizer
+        from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer.load(directory)
     raise ValueError(

@@ -25,8 +25,8 @@ import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
-from nemojax.data import folders
 from nemojax.interop import names
+from nemojax.io import folders
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig, RopeScaling
 from nemojax.parallel import mesh as meshes

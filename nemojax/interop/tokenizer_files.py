@@ -7,7 +7,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-from nemojax.data.tokenizer import Tokenizer
+from nemojax.data.text.tokenizer import Tokenizer
 
 MODEL = "tokenizer.model"
 FAST = "tokenizer.json"

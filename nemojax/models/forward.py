@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from nemojax.models import heads, layers, schedules, stages
+from nemojax.models import heads, layers, sharded, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives
 from nemojax.parallel.layout import Layout
@@ -83,10 +83,8 @@ def logits(
     Args: as `token_log_probs`.
     """
 
-    layout = dataclasses.replace(layout or Layout(), schedule="ring")
-    found = schedules.run(
-        config, _LOGITS, layout, params, tokens, positions, segment_ids
-    )
+    layout = dataclasses.replace(layout or Layout(), schedule="gpipe")
+    found = sharded.run(config, _LOGITS, layout, params, tokens, positions, segment_ids)
     return found[..., : config.vocab_size]
 
 
@@ -120,7 +118,7 @@ def token_log_probs(
         message says what would do.
     """
 
-    return schedules.run(
+    return sharded.run(
         config, _LOG_PROBS, layout, params, tokens, positions, segment_ids
     )
 
@@ -143,7 +141,7 @@ def weighted_log_probs(
     Args: as `token_log_probs`, and
       weights: float32 [B, S]; where it is 0 the log-prob is not looked at.
     """
-    return schedules.run_weighted(
+    return sharded.run_weighted(
         config, _LOG_PROBS, layout, params, weights, tokens, positions, segment_ids
     )
 
@@ -166,9 +164,7 @@ def rewards(
     Returns:
       float32 [B, S, K].
     """
-    return schedules.run(
-        config, _REWARDS, layout, params, tokens, positions, segment_ids
-    )
+    return sharded.run(config, _REWARDS, layout, params, tokens, positions, segment_ids)
 
 
 def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
@@ -211,13 +207,13 @@ def _rewards(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):
     return collectives.all_reduce(jnp.where(first, values, 0), "pipe")
 
 
-_LOGITS = schedules.Head(
+_LOGITS = sharded.Head(
     params=lambda config, params, over: params,
     values=_logits,
     spec=PartitionSpec(stages.ROWS, None, "tensor"),
 )
-_LOG_PROBS = schedules.Head(params=_head, values=_log_probs)
-_REWARDS = schedules.Head(
+_LOG_PROBS = sharded.Head(params=_head, values=_log_probs)
+_REWARDS = sharded.Head(
     params=lambda config, params, over: params["reward_head"],
     values=_rewards,
     spec=PartitionSpec(stages.ROWS, "tensor"),

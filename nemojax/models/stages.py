@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from nemojax.models import attention_kernels, heads, layers, partition
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import collectives, pipeline
+from nemojax.parallel import collectives, gpipe
 from nemojax.parallel.layout import Layout
 
 # Rows are spread over the stages too: each embeds its part of them, and runs the head.
@@ -67,7 +67,7 @@ def hidden_states(
         return apply(of_chunk, chunk, m, x_BSD)
 
     x_MBSD = split(embed(config, params, tokens))
-    x_MBSD = pipeline.run(stage, x_MBSD, layout.virtual_stages)
+    x_MBSD = gpipe.run(stage, x_MBSD, layout.virtual_stages)
     x_BSD = x_MBSD.reshape(-1, *x_MBSD.shape[2:])
     return params, collectives.reduce_scatter(x_BSD, "pipe", 0)
 

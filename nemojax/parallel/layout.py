@@ -9,7 +9,7 @@ from nemojax.parallel import mesh as meshes
 
 ZERO_STAGES = (0, 1, 3)
 ACCUMULATE = ("float32", "compute")
-SCHEDULES = ("ring", "1f1b")
+SCHEDULES = ("gpipe", "1f1b")
 
 
 @functools.cache
@@ -35,7 +35,7 @@ class Layout:
       attention: a name of `models.attention_kernels.KERNELS`; None: by platform.
       accumulate: dtype in which micro-batches add up their gradients: "float32", or
         "compute" for the model's compute dtype, which takes half the memory.
-      schedule: of the pipeline. "ring": all forward ticks, then all backward ones, so
+      schedule: of the pipeline. "gpipe": all forward ticks, then all backward ones, so
         that every micro-batch keeps what `remat` says. "1f1b": one forward, one
         backward, which keeps it for three micro-batches in two stages, however many
         there are in all; losses that are not linear in the log-probs take one forward
@@ -52,7 +52,7 @@ class Layout:
     zero: int = 0
     attention: str | None = None
     accumulate: str = "float32"
-    schedule: str = "ring"
+    schedule: str = "gpipe"
 
     def __post_init__(self):
         if self.virtual_stages < 1:

@@ -18,7 +18,7 @@ from jax import lax
 
 from nemojax.parallel import collectives
 from nemojax.parallel.mesh import AXES
-from nemojax.parallel.schedule import Schedule
+from nemojax.parallel.timetable import Timetable
 
 # (zeros that take a chunk's gradients up, chunk, micro-batch, activations) -> the same
 Stage = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -75,7 +75,7 @@ def run(
       cotangents_M: derivatives of the loss by the values, of their shape and type.
       virtual_stages: chunks V of every stage.
     """
-    schedule = Schedule(
+    schedule = Timetable(
         len(x_MBSD),
         virtual_stages,
         collectives.axis_size("pipe"),
@@ -167,7 +167,7 @@ class _Chunk:
 class _Passes(NamedTuple):
     """The three things that happen in a tick."""
 
-    schedule: Schedule
+    schedule: Timetable
     chunk: _Chunk
     head: Head
     head_params: Any

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nemojax.data.batches import Batch
+from nemojax.data.batching.batches import Batch
 from nemojax.models import forward, partition, stages
 from nemojax.parallel import mesh as meshes
 from nemojax.planning import hlo
@@ -158,7 +158,7 @@ def _problems(scenario: Scenario, program: hlo.Program):
         one for one in program.collectives() if one.opcode == "collective-permute"
     ]
     # 1F1B's two directions stand in the loop of both passes and in that of one alone.
-    expected = {"ring": 2, "1f1b": 4}[scenario.schedule]
+    expected = {"gpipe": 2, "1f1b": 4}[scenario.schedule]
     if scenario.pipe * scenario.virtual_stages > 1 and len(exchanges) != expected:
         yield f"{len(exchanges)} collective-permutes instead of {expected}"
     if scenario.layers_per_chunk == scenario.config.num_layers:

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from nemojax.parallel.schedule import Schedule, Work
+from nemojax.parallel.timetable import Timetable, Work
 
 _TICK, _STAGE = 0.26, 0.4  # inches
 
@@ -17,16 +17,16 @@ _TICK, _STAGE = 0.26, 0.4  # inches
 def draw(
     path: pathlib.Path, stages: int, virtual_stages: int, micro_batches: int
 ) -> None:
-    """Draws the ring's forward passes, and 1F1B.
+    """Draws the gpipe's forward passes, and 1F1B.
 
     Time to the right, a row a stage, a colour a chunk; backward passes are pale.
     """
     schedules = [
-        Schedule(micro_batches, virtual_stages, stages, stage)
+        Timetable(micro_batches, virtual_stages, stages, stage)
         for stage in range(stages)
     ]
     ticks = schedules[0].ticks
-    figure, (ring, both) = plt.subplots(
+    figure, (gpipe, both) = plt.subplots(
         2,
         figsize=(_TICK * ticks + 1.2, 3 * _STAGE * stages + 1.9),
         height_ratios=(1, 2),
@@ -35,12 +35,12 @@ def draw(
     every = np.arange(ticks)
     for row, schedule in enumerate(schedules):
         forwards, backwards = schedule.forwards(every), schedule.backwards(every)
-        _row(ring, row, forwards, virtual_stages)
+        _row(gpipe, row, forwards, virtual_stages)
         _row(both, row - 0.22, forwards, virtual_stages, height=0.4)
         _row(both, row + 0.22, backwards, virtual_stages, height=0.4, alpha=0.5)
     names = [f"stage {stage}" for stage in range(stages)]
     for axis, title in (
-        (ring, f"ring, forward passes: {schedules[0].bubble:.1%} bubble"),
+        (gpipe, f"gpipe, forward passes: {schedules[0].bubble:.1%} bubble"),
         (both, f"1F1B, {schedules[0].slots} chunks waiting at most"),
     ):
         axis.invert_yaxis()

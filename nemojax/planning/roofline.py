@@ -91,7 +91,7 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
     layers = scenario.config.num_layers / scenario.pipe
     heads = head / (scenario.pipe if assumed.head == "balanced" else 1)
     stage = layers * (layer + again + elementwise + exchange)
-    # A head on the last stage holds up the ring; spread over the stages it comes after.
+    # A head on the last stage holds up the others; spread out it comes after them.
     held_up = stage + (heads if assumed.head == "last" else 0.0)
     parts = {
         "compute": batches * layers * layer,

@@ -9,7 +9,7 @@ from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.parallel.mesh import AXES
-from nemojax.parallel.schedule import Schedule
+from nemojax.parallel.timetable import Timetable
 from nemojax.planning.hardware import Hardware
 
 
@@ -49,7 +49,7 @@ class Scenario:
     remat: str = "mlp_preactivation"
     zero: int = 1
     accumulate: str = "float32"
-    schedule: str = "ring"
+    schedule: str = "gpipe"
 
     def __post_init__(self):
         for name in ("data", "pipe", "tensor", "global_batch", "length", "rows"):
@@ -89,14 +89,14 @@ class Scenario:
         """Passes of the train step over parts of the batch."""
         if self.passes:
             return self.passes
-        single = self.pipe * self.virtual_stages == 1 and self.schedule == "ring"
+        single = self.pipe * self.virtual_stages == 1 and self.schedule == "gpipe"
         return self.micro_batches if single else 1
 
     @property
-    def pipeline(self) -> Schedule:
+    def pipeline(self) -> Timetable:
         """The pipeline of a pass."""
         in_pass = self.micro_batches // self.accumulation_steps
-        return Schedule(in_pass, self.virtual_stages, self.pipe)
+        return Timetable(in_pass, self.virtual_stages, self.pipe)
 
     @property
     def waiting(self) -> int:

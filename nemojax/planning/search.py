@@ -109,7 +109,7 @@ def _options(config: ModelConfig, pipe: int) -> Iterator[dict[str, Any]]:
         "passes": (0, 1) if single else (0,),
         "zero": (1, 3) if single else (1,),
         "accumulate": ACCUMULATE,
-        "schedule": ("ring",) if single else SCHEDULES,
+        "schedule": ("gpipe",) if single else SCHEDULES,
     }
     for values in itertools.product(*choices.values()):
         yield dict(zip(choices, values, strict=True))

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from nemojax.inference import paged, sampling
-from nemojax.inference.paged_state import Piece, Shapes, Span, Turn
+from nemojax.inference.engine import paged, sampling
+from nemojax.inference.engine.paged_state import Piece, Shapes, Span, Turn
 from nemojax.models import forward, partition, quantized
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nemojax.sdg.items import Item
+from nemojax.generation.items import Item
 
 Mode = Literal["dpo", "rpo"]
 Indices = tuple[int, int]

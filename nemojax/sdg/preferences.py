@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nemojax.data.records import PreferencePair
-from nemojax.sdg import items as tasks
+from nemojax.generation import items as tasks
+from nemojax.generation.items import Item
 from nemojax.sdg import pairing
-from nemojax.sdg.items import Item
 
 
 @dataclass(frozen=True)

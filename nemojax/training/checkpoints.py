@@ -6,7 +6,6 @@ the newest whole step is taken.
 """
 
 import errno
-import hashlib
 import math
 import shutil
 import sys
@@ -259,18 +258,6 @@ def load_params(directory: Path, like: Any) -> Any:
         return checkpointer.restore(
             Path(directory).absolute(), jax.tree.map(_abstract, like)
         )
-
-
-def parameters_sha256(params: Any) -> str:
-    """Hash of all parameters, in the order of their paths: equal bits, equal hash."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = processes.whole(leaf)
-        digest.update(
-            f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode()
-        )
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

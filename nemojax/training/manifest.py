@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nemojax.data import folders
+from nemojax.io import folders
 
 _PREFIX = "manifest."
 _THREADS = 8  # hashing releases the interpreter

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from nemojax.data import folders
+from nemojax.io import folders
 
 
 class MetricsLog:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from nemojax import losses
-from nemojax.data.batches import Batch
+from nemojax.data.batching.batches import Batch
 from nemojax.losses.likelihood import sequence_targets
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import checkpoint
-from nemojax.data.files import DataError
+from nemojax.io.files import DataError
 from nemojax.training import checkpoints
 
 

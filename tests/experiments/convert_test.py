@@ -10,8 +10,8 @@ import pytest
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
-from nemojax.data import tokenizer as tokenizer_lib  # noqa: E402
-from nemojax.data.hf_tokenizer import HuggingFaceTokenizer  # noqa: E402
+from nemojax.data.text import tokenizer as tokenizer_lib  # noqa: E402
+from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer  # noqa: E402
 from nemojax.interop import (  # noqa: E402
     huggingface,
     model_folder,

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from nemojax.data import tokenizer as tokenizers
+from nemojax.data.text import tokenizer as tokenizers
 from nemojax.models import forward, presets
-from tests.recipe.scored import (
+from tests.inference.scoring.scored import (
     WORDS,
     contents,
     conversations,

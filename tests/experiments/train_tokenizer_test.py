@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from nemojax.data.tokenizer import Tokenizer
-from tests.recipe import real_folder
+from nemojax.data.text.tokenizer import Tokenizer
+from tests.recipe.folder import real_folder
 
 
 def train(*flags):

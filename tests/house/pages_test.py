@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nemojax.data import formats, writers
+from nemojax.data.rows import formats, writers
 from tests.house import tree
 
 pytest.importorskip("safetensors")

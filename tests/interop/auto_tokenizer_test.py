@@ -2,9 +2,9 @@
 
 import pytest
 
-from nemojax.data import tokenizer as tokenizer_lib
-from nemojax.data.chat_template import NEMOTRON
 from nemojax.data.records import Conversation
+from nemojax.data.text import tokenizer as tokenizer_lib
+from nemojax.data.text.chat_template import NEMOTRON
 from nemojax.interop import tokenizer_files
 
 transformers = pytest.importorskip("transformers")

@@ -6,13 +6,13 @@ import json
 import jax
 import pytest
 
-from nemojax.data import tokenizer as tokenizers
-from nemojax.data.chat_template import NEMOTRON
-from nemojax.data.jinja_template import JinjaTemplate
 from nemojax.data.records import Conversation
+from nemojax.data.text import tokenizer as tokenizers
+from nemojax.data.text.chat_template import NEMOTRON
+from nemojax.data.text.jinja_template import JinjaTemplate
 from nemojax.interop import loading, model_folder
 from nemojax.parallel import mesh as meshes
-from tests.data import llama_tokenizer
+from tests.data.text import llama_tokenizer
 from tests.interop.tiny import LLAMA, assert_same, random_params
 from tests.interop.tiny import NEMOTRON as SIZES
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from nemojax.data import tokenizer as tokenizers
+from nemojax.data.text import tokenizer as tokenizers
 from nemojax.interop import huggingface, loading, model_folder
 from nemojax.models import quantized
 from nemojax.parallel import mesh as meshes

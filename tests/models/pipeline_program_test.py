@@ -116,7 +116,7 @@ def test_memory_of_1f1b_grows_with_the_micro_batches_by_their_inputs_alone():
 
     inputs = 48 * 8 * WIDE.d_model * 2
     assert temporary("1f1b", 64) < temporary("1f1b", 16) + 2 * inputs
-    assert temporary("1f1b", 64) < 0.6 * temporary("ring", 64)
+    assert temporary("1f1b", 64) < 0.6 * temporary("gpipe", 64)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -144,8 +144,8 @@ def test_a_sum_of_all_weights_would_be_seen():
     ("accumulate", "schedule"),
     # A CPU's compiler keeps the sums of 1F1B's loops in float32 in any case.
     [
-        ("float32", "ring"),
-        pytest.param("compute", "ring", marks=pytest.mark.slow),
+        ("float32", "gpipe"),
+        pytest.param("compute", "gpipe", marks=pytest.mark.slow),
         pytest.param("float32", "1f1b", marks=pytest.mark.slow),
     ],
 )

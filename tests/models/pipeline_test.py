@@ -63,7 +63,7 @@ def test_a_weighted_sum_in_one_pass_is_that_of_the_log_probs():
 
     program = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
     (value, log_probs), gradient = program(params, "1f1b")
-    (expected, same), expected_gradient = program(params, "ring")
+    (expected, same), expected_gradient = program(params, "gpipe")
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(value, 3 * (log_probs * weights).sum(), rtol=1e-5)
     np.testing.assert_allclose(log_probs, same, atol=1e-5)

@@ -46,7 +46,7 @@ def test_70b_fits_eight_h200s_with_few_sequences():
 
 
 def test_1f1b_needs_less_where_micro_batches_are_many():
-    """And no more than the ring where there is one a stage."""
+    """And no more than GPipe where there is one a stage."""
 
     def needed(batch, schedule):
         scenario = Scenario(
@@ -54,8 +54,8 @@ def test_1f1b_needs_less_where_micro_batches_are_many():
         )
         return memory.per_device(scenario)["activations"]
 
-    assert needed(192, "1f1b") < needed(192, "ring")
-    assert needed(768, "1f1b") < 0.4 * needed(768, "ring")
+    assert needed(192, "1f1b") < needed(192, "gpipe")
+    assert needed(768, "1f1b") < 0.4 * needed(768, "gpipe")
     assert needed(3072, "1f1b") == needed(768, "1f1b")
 
 

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from nemojax.inference import paged
+from nemojax.inference.engine import paged
 from nemojax.models import presets, quantized
 from nemojax.parallel import mesh as meshes
 from nemojax.planning import hardware, serving

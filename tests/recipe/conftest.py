@@ -5,13 +5,13 @@ import functools
 import jax
 import pytest
 
-from nemojax.data import tokenizer as tokenizers
-from nemojax.data.chat_template import ChatTemplate
 from nemojax.data.records import Conversation
+from nemojax.data.text import tokenizer as tokenizers
+from nemojax.data.text.chat_template import ChatTemplate
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe.trainer import Trainer
+from nemojax.recipe.miniature.trainer import Trainer
 
 WORDS = ("red", "blue", "green", "tin", "gold", "lead")
 # Without the system block, rows are short.

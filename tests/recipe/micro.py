@@ -8,11 +8,13 @@ import sys
 
 import jax
 
-from nemojax.evals import report as reports
+from nemojax.cli import command
+from nemojax.io.workdir import Workdir
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe import command, miniature, miniature_report
-from nemojax.recipe.miniature_settings import Settings
-from nemojax.recipe.workdir import Workdir
+from nemojax.recipe.miniature import recipe as miniature
+from nemojax.recipe.miniature import report as reporting
+from nemojax.recipe.miniature.settings import Settings
+from nemojax.reporting import report as reports
 
 SETTINGS = Settings(
     seed=1,
@@ -35,7 +37,7 @@ def run(folder):
         mesh = meshes.make_mesh(data=min(2, jax.device_count()))
         recipe = miniature.Recipe(SETTINGS, workdir, mesh)
         stages = recipe.run()
-        report = miniature_report.build(SETTINGS, stages, recipe.tasks)
+        report = reporting.build(SETTINGS, stages, recipe.tasks)
         reports.write_report(folder, report)
         return report
     finally:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nemojax.parallel import fingerprint
 from nemojax.parallel import mesh as meshes
 from nemojax.training import checkpoints
 
@@ -22,7 +23,7 @@ def tree(seed=0):
 
 
 def assert_equal(found, expected):
-    assert checkpoints.parameters_sha256(found) == checkpoints.parameters_sha256(
+    assert fingerprint.parameters_sha256(found) == fingerprint.parameters_sha256(
         expected
     )
 
@@ -168,11 +169,11 @@ def test_equal_bits_have_equal_hashes_wherever_they_live():
     ids=["integer", "sign", "dtype", "shape", "name", "missing"],
 )
 def test_any_change_changes_the_hash(change):
-    before = checkpoints.parameters_sha256(tree(1))
-    assert checkpoints.parameters_sha256(change(tree(1))) != before
+    before = fingerprint.parameters_sha256(tree(1))
+    assert fingerprint.parameters_sha256(change(tree(1))) != before
 
 
 def test_a_bit_changes_the_hash():
     """-0.0 and 0.0 are equal numbers, but not equal bits."""
-    hashes = {checkpoints.parameters_sha256([jnp.float32(x)]) for x in (0.0, -0.0)}
+    hashes = {fingerprint.parameters_sha256([jnp.float32(x)]) for x in (0.0, -0.0)}
     assert len(hashes) == 2

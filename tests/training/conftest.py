@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nemojax.data import packing
+from nemojax.data.batching import packing
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nemojax.parallel import fingerprint
 from nemojax.training import checkpoints, manifest
 
 
@@ -80,7 +81,7 @@ def test_a_run_falls_back_to_the_step_before(saved, tmp_path, capsys, seed):
     name = damaged(folder / "6" / "default", np.random.default_rng(seed))
     run = checkpoints.Checkpoints(folder)
     found = run.restore(state(0))
-    assert checkpoints.parameters_sha256(found) == checkpoints.parameters_sha256(
+    assert fingerprint.parameters_sha256(found) == fingerprint.parameters_sha256(
         state(3)
     )
     assert run.steps() == [3]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from nemojax.models import forward
+from nemojax.parallel import fingerprint
 from nemojax.parallel.layout import Layout
-from nemojax.training import checkpoints, faults, loop, metrics, optimizer, step
+from nemojax.training import faults, loop, metrics, optimizer, step
 from nemojax.training.stopping import Diverged
 from tests.training import toy_run
 
@@ -83,7 +84,7 @@ def test_a_spoiled_batch_is_left_out_and_told(tmp_path, capsys):
     )
     whole, whole_rows = train(tmp_path / "whole", toy_run.Batches())
     assert rows[-1]["loss"] == pytest.approx(whole_rows[-1]["loss"], rel=0.05)
-    assert checkpoints.parameters_sha256(params) != checkpoints.parameters_sha256(whole)
+    assert fingerprint.parameters_sha256(params) != fingerprint.parameters_sha256(whole)
 
 
 def test_a_fault_that_does_not_come_again_is_transient(tmp_path):
@@ -141,6 +142,6 @@ def test_a_spike_is_not_applied_also_after_an_interruption(tmp_path):
             batches = Spiky(stop=k, stopped=stop)
             train(tmp_path / "parts", batches, 6, spike_factor=5.0)
     again, _ = train(tmp_path / "parts", Spiky(), 6, spike_factor=5.0)
-    assert checkpoints.parameters_sha256(again) == checkpoints.parameters_sha256(params)
+    assert fingerprint.parameters_sha256(again) == fingerprint.parameters_sha256(params)
     rows = metrics.read_metrics(tmp_path / "parts" / "metrics.jsonl")
     assert [row["step"] for row in rows if row.get("skipped")] == [31]

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
+from nemojax.parallel import fingerprint
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
 from nemojax.training import (
-    checkpoints,
     goodput,
     loop,
     optimizer,
@@ -43,13 +43,13 @@ def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted")
     params, rows = toy_run.train(directory, toy_run.Batches())
     assert len(rows) == toy_run.STEPS
-    return checkpoints.parameters_sha256(params), lines(directory)
+    return fingerprint.parameters_sha256(params), lines(directory)
 
 
 def assert_ends_like(uninterrupted, directory, batches):
     """Run in a folder once more, bit for bit and line for line."""
     params, _ = toy_run.train(directory, batches)
-    assert checkpoints.parameters_sha256(params) == uninterrupted[0]
+    assert fingerprint.parameters_sha256(params) == uninterrupted[0]
     assert lines(directory) == uninterrupted[1]
 
 
@@ -145,7 +145,7 @@ def test_without_checkpoints_a_run_starts_again(tmp_path, uninterrupted):
         params, rows = toy_run.train(tmp_path, batches, checkpoint_every=0)
         assert batches.asked == list(range(7))
         assert len(rows) == 7
-        assert checkpoints.parameters_sha256(params) == uninterrupted[0]
+        assert fingerprint.parameters_sha256(params) == uninterrupted[0]
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["goodput.jsonl", "metrics.jsonl"]
 

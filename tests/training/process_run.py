@@ -15,14 +15,14 @@ import time
 import jax
 import numpy as np
 
-from nemojax.data import batches as data_batches
+from nemojax.cli import command
+from nemojax.data.batching import batches as data_batches
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import distributed
+from nemojax.parallel import distributed, fingerprint
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import command
-from nemojax.training import checkpoints, loop, objectives, optimizer, step
+from nemojax.training import loop, objectives, optimizer, step
 
 STEPS = 10
 CONFIG = ModelConfig(
@@ -70,7 +70,7 @@ def run(layout, folder, batches=None, told=lambda state: None, every=0):
         "toy", OPTIMIZER, pathlib.Path(folder), layout, every, config=CONFIG
     )
     params, _ = loop.train(settings, params, take, batches or Batches())
-    return checkpoints.parameters_sha256(params)
+    return fingerprint.parameters_sha256(params)
 
 
 def main() -> int:

@@ -14,12 +14,13 @@ import time
 import jax
 import numpy as np
 
-from nemojax.data import batches as data_batches
+from nemojax.cli import command
+from nemojax.data.batching import batches as data_batches
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import fingerprint
 from nemojax.parallel.layout import Layout
-from nemojax.recipe import command
-from nemojax.training import checkpoints, loop, objectives, optimizer, step
+from nemojax.training import loop, objectives, optimizer, step
 
 STEPS = 7
 CHECKPOINT_EVERY = 3
@@ -78,7 +79,7 @@ def _main() -> int:
     every, pause = rest
     batches = Batches(count=int(steps), pause=float(pause))
     params, _ = train(pathlib.Path(folder), batches, int(every))
-    print(checkpoints.parameters_sha256(params), flush=True)
+    print(fingerprint.parameters_sha256(params), flush=True)
     return 0
 
 

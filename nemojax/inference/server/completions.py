@@ -6,12 +6,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from nemojax.inference.answer_text import AnswerText, Piece
-from nemojax.inference.answers import LENGTH, Scored
+from nemojax.inference.engine.answers import LENGTH, Scored
 from nemojax.inference.server import responses
 from nemojax.inference.server.protocol import CompletionRequest
 from nemojax.inference.server.responses import EventStream
 from nemojax.inference.server.served import Served
+from nemojax.inference.text.answer_text import AnswerText, Piece
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 

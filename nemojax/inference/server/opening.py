@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from nemojax.data.records import attribute_names
-from nemojax.inference import paged, scoring
-from nemojax.inference.batching import BatchingEngine
-from nemojax.inference.paged_state import Shapes
-from nemojax.inference.reward_queue import RewardQueue
-from nemojax.inference.sampling import Sampling
+from nemojax.inference.engine import paged
+from nemojax.inference.engine.batching import BatchingEngine
+from nemojax.inference.engine.paged_state import Shapes
+from nemojax.inference.engine.sampling import Sampling
+from nemojax.inference.scoring import scoring
 from nemojax.inference.server.metrics import Metrics
+from nemojax.inference.server.reward_queue import RewardQueue
 from nemojax.inference.server.served import Limits, Served
-from nemojax.inference.service import Service
+from nemojax.inference.server.service import Service
 from nemojax.interop.loading import LoadedModel
 
 

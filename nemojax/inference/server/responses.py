@@ -9,10 +9,10 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from nemojax.inference.answer_text import Piece
-from nemojax.inference.answers import Scored
+from nemojax.inference.engine.answers import Scored
 from nemojax.inference.server.errors import ApiError
-from nemojax.inference.service import Ticket
+from nemojax.inference.server.service import Ticket
+from nemojax.inference.text.answer_text import Piece
 from nemojax.interop.loading import LoadedModel
 
 

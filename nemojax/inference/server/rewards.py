@@ -16,7 +16,7 @@ from nemojax.inference.server import responses
 from nemojax.inference.server.errors import ApiError, busy
 from nemojax.inference.server.protocol import ChatMessage, ChatRequest, RewardRequest
 from nemojax.inference.server.served import Served, unless_gone
-from nemojax.inference.service import Busy
+from nemojax.inference.server.service import Busy
 
 
 async def rewards(request: Request) -> Response:

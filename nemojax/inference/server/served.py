@@ -11,13 +11,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from nemojax.data.records import Conversation, Message
-from nemojax.inference.answer_text import AnswerText, Piece
-from nemojax.inference.reward_queue import RewardQueue
-from nemojax.inference.sampling import MAX_STOP_IDS, Sampling
+from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
 from nemojax.inference.server import errors, protocol
 from nemojax.inference.server.errors import ApiError
 from nemojax.inference.server.metrics import Metrics
-from nemojax.inference.service import Busy, Failed, Service, Ticket
+from nemojax.inference.server.reward_queue import RewardQueue
+from nemojax.inference.server.service import Busy, Failed, Service, Ticket
+from nemojax.inference.text.answer_text import AnswerText, Piece
 from nemojax.interop.loading import LoadedModel
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -1,0 +1,202 @@
+"""What every command has in common: its devices, and how it ends.
+
+A command that cannot go on says why in one line on stderr and what to do, without a
+traceback; a traceback is for our own mistakes. This module does not import jax, so
+that the devices can still be chosen.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import logging
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from absl import app
+
+from nemojax.cli import host
+from nemojax.io.files import DataError
+from nemojax.io.workdir import WorkdirError
+from nemojax.training.stopping import Diverged, Stopped
+
+SUCCESS = 0
+BAD_INPUT = 2
+DIVERGED = 3
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
+
+
+def start(run: Callable[[], int]) -> NoReturn:
+    """A script: reads its flags, refuses anything else, and does `main`."""
+
+    def with_flags(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}")
+        sys.exit(main(run))
+
+    app.run(with_flags)
+
+
+def main(run: Callable[[], int]) -> int:
+    """Runs a command; returns its exit status.
+
+    0 is success, or that training was told to stop and has saved; 2 something that the
+    user can mend (data, work folder, disk), 3 that training does not get on (step after
+    step is not finite), 130 an interruption. Any other error is a mistake of this
+    project and is not caught.
+
+    Args:
+      run: the command; returns the exit status. It should not start jax's devices
+        before it is called, since their number is set here.
+    """
+    host.prepare()
+    try:
+        with _quiet_libraries(), _heard_interruptions():
+            return run()
+    except Stopped as error:
+        _say(str(error))
+        return SUCCESS
+    except Diverged as error:
+        _say(str(error))
+        return DIVERGED
+    except (DataError, WorkdirError) as error:
+        message = str(error)
+    except KeyboardInterrupt as error:
+        _say(f"interrupted{_where(error)}: run the same command again to continue")
+        return INTERRUPTED
+    except Exception as error:
+        message = _explanation(error)
+        if message is None:
+            raise
+    _say(message)
+    return BAD_INPUT
+
+
+def tell(result: Any, text: str, to: str | None) -> None:
+    """Prints the text, and writes the result as JSON where it is wanted.
+
+    Args:
+      result: for programs.
+      text: for people.
+      to: a file; "-" for stdout, and then the text goes to stderr; None: nowhere.
+    """
+    print(text, file=sys.stderr if to == "-" else sys.stdout)
+    if to == "-":
+        print(json.dumps(result))
+    elif to:
+        pathlib.Path(to).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def settable(default: Any, *without: str) -> Any:
+    """A dataclass that flags can set: the fields of a frozen one with their values.
+
+    Args:
+      default: an instance, or the class where all fields but `without` have defaults.
+      without: fields that are left out.
+    """
+    fields = [
+        (
+            field.name,
+            field.type,
+            field.default
+            if isinstance(default, type)
+            else getattr(default, field.name),
+        )
+        for field in dataclasses.fields(default)
+        if field.name not in without
+    ]
+    name = (default if isinstance(default, type) else type(default)).__name__
+    return dataclasses.make_dataclass(name, fields)()
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps libraries from printing tracebacks of their threads.
+
+    When a checkpoint cannot be written its threads print many, and then the same
+    error is raised to us. Nor do users need to know which backends jax did not find.
+    """
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    logger, hook = logging.getLogger("absl"), sys.excepthook
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    sys.excepthook = lambda *error: None
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
+    """Interrupts again where an interruption was lost.
+
+    Python drops an exception that is raised in a callback of the garbage collector,
+    and jax has one there: the command would simply go on.
+
+    Args:
+      wait: seconds until the next attempt, so that the callback has ended.
+    """
+    hook = sys.unraisablehook
+
+    def lost(error: "sys.UnraisableHookArgs") -> None:
+        if issubclass(error.exc_type, KeyboardInterrupt):
+            # A real signal to the main thread: it also wakes it from a system call.
+            to = (threading.main_thread().ident, signal.SIGINT)
+            threading.Timer(wait, signal.pthread_kill, to).start()
+        else:
+            hook(error)
+
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def _explanation(error: Exception) -> str | None:
+    """One line for an error of the operating system; None for any other error."""
+    if _disk_is_full(error):
+        return (
+            f"no space left on the disk{_where(error)}: free some, then run the same "
+            "command again to continue"
+        )
+    if isinstance(error, OSError):
+        name = error.filename if error.filename is not None else "input or output"
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{name}: {reason}{_where(error)}: check the path and its permissions"
+    return None
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether this error, or one that caused it, is that a disk is full.
+
+    Checkpoints are written by a library that hands on only the text of the error.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(text in str(error) for text in _DISK_FULL_TEXT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _where(error: BaseException) -> str:
+    notes = getattr(error, "__notes__", ())
+    return f" {notes[0]}" if notes else ""
+
+
+def _say(message: str) -> None:
+    """Prints one line on stderr, in the place of a progress line."""
+    clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
+    print(clear + " ".join(message.split()), file=sys.stderr)

@@ -1,0 +1,255 @@
+"""Packs sequences of any length into rows of one length, for fixed-shape batches."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nemojax.data.batching.batches import Batch
+
+# Tokens and loss mask of one sequence, of equal length; lists or arrays.
+TokenSequence = tuple[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A group that no batch holds: its index among the groups, and why."""
+
+    index: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedBatch:
+    """Sequences packed into B rows of S tokens; N is the most sequences it can hold.
+
+    Attributes:
+      tokens, loss_mask, segment_ids, positions: [B, S], as in `Batch`.
+      sequence_ids: int32[B, S]; index of a token's sequence in the batch; N is padding.
+        Sequences are numbered in the order of the groups, so that with pairs the even
+        ones are the chosen responses.
+      last_token: int32[N]; where each sequence ends, as b * S + t; 0 for the absent
+        ones, whose index is num_sequences or more.
+      num_sequences: number of sequences present.
+      members: indices of the groups present, in order.
+    """
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+    sequence_ids: np.ndarray
+    last_token: np.ndarray
+    num_sequences: int
+    members: tuple[int, ...]
+
+    @property
+    def batch(self) -> Batch:
+        """The part that a forward pass reads."""
+        return Batch(self.tokens, self.loss_mask, self.segment_ids, self.positions)
+
+
+class _OpenBatch:
+    """Rows being filled: which row each sequence goes to, and the room left."""
+
+    def __init__(self, rows: int, length: int, max_sequences: int):
+        self.room = [length] * rows
+        self.length = length
+        self.max_sequences = max_sequences
+        self.placed: list[tuple[int, TokenSequence]] = []  # row, sequence
+        self.members: list[int] = []
+
+    def add(self, index: int, group: Sequence[TokenSequence]) -> bool:
+        """Places the group, each sequence in the first row with room, if all fit."""
+        if len(self.placed) + len(group) > self.max_sequences:
+            return False
+        room = self.room.copy()
+        placed = []
+        for sequence in group:
+            size = len(sequence[0])
+            row = next((row for row, left in enumerate(room) if left >= size), None)
+            if row is None:
+                return False
+            placed.append((row, sequence))
+            room[row] -= size
+        self.room = room
+        self.placed += placed
+        self.members.append(index)
+        return True
+
+    def arrays(self) -> PackedBatch:
+        return assemble(
+            [sequence for _, sequence in self.placed],
+            [row for row, _ in self.placed],
+            tuple(self.members),
+            rows=len(self.room),
+            length=self.length,
+            max_sequences=self.max_sequences,
+        )
+
+
+def assemble(
+    sequences: Sequence[TokenSequence],
+    row_of: Sequence[int],
+    members: tuple[int, ...],
+    *,
+    rows: int,
+    length: int,
+    max_sequences: int,
+) -> PackedBatch:
+    """The batch of sequences, each in its row behind those of that row before it.
+
+    Args:
+      sequences: in the order of the groups.
+      row_of: the row of each, which has to have room for it.
+      members: indices of the groups.
+      rows: B.
+      length: S.
+      max_sequences: N.
+    """
+    tokens = np.zeros((rows, length), np.int32)
+    loss_mask = np.zeros((rows, length), np.float32)
+    segment_ids = np.zeros((rows, length), np.int32)
+    positions = np.zeros((rows, length), np.int32)
+    sequence_ids = np.full((rows, length), max_sequences, np.int32)
+    last_token = np.zeros(max_sequences, np.int32)
+    segments, ends = [0] * rows, [0] * rows
+    for sequence_id, (row, (ids, mask)) in enumerate(
+        zip(row_of, sequences, strict=True)
+    ):
+        start, stop = ends[row], ends[row] + len(ids)
+        ends[row] = stop
+        segments[row] += 1
+        tokens[row, start:stop] = ids
+        loss_mask[row, start:stop] = mask
+        segment_ids[row, start:stop] = segments[row]
+        positions[row, start:stop] = np.arange(len(ids))
+        sequence_ids[row, start:stop] = sequence_id
+        last_token[sequence_id] = row * length + stop - 1
+    return PackedBatch(
+        tokens=tokens,
+        loss_mask=loss_mask,
+        segment_ids=segment_ids,
+        positions=positions,
+        sequence_ids=sequence_ids,
+        last_token=last_token,
+        num_sequences=len(sequences),
+        members=members,
+    )
+
+
+def first_fit_decreasing(sizes: Sequence[int], length: int) -> list[int]:
+    """The row of each sequence, the longest placed first; few rows are needed.
+
+    Raises:
+      ValueError: a sequence is longer than a row.
+    """
+    if max(sizes, default=0) > length:
+        raise ValueError(f"a sequence has {max(sizes)} tokens, a row {length}")
+    room = np.full(len(sizes), length)
+    row_of = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        row = int(np.argmax(room >= sizes[index]))
+        row_of[index] = row
+        room[row] -= sizes[index]
+    return row_of
+
+
+def check_group(index: int, group: Sequence[TokenSequence]) -> None:
+    """Raises ValueError if a sequence of the group is malformed."""
+    if not group:
+        raise ValueError(f"group {index} has no sequences")
+    for tokens, mask in group:
+        if not len(tokens) or len(tokens) != len(mask):
+            raise ValueError(
+                f"group {index}: a sequence of {len(tokens)} tokens with a loss mask "
+                f"of {len(mask)}"
+            )
+        if mask[0]:
+            raise ValueError(
+                f"group {index}: the first token of a sequence cannot be a target"
+            )
+
+
+def _reason_to_skip(
+    group: Sequence[TokenSequence], rows: int, length: int, max_sequences: int
+) -> str | None:
+    longest = max(len(tokens) for tokens, _ in group)
+    if longest > length:
+        return f"a sequence of {longest} tokens is longer than a row of {length}"
+    if not _OpenBatch(rows, length, max_sequences).add(0, group):
+        return f"{len(group)} sequences do not fit a batch of {rows} rows"
+    return None
+
+
+def pack(
+    groups: Iterable[Sequence[TokenSequence]],
+    *,
+    rows: int,
+    length: int,
+    max_sequences: int,
+    skipped: list[Skipped] | None = None,
+) -> Iterator[PackedBatch]:
+    """Packs groups of sequences, in order, into batches of one shape.
+
+    A batch takes consecutive groups until one does not fit, so the number of groups
+    seen says where to go on; inside of it a sequence goes to the first row with room.
+    No sequence is split or cut.
+
+    Args:
+      groups: sequences that must be in one batch: one for language modelling and
+        rewards, the two responses of a preference pair.
+      rows: B, rows of a batch.
+      length: S, tokens of a row.
+      max_sequences: N, the most sequences of a batch.
+      skipped: receives the groups that fit no batch, as they are met.
+
+    Yields:
+      Batches; the last may be nearly empty.
+
+    Raises:
+      ValueError: for a malformed sequence, and for a group that fits no batch if
+        there is no list to report it in.
+    """
+    batch = _OpenBatch(rows, length, max_sequences)
+    for index, group in enumerate(groups):
+        check_group(index, group)
+        if batch.add(index, group):
+            continue
+        reason = _reason_to_skip(group, rows, length, max_sequences)
+        if reason is not None:
+            if skipped is None:
+                raise ValueError(f"group {index}: {reason}")
+            skipped.append(Skipped(index, reason))
+            continue
+        yield batch.arrays()
+        batch = _OpenBatch(rows, length, max_sequences)
+        batch.add(index, group)
+    if batch.members:
+        yield batch.arrays()
+
+
+def pack_documents(
+    documents: Iterable[Sequence[int]], *, length: int, bos_id: int
+) -> np.ndarray:
+    """Returns int32[N, length]: documents, each after a BOS, cut into full rows.
+
+    Documents run over the ends of rows; what does not fill a last row is left out.
+    """
+    parts = [np.zeros(0, np.int32)]
+    for document in documents:
+        parts.append(np.array([bos_id, *document], np.int32))
+    stream = np.concatenate(parts)
+    count = len(stream) // length
+    return stream[: count * length].reshape(count, length)
+
+
+def document_segments(rows_NS: np.ndarray, *, bos_id: int) -> np.ndarray:
+    """Returns int32 segment ids [N, S], from 1, of rows of `pack_documents`.
+
+    With them documents do not attend to each other; Nemotron-4's do.
+    """
+    begins_NS = rows_NS == bos_id
+    begins_NS[:, 0] = True
+    return np.cumsum(begins_NS, axis=1, dtype=np.int32)

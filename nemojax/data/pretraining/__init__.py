@@ -1,0 +1,1 @@
+"""Tokenized corpora, their blends, and the samples of a pretraining run."""

@@ -1,0 +1,274 @@
+"""A file of tokenized text: an ArrayRecord with what is needed to find things in it.
+
+    NAME.array_record   records of token ids: a document, or 16,384 tokens of one
+    NAME.npz            of each record: its tokens, its group, the row it was read from
+    NAME.rejects.jsonl  rows that gave no document, with file, row, field and reason
+    NAME.json           groups, counts and checksums; written last
+
+A group is what blends tell apart: class, language, source and split. The end of a
+document is the end-of-text token. ArrayRecord checks every record when it is read.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from nemojax.data.pretraining import corpus
+from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.io import folders, quarantine
+from nemojax.io.quarantine import DataError
+
+VERSION = 1
+RECORD_TOKENS = 16_384
+RECORDS, ARRAYS, REJECTS, FACTS = ".array_record", ".npz", ".rejects.jsonl", ".json"
+TRAINING, VALIDATION = "training", "validation"
+# Every record by itself, as it is: read at random, and kept as numpy sees it.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Group(NamedTuple):
+    """What blends tell apart. Its text has `text_class`, `language` and `source`."""
+
+    text_class: str
+    language: str
+    source: str
+    split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One input file to tokenize; all that the output depends on.
+
+    Attributes:
+      path: a `.jsonl`, `.json` or `.parquet` file, or their `.gz` or `.zst`.
+      text_class: of all its rows.
+      out: the output without suffix.
+      split: of all its rows, or "" to decide by a hash of each text.
+      validation_share: of the documents, where `split` is "".
+    """
+
+    path: pathlib.Path
+    text_class: str
+    out: pathlib.Path
+    split: str = TRAINING
+    validation_share: float = 0.0
+
+    def settings(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """What makes a finished output the one that this job would write."""
+        return {
+            "version": VERSION,
+            "input": self.path.name,
+            "input_bytes": self.path.stat().st_size,
+            "input_sha256": sha256(self.path),
+            "text_class": self.text_class,
+            "split": self.split,
+            "validation_share": self.validation_share,
+            "tokenizer": tokenizer.fingerprint,
+        }
+
+
+def dtype(tokenizer_size: int) -> np.dtype:
+    """Little-endian, of 2 bytes where the ids fit."""
+    return np.dtype("<u2" if tokenizer_size <= 65_536 else "<u4")
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tokenize(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Tokenizes one file, if it is not done already; returns its facts.
+
+    The same bytes come of the same file and tokenizer, wherever it is done.
+
+    Raises:
+      DataError: the file is missing or unreadable.
+    """
+    settings = job.settings(tokenizer)
+    facts = _finished(job.out, settings)
+    if facts is not None:
+        return facts
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    rejects = quarantine.Quarantine()
+    writer = _Writer(job.out, dtype(tokenizer.vocab_size))
+    for document, row in corpus.read_numbered(job.path, job.text_class, rejects):
+        ids = [*tokenizer.encode(document.text), tokenizer.eos_id]
+        split = job.split or split_of(document.text, job.validation_share)
+        group = Group(job.text_class, document.language, document.source, split)
+        writer.add(ids, group, row, corpus.utf8_bytes(document.text))
+    facts = settings | writer.close() | {"rejects": len(rejects.rows)}
+    rejects.write(_with(job.out, REJECTS))
+    folders.write_file(_with(job.out, FACTS), json.dumps(facts, indent=1) + "\n")
+    return facts
+
+
+def split_of(text: str, validation_share: float) -> str:
+    """Decided by the text alone: a text that comes twice is not on both sides."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    held_out = int.from_bytes(digest, "big") < validation_share * 2**64
+    return VALIDATION if held_out else TRAINING
+
+
+def _with(out: pathlib.Path, suffix: str) -> pathlib.Path:
+    return out.with_name(out.name + suffix)
+
+
+def _finished(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    path = _with(out, FACTS)
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text())
+    same = all(facts.get(name) == value for name, value in settings.items())
+    return facts if same and not damage(out, facts) else None
+
+
+def damage(out: pathlib.Path, facts: dict[str, Any]) -> str:
+    """What is wrong with a finished file, by its checksums; "" if nothing is."""
+    for suffix, digest in facts["sha256"].items():
+        path = _with(out, suffix)
+        if not path.exists():
+            return f"{path} is missing"
+        if sha256(path) != digest:
+            return f"{path} does not have the checksum that it was written with"
+    return ""
+
+
+class _Writer:
+    """Writes the records, and what is known of them at the end."""
+
+    def __init__(self, out: pathlib.Path, ids_dtype: np.dtype):
+        self._out, self._dtype = out, ids_dtype
+        self._records = ArrayRecordWriter(str(_with(out, RECORDS)), _WRITER_OPTIONS)
+        self._groups: dict[Group, int] = {}
+        self._rows: list[tuple[int, int, int]] = []  # tokens, group, row of the input
+        self._counts: dict[int, collections.Counter] = {}
+
+    def add(self, ids: list[int], group: Group, row: int, num_bytes: int) -> None:
+        number = self._groups.setdefault(group, len(self._groups))
+        for start in range(0, len(ids), RECORD_TOKENS):
+            part = np.array(ids[start : start + RECORD_TOKENS], self._dtype)
+            self._records.write(part.tobytes())
+            self._rows.append((len(part), number, row))
+        counts = self._counts.setdefault(number, collections.Counter())
+        counts.update(documents=1, tokens=len(ids), bytes=num_bytes)
+
+    def close(self) -> dict[str, Any]:
+        self._records.close()
+        columns = np.array(self._rows, np.int64).reshape(-1, 3).astype(np.int32)
+        names = ("tokens", "group", "row")
+        with _with(self._out, ARRAYS).open("wb") as stream:
+            np.savez(stream, **dict(zip(names, columns.T, strict=True)))
+        written = {
+            suffix: sha256(_with(self._out, suffix)) for suffix in (RECORDS, ARRAYS)
+        }
+        groups = [
+            group._asdict() | self._counts[number]
+            for group, number in self._groups.items()
+        ]
+        return {
+            "dtype": self._dtype.str,
+            "records": len(self._rows),
+            "tokens": int(columns[:, 0].sum()),
+            "groups": groups,
+            "sha256": written,
+        }
+
+
+class TokenFile:
+    """Reads a tokenized file."""
+
+    def __init__(self, out: pathlib.Path):
+        """Opens what `tokenize` wrote.
+
+        Raises:
+          DataError: a part is missing, cut short or of another version.
+        """
+        self.out = out
+        self.path = _with(out, RECORDS)
+        facts = _with(out, FACTS)
+        try:
+            self.facts = json.loads(facts.read_text())
+            with np.load(_with(out, ARRAYS)) as arrays:
+                self.tokens, self.group, self.row = (
+                    arrays[name] for name in ("tokens", "group", "row")
+                )
+            self.path.stat()
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{out}: not a whole tokenized file ({error}); tokenize it again"
+            ) from error
+        if self.facts["version"] != VERSION:
+            raise DataError(f"{facts}: another version; tokenize it again")
+        self.groups = [
+            Group(*(group[name] for name in Group._fields))
+            for group in self.facts["groups"]
+        ]
+        self._dtype = np.dtype(self.facts["dtype"])
+
+    @functools.cached_property
+    def _reader(self) -> ArrayRecordReader:
+        try:
+            reader = ArrayRecordReader(str(self.path), _READER_OPTIONS)
+            records = reader.num_records()
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"{self.path}: cannot be opened ({error})") from error
+        if records != len(self.tokens):
+            raise DataError(
+                f"{self.path}: holds {records} records, {len(self.tokens)} are known"
+            )
+        return reader
+
+    def read(self, record: int) -> np.ndarray:
+        """Token ids of a record, uint16 or uint32 [its tokens]; no copy is made.
+
+        Raises:
+          DataError: the record is damaged; names file, record and row of the input.
+        """
+        try:
+            (content,) = self._reader.read([record])
+            ids = np.frombuffer(content, self._dtype)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise DataError(f"{self.where(record)}: {_first_line(error)}") from error
+        if len(ids) != self.tokens[record]:
+            raise DataError(
+                f"{self.where(record)}: {len(ids)} tokens, {self.tokens[record]} known"
+            )
+        return ids
+
+    def where(self, record: int) -> str:
+        """Names a record."""
+        return (
+            f"{self.path}, record {record} (row {self.row[record]} of "
+            f"{self.facts['input']})"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+def rejects(out: pathlib.Path) -> Iterator[str]:
+    """Lines of the rows that gave no document."""
+    yield from _with(out, REJECTS).read_text().splitlines()
+
+
+def totals(facts: Iterable[dict[str, Any]]) -> dict[Group, collections.Counter]:
+    """Documents, tokens and bytes of each group in all files."""
+    found: dict[Group, collections.Counter] = {}
+    for one in facts:
+        for group in one["groups"]:
+            key = Group(*(group[name] for name in Group._fields))
+            counts = {name: group[name] for name in ("documents", "tokens", "bytes")}
+            found.setdefault(key, collections.Counter()).update(counts)
+    return found

@@ -1,0 +1,1 @@
+"""Formats of alignment data: detected, read, converted and written."""

@@ -1,0 +1,198 @@
+"""Files of one layout from files of others, row by row.
+
+The output and the file of its rejects appear at once, when they are whole. Of a
+preference pair a layout for conversations gets the prompt and the chosen response.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nemojax.data.records import (
+    AnyRecord,
+    AttributeLabels,
+    Conversation,
+    PreferencePair,
+)
+from nemojax.data.rows import formats, writers
+from nemojax.io import files, folders
+from nemojax.io.quarantine import BadRow, DataError, Quarantine
+
+_KINDS = {
+    Conversation: "conversations",
+    PreferencePair: "preference pairs",
+    AttributeLabels: "attribute labels",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file to convert.
+
+    Attributes:
+      path: of the file.
+      format: its name; None where no row at its start is readable.
+    """
+
+    path: pathlib.Path
+    format: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+      rows: met in all files.
+      written: to the output.
+      reasons: rows that gave nothing, by reason; `rows` is their sum and `written`.
+      rejects: the file that lists them; None where there are none.
+    """
+
+    rows: int
+    written: int
+    reasons: dict[str, int]
+    rejects: pathlib.Path | None
+
+
+def find(
+    paths: files.PathLike | Sequence[files.PathLike],
+    target: str,
+    drop_labels: bool = False,
+) -> list[Source]:
+    """The files to convert, with their formats, before any work is done.
+
+    Args:
+      paths: files and folders.
+      target: one of `writers.TARGETS`.
+      drop_labels: whether labelled responses may become conversations without labels.
+
+    Raises:
+      DataError: a file is missing or unreadable, or in no known format, or the target
+        cannot hold its kind of records.
+    """
+    sources = [
+        Source(path, formats.detect_file(path)) for path in files.list_files(paths)
+    ]
+    for source in sources:
+        if source.format is not None:
+            _check_kind(source, target, drop_labels)
+    return sources
+
+
+def _check_kind(source: Source, target: str, drop_labels: bool) -> None:
+    assert source.format is not None
+    kind, wanted = formats.kind_of(source.format), _KINDS[writers.TARGETS[target].kind]
+    if kind == wanted:
+        return
+    holds = f"{source.path}: holds {kind} ({source.format})"
+    if wanted != _KINDS[Conversation]:
+        fitting = [
+            name
+            for name, layout in writers.TARGETS.items()
+            if _KINDS[layout.kind] in (kind, _KINDS[Conversation])
+        ]
+        raise DataError(
+            f"{holds}, and {target} holds {wanted}; choose one of {', '.join(fitting)}."
+        )
+    if kind == _KINDS[AttributeLabels] and not drop_labels:
+        raise DataError(
+            f"{holds}, and {target} has no place for labels; drop them with "
+            "--drop_labels, or choose a layout for labels."
+        )
+
+
+def convert(
+    sources: Sequence[Source],
+    target: str,
+    out: files.PathLike,
+    max_bad_fraction: float = 0.05,
+) -> Converted:
+    """Writes the rows of all files to `out`, and what gives none to its rejects.
+
+    Args:
+      sources: what `find` gave.
+      target: one of `writers.TARGETS`.
+      out: a file that ends in .jsonl and does not exist; the rejects lie beside it and
+        end in .rejects.jsonl.
+      max_bad_fraction: of all rows that may be malformed, or more than the target can
+        hold.
+
+    Raises:
+      DataError: `out` cannot be used, or more rows than that are bad. Then there is no
+        `out`, but the rejects are written.
+    """
+    path = require_free(out)
+    quarantine, written = Quarantine(), 0
+    with folders.replacing(path) as stream:
+        for item in _rows(sources, target):
+            if isinstance(item, BadRow):
+                quarantine.add(item)
+                continue
+            written += 1
+            stream.write(_line(item))
+        rejects = _write_rejects(path, quarantine)
+        try:
+            quarantine.check(written + len(quarantine.rows), max_bad_fraction)
+        except DataError as error:
+            raise DataError(f"{error} They are in {rejects}.") from None
+    rows = written + len(quarantine.rows)
+    return Converted(rows, written, quarantine.counts, rejects)
+
+
+def require_free(out: files.PathLike) -> pathlib.Path:
+    """The file to write, as a path.
+
+    Raises:
+      DataError: it exists, its folder does not, or it does not end in .jsonl.
+    """
+    path = pathlib.Path(out)
+    if path.suffix != ".jsonl":
+        raise DataError(f"{path}: rows are written as .jsonl; give it this ending.")
+    if path.exists():
+        raise DataError(f"{path}: exists; remove it, or name another file.")
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent}: no such folder; make it first.")
+    return path
+
+
+def _rows(sources: Sequence[Source], target: str) -> Iterator[dict[str, Any] | BadRow]:
+    kind = writers.TARGETS[target].kind
+    for source in sources:
+        for item in formats.read_file(source.path):
+            if isinstance(item, BadRow):
+                yield item
+                continue
+            row, record = item
+            try:
+                yield writers.to_row(_as_kind(record, kind), target)
+            except ValueError as error:
+                yield row.reject("", f"{target} cannot hold it: {error}")
+
+
+def _as_kind(record: AnyRecord, kind: type[AnyRecord]) -> AnyRecord:
+    """The record, or the conversation in it where conversations are wanted."""
+    if kind is Conversation:
+        if isinstance(record, PreferencePair):
+            return record.prompt.with_response(record.chosen)
+        if isinstance(record, AttributeLabels):
+            return record.conversation
+    return record
+
+
+def _write_rejects(out: pathlib.Path, quarantine: Quarantine) -> pathlib.Path | None:
+    """Also removes those of an earlier attempt."""
+    path = out.with_suffix(".rejects.jsonl")
+    if not quarantine.rows:
+        path.unlink(missing_ok=True)
+        return None
+    with folders.replacing(path) as stream:
+        for bad in quarantine.rows:
+            stream.write(_line(dataclasses.asdict(bad)))
+    return path
+
+
+def _line(value: Any) -> bytes:
+    return f"{json.dumps(value, ensure_ascii=False, allow_nan=False)}\n".encode()

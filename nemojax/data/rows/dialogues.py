@@ -1,0 +1,144 @@
+"""Conversations from the ways in which dialogues are written down.
+
+Lists of turns (`from` and `value`, or `role` and `content`), text in the Nemotron
+template (`<extra_id_1>User`), and text with `Human:` and `Assistant:` paragraphs. All
+give a conversation with an optional system message first, then user and assistant
+turns in alternation, none of them empty; anything else raises `fields.Reject`.
+"""
+
+import re
+from typing import Any
+
+from nemojax.data.records import Conversation, Message, Role
+from nemojax.io import fields
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+_TOOL_ROLES = frozenset({"function", "function_call", "observation", "tool"})
+_TEMPLATE_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")
+_PARAGRAPH_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def from_turns(
+    turns: Any, field: str, *, ends_with: Role, system: str = "", labels: bool = False
+) -> Conversation:
+    """The conversation of a list of turns.
+
+    Args:
+      turns: objects with `from` and `value`, or with `role` and `content`.
+      field: name of the row's field, for messages.
+      ends_with: role of the last turn, "user" for a prompt.
+      system: system message that the row holds beside the turns; "" for none.
+      labels: whether the `label` of an assistant's turn, the attribute values that it
+        was written to, is kept.
+
+    Raises:
+      fields.Reject: also where tools are called, which no message can represent.
+    """
+    if not isinstance(turns, list):
+        raise fields.Reject(field, "wrong type")
+    messages = [Message("system", system)] if system.strip() else []
+    for index, turn in enumerate(turns):
+        messages.append(_message(turn, f"{field}[{index}]", labels))
+    # An empty system message says nothing: published rows often carry one.
+    if messages and messages[0].role == "system" and not messages[0].content.strip():
+        messages = messages[1:]
+    return _checked(messages, field, ends_with)
+
+
+def answer(turns: Any, field: str) -> str:
+    """The text of one assistant turn, which may be alone in a list.
+
+    Raises:
+      fields.Reject: it is not one assistant turn with text.
+    """
+    if isinstance(turns, list):
+        if len(turns) != 1:
+            raise fields.Reject(field, "not one turn" if turns else "empty response")
+        message = _message(turns[0], f"{field}[0]", False)
+    else:
+        message = _message(turns, field, False)
+    if message.role != "assistant":
+        raise fields.Reject(field, "roles out of order")
+    if not message.content.strip():
+        raise fields.Reject(field, "empty response")
+    return message.content
+
+
+def _message(turn: Any, field: str, labels: bool) -> Message:
+    if not isinstance(turn, dict):
+        raise fields.Reject(field, "wrong type")
+    role_name, text_name = ("role", "content") if "role" in turn else ("from", "value")
+    try:
+        name = fields.text(turn, role_name).lower()
+        if name in _TOOL_ROLES or turn.get("tool_calls"):
+            raise fields.Reject(role_name, "tool calls")
+        if name not in _ROLES:
+            raise fields.Reject(role_name, "unknown role")
+        label = fields.optional_text(turn, "label") if labels else ""
+        if label and (_ROLES[name] != "assistant" or "\n" in label):
+            raise fields.Reject("label", "not a line of an assistant turn")
+        return Message(_ROLES[name], fields.text(turn, text_name), label)
+    except fields.Reject as reject:
+        raise fields.Reject(f"{field}.{reject.field}", reject.reason) from None
+
+
+def from_template(text: str, field: str, *, ends_with: Role) -> Conversation:
+    """The conversation of a text in the Nemotron template.
+
+    Leading text before the first `<extra_id_1>` is the system message where it starts
+    with `<extra_id_0>System`, else the first user turn (as HelpSteer2 writes dialogues
+    of several turns). A text without markers is a single user turn. The empty turn
+    that asks for a response, and a closing `<extra_id_1>` or `<extra_id_2>`, count as
+    none.
+    """
+    if "<extra_id_" not in text:
+        return _checked([Message("user", text)], field, ends_with)
+    for closing in ("<extra_id_1>", "<extra_id_2>"):
+        text = text.removesuffix(closing)
+    first, *rest = _TEMPLATE_TURN.split(text)
+    messages = []
+    if first.startswith("<extra_id_0>System\n"):
+        system = first.removeprefix("<extra_id_0>System\n").removesuffix("\n")
+        messages += [Message("system", system)] if system.strip() else []
+    elif first:
+        messages.append(Message("user", first.removesuffix("\n")))
+    for role, content in zip(rest[::2], rest[1::2], strict=True):
+        messages.append(Message(_ROLES[role.lower()], content.removesuffix("\n")))
+    if ends_with == "user" and rest[-2:] == ["Assistant", ""]:
+        messages.pop()
+    return _checked(messages, field, ends_with)
+
+
+def from_paragraphs(text: str, field: str, *, ends_with: Role) -> Conversation:
+    """The conversation of a text with paragraphs that start Human: or Assistant:."""
+    first, *rest = _PARAGRAPH_TURN.split(text)
+    if first.strip():
+        raise fields.Reject(field, "no dialogue")
+    messages = [
+        Message("user" if speaker == "Human" else "assistant", content.strip())
+        for speaker, content in zip(rest[::2], rest[1::2], strict=True)
+    ]
+    return _checked(messages, field, ends_with)
+
+
+def _checked(messages: list[Message], field: str, ends_with: Role) -> Conversation:
+    roles = [message.role for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    alternate = all(
+        role == ("user", "assistant")[index % 2] for index, role in enumerate(turns)
+    )
+    if not alternate or turns[-1:] != [ends_with]:
+        raise fields.Reject(field, "roles out of order")
+    for index, message in enumerate(messages):
+        if not message.content.strip():
+            is_response = index == len(messages) - 1 and ends_with == "assistant"
+            raise fields.Reject(
+                field, "empty response" if is_response else "empty turn"
+            )
+    return Conversation(tuple(messages))

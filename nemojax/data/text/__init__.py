@@ -1,0 +1,1 @@
+"""Tokenizers and chat templates: conversations to tokens and back."""

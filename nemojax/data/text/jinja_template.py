@@ -1,0 +1,171 @@
+"""A checkpoint's own `chat_template`, rendered at arm's length.
+
+The template never sees what a message says: it renders placeholders, with the white
+space around each text, and the texts are put in afterwards. So no text can pass for a
+control token, and a template that would look into a text finds none.
+"""
+
+import json
+import pathlib
+import re
+import secrets
+import selectors
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemojax.data.records import Conversation
+from nemojax.data.text.parts import Part, PartsTemplate, check_roles
+
+MAX_TEMPLATE_CHARACTERS = 100_000
+MAX_RENDERED_CHARACTERS = 1_000_000
+
+
+class JinjaTemplate(PartsTemplate):
+    """Renders conversations with a Jinja template.
+
+    Attributes:
+      source: the template.
+      controls: names of the control tokens that it may write.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        controls: Sequence[str],
+        *,
+        variables: Mapping[str, Any] | None = None,
+        seconds: float = 5.0,
+    ):
+        """Checks the sizes; a process is started when the first text is rendered.
+
+        Args:
+          source: the template.
+          controls: the control tokens of the tokenizer.
+          variables: further names that the template reads, such as "bos_token".
+          seconds: that one conversation may take.
+
+        Raises:
+          ValueError: the template is too long.
+        """
+        if len(source) > MAX_TEMPLATE_CHARACTERS:
+            raise ValueError(
+                f"a chat template of {len(source):,} characters; at most "
+                f"{MAX_TEMPLATE_CHARACTERS:,} are allowed"
+            )
+        self.source = source
+        self.controls = tuple(sorted(controls, key=len, reverse=True))
+        self._variables = dict(variables or {})
+        self._seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+        """See `PartsTemplate.parts`.
+
+        Raises:
+          ValueError: the template fails, takes too long, or writes too much.
+        """
+        check_roles(conversation)
+        nonce = secrets.token_hex(8)
+        messages, texts = [], {}
+        for index, message in enumerate(conversation.messages):
+            core, content = message.content.strip(), message.content
+            place = f"[{nonce}:{index}]"
+            # A template may ask whether a text is empty; where an answer ends must be
+            # known all the same.
+            if core:
+                content = content.replace(core, place, 1)
+            elif message.role == "assistant":
+                content = place
+            texts[index] = core
+            messages.append({"role": message.role, "content": content})
+        rendered = self._render(messages, open_answer)
+        found: list[Part] = []
+        pieces = re.split(rf"\[{nonce}:(\d+)\]", rendered)
+        # An answer's part ends with the control token after it.
+        after = None
+        for index, piece in enumerate(pieces):
+            if index % 2:
+                number = int(piece)
+                assistant = conversation.messages[number].role == "assistant"
+                after = number if assistant else None
+                found.append(Part(texts[number], turn=after))
+            else:
+                found += self._frame(piece, after)
+        return found
+
+    def _frame(self, text: str, after: int | None) -> list[Part]:
+        """Parts of the template's own text; `after` is the answer before it."""
+        if not text:
+            return []
+        if not self.controls:
+            return [Part(text)]
+        names = "|".join(map(re.escape, self.controls))
+        found = []
+        for piece in re.split(f"({names})", text):
+            if not piece:
+                continue
+            control = piece in self.controls
+            # The space before the end token is the answer's, what follows it is not.
+            found.append(Part(piece, control, after))
+            after = None if control else after
+        return found
+
+    def _render(self, messages: list[dict[str, str]], open_answer: bool) -> str:
+        request = {
+            **self._variables,
+            "template": self.source,
+            "messages": messages,
+            "add_generation_prompt": open_answer,
+        }
+        answer = self._ask(json.dumps(request).encode() + b"\n")
+        if "error" in answer:
+            raise ValueError(f"the chat template fails: {answer['error']}")
+        return answer["text"]
+
+    def _ask(self, request: bytes) -> dict[str, str]:
+        process = self._start()
+        assert process.stdin and process.stdout
+        process.stdin.write(request)
+        process.stdin.flush()
+        limit = 6 * MAX_RENDERED_CHARACTERS  # a character is up to 6 bytes of JSON
+        line = b""
+        with selectors.DefaultSelector() as ready:
+            ready.register(process.stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                chunk = b""
+                if ready.select(self._seconds):
+                    chunk = process.stdout.read1(1 << 16)  # type: ignore[attr-defined]
+                line += chunk
+                if not chunk or len(line) > limit:
+                    self._stop()
+                    reason = "writes too much" if chunk else "takes too long or dies"
+                    raise ValueError(f"the chat template {reason}")
+        return json.loads(line)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            worker = pathlib.Path(__file__).with_name("jinja_worker.py")
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(worker)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            weakref.finalize(self, _kill, self._process)
+        return self._process
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            _kill(self._process)
+            self._process = None
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+    process.wait()

@@ -1,0 +1,63 @@
+"""The chat templates of Llama 2 and Llama 3."""
+
+import dataclasses
+
+from nemojax.data.records import Conversation
+from nemojax.data.text.parts import Part, PartsTemplate, check_roles
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama2Template(PartsTemplate):
+    """`<s>[INST] {user} [/INST] {assistant} </s>`, the system text inside of the first.
+
+    Attributes:
+      bos, eos: names of the control tokens.
+    """
+
+    bos: str = "<s>"
+    eos: str = "</s>"
+
+    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+        """See `PartsTemplate.parts`; texts are stripped, as Meta's code does."""
+        system, turns, first = check_roles(conversation)
+        found = []
+        for index, message in enumerate(turns, first):
+            text = message.content.strip()
+            if message.role == "user":
+                if index == first and system:
+                    text = f"<<SYS>>\n{system.strip()}\n<</SYS>>\n\n{text}"
+                found += [Part(self.bos, control=True), Part(f"[INST] {text} [/INST]")]
+            else:
+                answer = Part(f" {text} " if text else " ", turn=index)
+                found += [answer, Part(self.eos, control=True, turn=index)]
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Template(PartsTemplate):
+    """A header with the role before each message, `<|eot_id|>` after it.
+
+    Attributes:
+      bos: whether a sequence starts with `<|begin_of_text|>`.
+    """
+
+    bos: bool = True
+
+    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+        """See `PartsTemplate.parts`; texts are stripped, as Meta's code does."""
+        check_roles(conversation)
+        found = [Part("<|begin_of_text|>", control=True)] if self.bos else []
+        for index, message in enumerate(conversation.messages):
+            found += self._header(message.role)
+            turn = index if message.role == "assistant" else None
+            found.append(Part(message.content.strip(), turn=turn))
+            found.append(Part("<|eot_id|>", control=True, turn=turn))
+        return found + (self._header("assistant") if open_answer else [])
+
+    def _header(self, role: str) -> list[Part]:
+        return [
+            Part("<|start_header_id|>", control=True),
+            Part(role),
+            Part("<|end_header_id|>", control=True),
+            Part("\n\n"),
+        ]

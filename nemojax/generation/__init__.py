@@ -1,0 +1,1 @@
+"""Generators and judges of synthetic text, behind protocols that all stages share."""

@@ -1,0 +1,1 @@
+"""Decoding with a dense cache, all prompts to their end."""

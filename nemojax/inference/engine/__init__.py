@@ -1,0 +1,1 @@
+"""Continuous batching over a key/value cache in blocks."""

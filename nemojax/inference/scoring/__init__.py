@@ -1,0 +1,1 @@
+"""Rewards and log-probs of given sequences, of lists and of files."""

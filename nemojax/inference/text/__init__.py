@@ -1,0 +1,1 @@
+"""Text of tokens as they come, and a chat in the terminal."""

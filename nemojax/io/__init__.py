@@ -1,0 +1,6 @@
+(
+    """Reads and writes files: rows, quarantine, work folders, parts, journals."""
+    """Reads and writes files: rows, quarantine, work folders, parts, journals."""
+)
+
+"""Reads and writes files: rows, quarantine, work folders, parts, journals."""

@@ -1,0 +1,114 @@
+"""Numbered parts of a long output, each whole or absent, whatever kills the process.
+
+    part-00000.jsonl          rows; appears last, and says that the part is whole
+    part-00000.rejects.jsonl  rows that gave nothing, if there are any
+    part-00000.json           facts: where the next part begins, counts, sizes
+
+A part that is whole is never written again. One that is not is made anew.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nemojax.io import folders
+from nemojax.io.workdir import WorkdirError
+
+ROWS, REJECTS, FACTS = ".jsonl", ".rejects.jsonl", ".json"
+
+
+class Parts:
+    """The parts in a folder, which one process writes at a time.
+
+    Attributes:
+      directory: the folder.
+      facts: of each whole part, in order.
+    """
+
+    def __init__(self, directory: Path):
+        """Finds what is whole.
+
+        Raises:
+          WorkdirError: a part is missing among others, or was changed.
+        """
+        self.directory = directory
+        names = {path.name for path in directory.glob(f"part-*{ROWS}")}
+        names = {name for name in names if not name.endswith(REJECTS)}
+        self.facts: list[dict[str, Any]] = []
+        while (path := self._path(len(self.facts), ROWS)).name in names:
+            names.remove(path.name)
+            self.facts.append(self._read(len(self.facts)))
+        if names:
+            raise WorkdirError(
+                f"{path} is missing, but {min(names)} is there: remove the parts after "
+                "it, too, then run the same command again"
+            )
+
+    def write(
+        self,
+        rows: Iterable[Any],
+        rejects: Iterable[Any],
+        facts: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Writes the next part; it is on the disk when this returns.
+
+        Args:
+          rows: JSON objects.
+          rejects: JSON objects.
+          facts: a JSON object.
+
+        Returns:
+          The facts as they are stored.
+        """
+        number = len(self.facts)
+        kept = {ROWS: _lines(rows), REJECTS: _lines(rejects)}
+        facts = facts | {"bytes": {end: len(text) for end, text in kept.items()}}
+        self._path(number, REJECTS).unlink(missing_ok=True)  # of a part cut short
+        if kept[REJECTS]:
+            folders.write_file(self._path(number, REJECTS), kept[REJECTS])
+        folders.write_file(self._path(number, FACTS), _lines([facts]))
+        _sync(self.directory)
+        folders.write_file(self._path(number, ROWS), kept[ROWS])
+        _sync(self.directory)
+        self.facts.append(facts)
+        return facts
+
+    def _path(self, number: int, suffix: str) -> Path:
+        return self.directory / f"part-{number:05}{suffix}"
+
+    def _read(self, number: int) -> dict[str, Any]:
+        path = self._path(number, FACTS)
+        try:
+            facts = dict(json.loads(path.read_text()))
+            for suffix, size in facts["bytes"].items():
+                path = self._path(number, suffix)
+                if (path.stat().st_size if size or path.exists() else 0) != size:
+                    raise ValueError("its size has changed")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WorkdirError(
+                f"{path}: {error}: parts are not to be changed; remove this one and "
+                "those after it, then run the same command again"
+            ) from error
+        return facts
+
+
+def _lines(values: Iterable[Any]) -> bytes:
+    """JSON, a line each.
+
+    Raises:
+      ValueError: a number that is not finite.
+    """
+    return "".join(
+        json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+        for value in values
+    ).encode()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

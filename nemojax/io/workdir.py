@@ -1,0 +1,197 @@
+"""A run's folder: its configuration, its lock, and stages that finish once.
+
+A stage writes into `<name>.partial` and is renamed to `<name>` when it is done, so a
+folder without that ending is a finished stage whatever killed the process. Run again,
+the same configuration continues at the first unfinished stage; another one is refused.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from nemojax.io import folders
+
+RESULT = "result.json"
+CONFIGURATION = "configuration.json"
+LOCK = ".lock"
+
+
+class WorkdirError(ValueError):
+    """A work folder that cannot be used; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOutput:
+    """A finished stage.
+
+    Attributes:
+      name: the stage.
+      directory: its files.
+      result: what it returned, as JSON gives it back.
+      seconds: wall-clock time it took, over all attempts that left their time.
+    """
+
+    name: str
+    directory: Path
+    result: dict[str, Any]
+    seconds: float
+
+
+class Workdir:
+    """The folder of one run; locked while this object is open."""
+
+    def __init__(
+        self, path: str | Path, configuration: dict[str, Any], flag: str = "--workdir"
+    ):
+        """Opens or creates the folder.
+
+        Args:
+          path: of the folder.
+          configuration: what decides what comes out, as JSON.
+          flag: how users name the folder, for messages.
+
+        Raises:
+          WorkdirError: the folder holds a run of another configuration or something
+            else, or another process is using it. Nothing is changed then.
+        """
+        self.path = Path(path).absolute()
+        self._flag = flag
+        self.configuration = json.loads(json.dumps(configuration))
+        if self.path.exists() and not self.path.is_dir():
+            raise WorkdirError(f"{self.path} is a file: give {self._flag} a folder")
+        self._check_configuration()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        stored = self.path / CONFIGURATION
+        if not stored.exists():
+            write_json(stored, self.configuration)
+
+    def _check_configuration(self) -> None:
+        stored = self.path / CONFIGURATION
+        if not stored.exists():
+            # What a process that was killed while it made the folder leaves behind.
+            ours = {LOCK, CONFIGURATION + folders.PARTIAL}
+            if self.path.exists() and {p.name for p in self.path.iterdir()} - ours:
+                raise WorkdirError(
+                    f"{self.path} is not empty and holds no run: choose another "
+                    f"{self._flag}"
+                )
+            return
+        try:
+            before = dict(json.loads(stored.read_text()))
+        except (TypeError, ValueError) as error:
+            raise WorkdirError(f"{stored} cannot be read ({error})") from error
+        keys = sorted(before.keys() | self.configuration.keys())
+        changed = [k for k in keys if before.get(k) != self.configuration.get(k)]
+        if changed:
+            key = changed[0]
+            raise WorkdirError(
+                f"{self.path} holds a run with another configuration "
+                f"({key}: {before.get(key)!r} there, {self.configuration.get(key)!r} "
+                f"now{_and_more(changed)}): choose another {self._flag}, or remove it"
+            )
+
+    def _take_lock(self) -> IO[str]:
+        lock = (self.path / LOCK).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise WorkdirError(
+                f"{self.path} is in use by another process: wait for it, or choose "
+                f"another {self._flag}"
+            ) from None
+        return lock
+
+    def stage(self, name: str, run: Callable[[Path], dict[str, Any]]) -> StageOutput:
+        """Runs a stage, or reads what it left if it is finished.
+
+        Args:
+          name: a file name; stages of a run have different names.
+          run: gets the folder to write to and returns a JSON object. It may find
+            there what an interrupted attempt left.
+        """
+        finished = self.path / name
+        partial = self.path / f"{name}.partial"
+        if not finished.exists():
+            partial.mkdir(exist_ok=True)
+            clock = _Clock(partial / ".seconds")
+            try:
+                result = run(partial)
+            finally:
+                seconds = clock.stop()
+            write_json(partial / RESULT, {"result": result, "seconds": seconds})
+            clock.path.unlink()
+            os.rename(partial, finished)
+        stored = json.loads((finished / RESULT).read_text())
+        return StageOutput(name, finished, stored["result"], stored["seconds"])
+
+    def close(self) -> None:
+        """Releases the lock."""
+        self._lock.close()
+
+
+class _Clock:
+    """Seconds over several attempts at one stage."""
+
+    def __init__(self, path: Path):
+        self.start = time.monotonic()
+        self.path = path
+        try:
+            self.before = float(path.read_text())
+        except (OSError, ValueError):
+            self.before = 0.0
+
+    def stop(self) -> float:
+        """The sum with this attempt, left for the next one."""
+        seconds = round(self.before + time.monotonic() - self.start, 2)
+        self.path.write_text(f"{seconds}\n")
+        return seconds
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is either the old one or the whole new one."""
+    folders.write_file(path, json.dumps(value, indent=1) + "\n")
+
+
+def remove_stages(workdir: Path, names: list[str]) -> None:
+    """Removes finished and partial stages, so that they run again."""
+    for name in names:
+        for folder in (workdir / name, workdir / f"{name}.partial"):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def _and_more(changed: list[str]) -> str:
+    return f"; also {', '.join(changed[1:])}" if len(changed) > 1 else ""
+
+
+@contextlib.contextmanager
+def in_stage(name: str) -> Iterator[None]:
+    """Marks what goes wrong inside with the stage's name, for commands to tell."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"in stage {name}")
+        raise
+
+
+def require_space(path: Path, num_bytes: int) -> None:
+    """Raises WorkdirError where the disk of a folder has less space left.
+
+    For work that would find out only when it is done.
+    """
+    free = shutil.disk_usage(path).free
+    if free < num_bytes:
+        raise WorkdirError(
+            f"{path}: {num_bytes / 1e6:,.1f} MB are needed, the disk has "
+            f"{free / 1e6:,.1f} MB left: free some, then run the same command again "
+            "to continue"
+        )

@@ -1,0 +1,332 @@
+"""Rows of data files as the examples of a stage: encoded, checked, and counted.
+
+A row is an example, or it is in the quarantine with its file, row, field and reason:
+rows that are too long for a sequence, or whose chosen response has too low a reward,
+are sound but left out, and counted; they are never cut or replaced.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nemojax.data.batching.batches import epoch_order
+from nemojax.data.batching.packing import TokenSequence
+from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
+from nemojax.data.rows import formats
+from nemojax.data.text.parts import TextTokenizer
+from nemojax.io import files, quarantine
+from nemojax.io.files import BadRow, DataError, Quarantine, Row
+from nemojax.recipe.align.rewards import Rewards
+
+# (record) -> its sequences and its values; raises ValueError for what is no example.
+Encode = Callable[[Any], tuple[list[TokenSequence], Sequence[float]]]
+
+
+@dataclasses.dataclass
+class Examples:
+    """Examples of a stage.
+
+    Attributes:
+      groups: the sequences of each: one, or those of a chosen and a rejected response.
+      prompts: a digest of the turn of a user with which each begins.
+      values: float32 [N, K]: labels, or the rewards of the two responses (NaN: none).
+      counts: rows met, examples kept, and the others by reason.
+      detected: the format of each file.
+      quarantine: rows that are no examples.
+    """
+
+    groups: list[list[TokenSequence]]
+    prompts: list[bytes]
+    values: np.ndarray
+    counts: dict[str, int]
+    detected: dict[str, str | None]
+    quarantine: Quarantine
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of tokens, targets and values: another one with another tokenizer, template,
+        limit or file."""
+        digest = hashlib.sha256()
+        for group in self.groups:
+            for tokens, mask in group:
+                digest.update(len(tokens).to_bytes(4, "little"))
+                digest.update(np.asarray(tokens, np.int32).tobytes())
+                digest.update(np.asarray(mask, np.uint8).tobytes())
+        digest.update(np.ascontiguousarray(self.values).tobytes())
+        return digest.hexdigest()
+
+    def with_share(self, other: "Examples", share: float, seed: int) -> "Examples":
+        """These and so many of others that they are a share of all, behind these.
+
+        Args:
+          other: of the same kind.
+          share: in [0, 1); the report's general SFT has 2 % of the code SFT's rows.
+          seed: of which are taken.
+
+        Raises:
+          ValueError: a share outside of [0, 1).
+        """
+        if not 0 <= share < 1:
+            raise ValueError(f"share={share} is outside of [0, 1)")
+        wanted = round(len(self) * share / (1 - share))
+        taken = epoch_order(seed, 0, len(other))[:wanted]
+        return Examples(
+            self.groups + [other.groups[index] for index in taken],
+            self.prompts + [other.prompts[index] for index in taken],
+            np.concatenate([self.values, other.values[taken]]),
+            self.counts | {"replayed": len(taken)},
+            self.detected | other.detected,
+            self.quarantine,
+        )
+
+
+def demonstrations(tokenizer: TextTokenizer, template: Any) -> Encode:
+    """Encodes conversations: every assistant turn is trained."""
+
+    def encode(record: Any):
+        _expect(record, Conversation)
+        tokens, mask = template.encode(tokenizer, record)
+        if not any(mask):
+            raise DataError("no token to train on")
+        return [(tokens, mask)], ()
+
+    return encode
+
+
+def preferences(
+    tokenizer: TextTokenizer,
+    template: Any,
+    *,
+    needs_rewards: bool = False,
+    default_rewards: tuple[float, float] | None = None,
+    min_chosen_reward: float | None = None,
+) -> Encode:
+    """Encodes pairs: of each response its tokens alone are trained.
+
+    Args:
+      tokenizer: of the model.
+      template: of the model.
+      needs_rewards: whether a pair without rewards is an error (RPO).
+      default_rewards: of the chosen and the rejected response of such a pair.
+      min_chosen_reward: a pair whose chosen response has less is left out.
+    """
+
+    def encode(record: Any):
+        _expect(record, PreferencePair)
+        rewards = record.chosen_reward, record.rejected_reward
+        if None in rewards:
+            rewards = default_rewards or (math.nan, math.nan)
+        if needs_rewards and math.isnan(rewards[0]):
+            raise DataError(
+                "no rewards, which RPO needs: score the pairs with "
+                "experiments.score and say --rewards=FOLDER, or say "
+                "--default_chosen_reward=1 --default_rejected_reward=0"
+            )
+        if min_chosen_reward is not None and not rewards[0] >= min_chosen_reward:
+            if math.isnan(rewards[0]):
+                raise DataError("no reward, which --min_chosen_reward needs")
+            raise _Skip("chosen", quarantine.BELOW_THRESHOLD)
+        return [
+            template.encode_response(tokenizer, record.prompt, text)
+            for text in (record.chosen, record.rejected)
+        ], rewards
+
+    return encode
+
+
+def labelled(tokenizer: TextTokenizer, template: Any) -> Encode:
+    """Encodes labelled responses, up to the token at which rewards are read."""
+
+    def encode(record: Any):
+        _expect(record, AttributeLabels)
+        return [_scored(tokenizer, template, record.conversation)], record.labels
+
+    return encode
+
+
+def compared(
+    tokenizer: TextTokenizer, template: Any, *, needs_margin: bool = False
+) -> Encode:
+    """Encodes pairs for a reward model; their value is the margin, 0 where no matter.
+
+    Args:
+      tokenizer: of the model.
+      template: of the model.
+      needs_margin: whether a pair without a margin is an error.
+    """
+
+    def encode(record: Any):
+        _expect(record, PreferencePair)
+        if needs_margin and record.margin is None:
+            raise DataError(
+                "no margin, nor the strength of a preference: leave out pairs without, "
+                "or say --pairwise=plain"
+            )
+        texts = (record.chosen, record.rejected)
+        talks = [record.prompt.with_response(text) for text in texts]
+        value = record.margin if needs_margin else 0.0
+        return [_scored(tokenizer, template, talk) for talk in talks], (value,)
+
+    return encode
+
+
+def _scored(tokenizer, template, conversation: Conversation) -> TokenSequence:
+    tokens = template.encode_for_reward(tokenizer, conversation)
+    return tokens, [0] * len(tokens)
+
+
+_KINDS = {
+    Conversation: "conversations",
+    PreferencePair: "preference pairs",
+    AttributeLabels: "attribute labels",
+}
+
+
+def _expect(record: Any, kind: type) -> None:
+    if not isinstance(record, kind):
+        raise DataError(
+            f"holds {_KINDS[type(record)]}, this stage takes {_KINDS[kind]}: "
+            "see experiments.convert_data"
+        )
+
+
+class _Skip(ValueError):
+    """A sound row that is left out."""
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(reason)
+        self.field = field
+
+
+def read(
+    paths: Iterable[files.PathLike],
+    encode: Encode,
+    *,
+    length: int,
+    max_bad_fraction: float = 0.05,
+    values: int = 0,
+    rewards: Rewards | None = None,
+) -> Examples:
+    """Reads all rows of data files.
+
+    Args:
+      paths: files and folders.
+      encode: makes an example of a record.
+      length: most tokens of a sequence.
+      max_bad_fraction: of the rows that may be malformed.
+      values: how many an example has.
+      rewards: of pairs, instead of those in the files; a pair that has none there,
+        being too long to be scored for one, is left out.
+
+    Raises:
+      DataError: a file is unreadable or holds another kind of records, too many rows
+        are malformed, a row misses what the stage needs, or no example is left.
+    """
+    found = Examples([], [], np.zeros((0, values)), {}, {}, Quarantine())
+    kept: list[Sequence[float]] = []
+    rows = 0
+    listed = files.list_files(paths)
+    for path in listed:
+        found.detected[str(path)] = formats.detect_file(path)
+        for outcome in _outcomes(path, encode, length, rewards):
+            rows += 1
+            if isinstance(outcome, BadRow):
+                found.quarantine.add(outcome)
+                continue
+            group, numbers, prompt = outcome
+            found.groups.append(group)
+            found.prompts.append(prompt)
+            kept.append(numbers)
+    found.quarantine.check(rows, max_bad_fraction)
+    reasons = collections.Counter(bad.reason for bad in found.quarantine.rows)
+    found.counts = {"rows": rows, "examples": len(kept), **dict(reasons.most_common())}
+    if not kept:
+        names = ", ".join(map(str, listed))
+        told = ", ".join(f"{why} ({n})" for why, n in reasons.most_common(3))
+        raise DataError(f"{names}: no row can be trained on: {told or 'there is none'}")
+    found.values = np.array(kept, np.float32).reshape(len(kept), values)
+    return found
+
+
+def _outcomes(
+    path: Any, encode: Encode, length: int, rewards: Rewards | None
+) -> Iterator[BadRow | tuple[list[TokenSequence], Sequence[float], bytes]]:
+    for item in formats.read_file(path):
+        if isinstance(item, BadRow):
+            yield item
+            continue
+        row, record = item
+        if rewards is not None and isinstance(record, PreferencePair):
+            found = rewards.get((row.file, row.row))
+            if found is None:
+                yield row.reject("", quarantine.NOT_SCORED)
+                continue
+            record = dataclasses.replace(
+                record, chosen_reward=found[0], rejected_reward=found[1]
+            )
+        yield _example(row, record, encode, length)
+
+
+def _example(row: Row, record: Any, encode: Encode, length: int):
+    try:
+        group, values = encode(record)
+    except DataError as error:
+        raise DataError(f"{row.file}, row {row.row}: {error}") from error
+    except _Skip as skipped:
+        return row.reject(skipped.field, str(skipped))
+    except ValueError as error:
+        return row.reject("", str(error))
+    longest = max(len(tokens) for tokens, _ in group)
+    if longest > length:
+        return row.reject("", quarantine.TOO_LONG)
+    arrays = [
+        (np.array(tokens, np.int32), np.array(mask, np.uint8)) for tokens, mask in group
+    ]
+    return arrays, values, hashlib.sha256(_talk(record).opening.encode()).digest()
+
+
+def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """A part to train on, and a share of the prompts to measure on.
+
+    Examples whose dialogues begin with the same turn of a user are on one side.
+
+    Raises:
+      ValueError: one of the sides is empty.
+    """
+    order = epoch_order(seed, 0, len(examples))
+    by_prompt: dict[bytes, list[int]] = {}
+    for index in order.tolist():
+        by_prompt.setdefault(examples.prompts[index], []).append(index)
+    groups = list(by_prompt.values())
+    held = max(1, round(share * len(groups)))
+    sides = groups[held:], groups[:held]
+    if not sides[0]:
+        raise ValueError(f"{len(groups)} prompts are too few to hold {share:.1%} out")
+    train, measured = (sorted(itertools.chain(*side)) for side in sides)
+    return _taken(examples, train), _taken(examples, measured)
+
+
+def _talk(record: Any) -> Conversation:
+    if isinstance(record, PreferencePair):
+        return record.prompt
+    return record.conversation if isinstance(record, AttributeLabels) else record
+
+
+def _taken(examples: Examples, indices: list[int]) -> Examples:
+    return dataclasses.replace(
+        examples,
+        groups=[examples.groups[index] for index in indices],
+        prompts=[examples.prompts[index] for index in indices],
+        values=examples.values[indices],
+        counts=examples.counts | {"examples": len(indices)},
+    )

@@ -1,0 +1,175 @@
+"""Log-probs of the reference policy: computed once, kept on the disk, and read back.
+
+    reference.npy    float32 [N, 2], chosen and rejected of each pair; NaN: not yet
+    reference.json   the fingerprint of what they were computed with
+
+A number is written when the device gave it, so what a kill leaves is what was done. The
+file of another fingerprint (weights, tokens, limits) is begun anew: nothing of it is
+ever taken for this one's. NaN marks what is missing: a 0 would look like a log-prob.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nemojax.data.batching.example_batches import ExampleBatches
+from nemojax.data.batching.packing import PackedBatch
+from nemojax.io.workdir import write_json
+from nemojax.models import partition
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import processes
+from nemojax.parallel.layout import Layout
+from nemojax.training import objectives, placement
+from nemojax.training.objectives import PreferenceBatch
+
+VALUES, FINGERPRINT = "reference.npy", "reference.json"
+# (batch on the devices) -> float32 [N], log-probs of its sequences.
+LogProbs = Callable[[PreferenceBatch], jax.Array]
+# A pass writes to the disk itself after so many batches.
+_FLUSH_BATCHES = 16
+
+
+class ReferenceCache:
+    """The log-probs of N pairs; of several processes the first one holds the file.
+
+    Attributes:
+      values: float32 [N, 2], NaN where they are missing; a view of the file.
+      computed: batches that were computed since it was opened.
+    """
+
+    def __init__(self, directory: Path, fingerprint: dict[str, str], pairs: int):
+        """Opens the file, or begins it.
+
+        Args:
+          directory: is made where it does not exist.
+          fingerprint: of all that decides the values.
+          pairs: N.
+        """
+        self.computed = 0
+        shape = pairs, 2
+        processes.of_first(lambda: _begin(directory, fingerprint, shape))
+        self._file = None
+        if processes.is_first():
+            self._file = np.lib.format.open_memmap(directory / VALUES, "r+")
+        sent = np.empty(shape, np.float32) if self._file is None else self._file
+        sent = processes.array_of_first(sent)
+        self.values = sent if self._file is None else self._file
+
+    def fill(
+        self,
+        batches: ExampleBatches,
+        log_probs: Callable[[PackedBatch], np.ndarray],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Computes what is missing, batch by batch as the first epoch has them.
+
+        On the very batches that the policy will see: at step 0 every log ratio is 0.
+
+        Args:
+          batches: of the run.
+          log_probs: float32 [sequences] of a batch.
+          progress: called with the batches done, and all.
+        """
+        total = batches.epoch_steps
+        for k in range(total):
+            members = list(batches.members(k))
+            missing = np.isnan(self.values[members]).any(1)
+            if missing.any():
+                found = log_probs(batches[k])[: 2 * len(members)].reshape(-1, 2)
+                rows = np.flatnonzero(missing)
+                _check_finite(found[rows], np.array(members)[rows])
+                self.values[np.array(members)[rows]] = found[rows]
+                self.computed += 1
+                if self.computed % _FLUSH_BATCHES == 0:
+                    self._flush()
+            progress(k + 1, total)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def of(self, members: Sequence[int]) -> np.ndarray:
+        """float32 [2 * len(members)]: chosen and rejected in turn.
+
+        Raises:
+          ValueError: a value is missing.
+        """
+        found = np.asarray(self.values[list(members)])
+        if np.isnan(found).any():
+            raise ValueError("reference log-probs are missing: fill the cache first")
+        return found.reshape(-1)
+
+
+def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
+    """The log-probs of sequences under some parameters, which are put on the mesh.
+
+    Every process sees all of them.
+    """
+
+    @functools.partial(jax.jit, out_shardings=placement.everywhere(layout))
+    def log_probs(params, batch: PreferenceBatch):
+        count = len(batch.reference)
+        return objectives.sequence_log_probs(
+            config, params, batch.text, batch.sequence_ids, count, layout
+        )
+
+    return functools.partial(log_probs, placed(config, layout, params))
+
+
+def placed(config: ModelConfig, layout: Layout, params: Any) -> Any:
+    """Parameters on the mesh, in the shape that the layout trains."""
+    params = placement.put(params, partition.param_shardings(params, layout))
+    if partition.is_plain(config, layout):
+        return params
+    pack = functools.partial(partition.pack, config, layout=layout)
+    shardings = partition.param_shardings(jax.eval_shape(pack, params), layout)
+    return jax.jit(pack, out_shardings=shardings)(params)
+
+
+def filled_in(log_probs: LogProbs, batch: PreferenceBatch) -> PreferenceBatch:
+    """The batch with these log-probs as the reference's."""
+    return batch._replace(reference=log_probs(batch))
+
+
+def _check_finite(values: np.ndarray, members: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        raise ValueError(
+            f"the reference gives pair {members[bad[0]]} a log-prob that is not finite"
+        )
+
+
+def _begin(
+    directory: Path, fingerprint: dict[str, str], shape: tuple[int, int]
+) -> None:
+    """Makes the file where there is none of this fingerprint."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path, mark = directory / VALUES, directory / FINGERPRINT
+    if _is(mark, fingerprint) and _has_shape(path, shape):
+        return
+    mark.unlink(missing_ok=True)  # before the values go: never old with new
+    empty = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    empty[:] = np.nan
+    empty.flush()
+    write_json(mark, fingerprint)
+
+
+def _is(mark: Path, fingerprint: dict[str, str]) -> bool:
+    try:
+        return json.loads(mark.read_text()) == fingerprint
+    except (OSError, ValueError):
+        return False
+
+
+def _has_shape(path: Path, shape: tuple[int, int]) -> bool:
+    try:
+        found = np.lib.format.open_memmap(path, "r")
+    except (OSError, ValueError):
+        return False
+    return found.shape == shape and found.dtype == np.float32

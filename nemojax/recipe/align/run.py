@@ -1,0 +1,332 @@
+"""Stages of alignment in a work folder: begun, gone on with, and told of at the end.
+
+Any number of processes do it together: all read and train, the first writes and tells.
+
+STAGE/model/          the trained model, with its tokenizer
+STAGE/adapters/       with LoRA: the adapters alone
+STAGE/metrics.jsonl   a row a step
+STAGE/curve.png       the same as a picture
+rejects.jsonl         rows that are not trained on, and why
+report.json           the result
+"""
+
+import dataclasses
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from nemojax.interop import loading, model_folder, tokenizer_files
+from nemojax.interop.loading import LoadedModel
+from nemojax.io import files
+from nemojax.io.shared_workdir import SharedWorkdir
+from nemojax.io.workdir import StageOutput, WorkdirError, write_json
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import fingerprint, processes
+from nemojax.recipe.align import examples as reading
+from nemojax.recipe.align import report, rewards
+from nemojax.recipe.align.examples import Encode, Examples
+from nemojax.recipe.align.measures import VALIDATION
+from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.stage import Options, Stage, Trained
+from nemojax.training import checkpoints, goodput
+
+MODEL, REPORT, REJECTS, EXAMPLES = "model", "report.json", "rejects.jsonl", "data.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The files of a run.
+
+    Attributes:
+      train: files and folders to train on.
+      held_out: to measure on.
+      held_out_share: of the prompts of `train` to measure on, where there is no other.
+      replay, replay_share: files of a stage before, and the share of all examples that
+        come from there.
+      max_bad_fraction: of the rows that may be malformed.
+      rewards: folder with scores of the pairs, instead of the rewards in the files.
+      reward_weights: of the attributes, see `rewards.weights_of`.
+    """
+
+    train: Sequence[str]
+    held_out: Sequence[str] = ()
+    held_out_share: float = 0.0
+    replay: Sequence[str] = ()
+    replay_share: float = 0.0
+    max_bad_fraction: float = 0.05
+    rewards: str | None = None
+    reward_weights: str = "nemotron4_340b"
+
+    def configuration(self) -> dict[str, Any]:
+        """Names and sizes, as JSON.
+
+        Raises:
+          DataError: a file is missing.
+        """
+        found: dict[str, Any] = {
+            "held_out_share": self.held_out_share,
+            "replay_share": self.replay_share,
+            "rewards": self.rewards,
+            "reward_weights": self.reward_weights,
+        }
+        for name in ("train", "held_out", "replay"):
+            paths = files.list_files(getattr(self, name)) if getattr(self, name) else []
+            found[name] = [[str(path), path.stat().st_size] for path in paths]
+        return found
+
+    def read(
+        self, encode: Encode, settings: Settings, values: int
+    ) -> tuple[Examples, Examples | None]:
+        """The examples to train on and those to measure on.
+
+        Raises:
+          DataError: as `examples.read`.
+          ValueError: too few prompts to hold some out.
+        """
+        scores = None
+        if self.rewards is not None:
+            weights = rewards.weights_of(self.reward_weights)
+            scores = rewards.read(self.rewards, weights)
+        read = functools.partial(
+            reading.read,
+            encode=encode,
+            length=settings.length,
+            max_bad_fraction=self.max_bad_fraction,
+            values=values,
+            rewards=scores,
+        )
+        train, held = read(self.train), None
+        others = []
+        if self.held_out:
+            held = read(self.held_out)
+            others.append(held)
+        elif self.held_out_share:
+            train, held = reading.split(train, self.held_out_share, settings.seed)
+        if self.replay:
+            others.append(read(self.replay))
+            train = train.with_share(others[-1], self.replay_share, settings.seed)
+        for other in others:  # their rejected rows are told of, too
+            for bad in other.quarantine.rows:
+                train.quarantine.add(bad)
+        return train, held
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run: stages one after the other, each beginning with the model of the last.
+
+    Attributes:
+      workdir: the folder.
+      model: where the first stage begins.
+      template: of conversations, see `interop.loading.load`.
+      stages: names and settings.
+      data: of all stages.
+      encode: (tokenizer, template) -> makes examples of records.
+      values: numbers that an example has.
+    """
+
+    workdir: str | Path
+    model: str
+    template: str
+    stages: Sequence[tuple[str, Settings]]
+    data: Data
+    encode: Callable[[Any, Any], Encode]
+    values: int = 0
+
+
+def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
+    """Runs what is not finished yet.
+
+    Returns:
+      The result as JSON and as text; the same in all processes.
+
+    Raises:
+      ValueError: data, a model or sizes that cannot be used, or a folder of another
+        run.
+    """
+    configuration = {
+        "model": str(job.model),
+        "template": job.template,
+        **job.data.configuration(),
+        **{name: settings.to_json() for name, settings in job.stages},
+    }
+    examples = functools.cache(functools.partial(_examples, job))
+    if not processes.of_first(Path(job.workdir).exists):
+        examples()  # what is wrong with them leaves no folder behind
+    workdir = SharedWorkdir(job.workdir, configuration)
+    try:
+        return _run(job, options, workdir, examples)
+    finally:
+        workdir.close()
+
+
+def _run(
+    job: Job,
+    options: Options,
+    workdir: SharedWorkdir,
+    examples: Callable[[], tuple[Examples, Examples | None]],
+) -> tuple[dict[str, Any], str]:
+    start, found = str(job.model), {}
+    name, output = "", None
+    for name, settings in job.stages:
+        make = functools.partial(Stage, name, settings, options)
+        run_stage = functools.partial(
+            _stage, job, workdir, examples, start, make, options.layout.mesh
+        )
+        output = workdir.stage(name, run_stage)
+        start, found[name] = str(output.directory / MODEL), output.result
+    assert output is not None
+    result = _result(name, output, found)
+    processes.of_first(lambda: write_json(workdir.path / REPORT, result))
+    return result, _text(result)
+
+
+def _examples(job: Job) -> tuple[Examples, Examples | None]:
+    """What is trained on, and what is measured on."""
+    tokenizer = loading.load_tokenizer(job.model)
+    template = loading.load_template(job.model, job.template, tokenizer)
+    if template is None:
+        raise ValueError(
+            f"{job.model} has no chat template: name one with --template, "
+            f"{', '.join(loading.TEMPLATES)} or a Jinja file"
+        )
+    encode = job.encode(tokenizer, template)
+    train, held = job.data.read(encode, job.stages[0][1], job.values)
+    if processes.is_first():
+        for path, name in train.detected.items():
+            print(f"{path}: {name}", file=sys.stderr)
+    return train, held
+
+
+def _stage(
+    job: Job,
+    workdir: SharedWorkdir,
+    examples: Callable[[], tuple[Examples, Examples | None]],
+    start: str,
+    make: Callable[[LoadedModel, Examples, Examples | None], Stage],
+    mesh: Mesh,
+    directory: Path,
+) -> dict[str, Any]:
+    """Trains a stage that begins with the model in `start`."""
+    train, held = examples()
+    processes.of_first(lambda: train.quarantine.write(workdir.path / REJECTS))
+    processes.of_first(lambda: _check_same(workdir.path / EXAMPLES, train))
+    _check_everywhere(train)
+    model = loading.load(start, mesh, template=job.template)
+    stage, config = make(model, train, held), model.config
+    dtypes = {
+        path: leaf.dtype
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+    }
+    del model  # the devices hold its parameters no longer than needed
+    trained = stage.run(directory)
+    _write(directory / MODEL, config, dtypes, trained.params, start)
+    if trained.adapters is not None:
+        checkpoints.save_params(directory / "adapters", trained.adapters)
+    digest = fingerprint.parameters_sha256(trained.params)
+    finish = functools.partial(_finish, directory, trained, digest, train)
+    return processes.of_first(finish)
+
+
+def _finish(
+    directory: Path, trained: Trained, digest: str, train: Examples
+) -> dict[str, Any]:
+    """The picture and the facts; what only a resumed attempt reads goes."""
+    history = trained.history
+    report.picture(history, directory / "curve.png")
+    facts = {
+        "final": {
+            "step": len(history),
+            "loss": history[-1]["loss"],
+            "tokens": int(sum(row["tokens"] for row in history)),
+            "parameters_sha256": digest,
+        },
+        "first_step": history[0],
+        "last_step": history[-1],
+        "validation": [
+            row for row in history if any(key.startswith(VALIDATION) for key in row)
+        ],
+        "table": report.table(history),
+        "padding": trained.padding,
+        "counts": train.counts,
+        "formats": train.detected,
+        "goodput": goodput.total(directory),
+    }
+    for folder in ("checkpoints", "reference", *directory.glob("best-*")):
+        shutil.rmtree(directory / folder, ignore_errors=True)
+    (directory / "best.json").unlink(missing_ok=True)
+    return facts
+
+
+def _write(
+    directory: Path,
+    config: ModelConfig,
+    dtypes: dict[Any, Any],
+    params: Any,
+    source: str,
+) -> None:
+    """The model folder, in the dtypes that the model came in."""
+    if processes.of_first(directory.exists):
+        return
+    leaves = [
+        (tuple(entry.key for entry in path), leaf.astype(dtypes.get(path, leaf.dtype)))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    tokenizer = tokenizer_files.find(Path(source))
+    model_folder.write(directory, config, leaves, tokenizer)
+
+
+def _check_same(path: Path, examples: Examples) -> None:
+    """Stores what the examples are, or compares with what they were."""
+    now = {"examples": examples.fingerprint}
+    if path.exists() and json.loads(path.read_text()) != now:
+        raise WorkdirError(
+            f"{path.parent} holds a run on other examples: the data, the tokenizer or "
+            "the template has changed; choose another --workdir"
+        )
+    write_json(path, now)
+
+
+def _check_everywhere(examples: Examples) -> None:
+    """All processes have to read the same."""
+    first = processes.of_first(lambda: examples.fingerprint)
+    others = processes.total(int(examples.fingerprint != first))
+    if others:
+        raise ValueError(
+            f"{others} of {jax.process_count()} processes read other examples than the "
+            "first: the files of --data and the model must be the same on every host"
+        )
+
+
+def _result(name: str, output: StageOutput, found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "final": output.result["final"],
+        "goodput": output.result["goodput"],
+        "counts": output.result["counts"],
+        "model": str(output.directory / MODEL),
+        "last": name,
+        "stages": found,
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = []
+    for name, stage in result["stages"].items():
+        lines += [f"{name}: {stage['final']['step']:,} steps", *stage["table"], ""]
+    counts = dict(result["counts"])
+    rows, kept = counts.pop("rows"), counts.pop("examples")
+    if replayed := counts.pop("replayed", 0):
+        lines.append(f"from an earlier stage: {replayed:,}")
+    lines += [f"left out: {why}: {number:,}" for why, number in counts.items()]
+    lines.append(
+        f"{kept:,} examples of {rows:,} rows, {result['final']['tokens']:,} tokens "
+        f"trained in the last stage: {result['model']}"
+    )
+    return "\n".join(lines)

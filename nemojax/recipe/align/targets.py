@@ -1,0 +1,136 @@
+"""What the objective of a stage takes, by step; and the objective."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nemojax.data.batching.example_batches import ExampleBatches
+from nemojax.data.batching.packing import PackedBatch
+from nemojax.data.records import MISSING
+from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
+from nemojax.recipe.align import settings as kinds
+from nemojax.recipe.align.examples import Examples
+from nemojax.recipe.align.reference import ReferenceCache
+from nemojax.recipe.align.settings import Settings
+from nemojax.training import objectives
+from nemojax.training.objectives import PreferenceBatch, RewardBatch
+from nemojax.training.step import Objective
+
+
+class StageBatches(Sequence[Any]):
+    """`batches[k]` is what the objective takes at step k.
+
+    Attributes:
+      packed: the batches as sequences in rows.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        packed: ExampleBatches,
+        values: np.ndarray,
+        reference: ReferenceCache | None = None,
+    ):
+        """Nothing is made before it is asked for.
+
+        Args:
+          settings: of the stage.
+          packed: the examples by step.
+          values: of the examples, see `Examples`.
+          reference: of a preference stage; None: the step itself fills it in.
+        """
+        self.packed = packed
+        self._objective, self._values = settings.objective, values
+        self._width = settings.attributes
+        self._reference = reference
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __getitem__(self, k: int) -> Any:  # pyright: ignore
+        packed = self.packed[k]
+        if self._objective == kinds.SFT:
+            return packed.batch
+        if self._objective == kinds.PREFERENCE:
+            return self.pairs(packed, self._reference)
+        labels = np.full((len(packed.last_token), self._width), MISSING, np.float32)
+        if self._objective == kinds.BRADLEY_TERRY:
+            labels[: packed.num_sequences] = 1.0
+            chosen = labels[: packed.num_sequences : 2]
+            chosen[:] = self._values[list(packed.members)]
+        else:
+            labels[: packed.num_sequences] = self._values[list(packed.members)]
+        return RewardBatch(packed.batch, packed.last_token, labels)
+
+    def pairs(
+        self, packed: PackedBatch, reference: ReferenceCache | None
+    ) -> PreferenceBatch:
+        """The batch of pairs; without a cache its reference log-probs are 0."""
+        size, count = len(packed.last_token), len(packed.members)
+        rewards, log_probs = np.zeros((2, size), np.float32)
+        found = self._values[list(packed.members)]
+        rewards[: 2 * count] = np.nan_to_num(found).reshape(-1)
+        if reference is not None:
+            log_probs[: 2 * count] = reference.of(packed.members)
+        valid = (np.arange(size // 2) < count).astype(np.float32)
+        return PreferenceBatch(
+            packed.batch, packed.sequence_ids, log_probs, rewards, valid
+        )
+
+
+def pack(
+    settings: Settings,
+    layout: Layout,
+    rows: int,
+    examples: Examples,
+    *,
+    held_out: bool = False,
+) -> ExampleBatches:
+    """The examples of a stage by step: of all epochs, or once and in their order.
+
+    Args:
+      settings: of the stage.
+      layout: that has to divide the rows.
+      rows: of a micro-batch; 0: not decided.
+      examples: of the stage.
+      held_out: whether they are only measured.
+    """
+    tensor = layout.size("tensor")
+    return ExampleBatches(
+        examples.groups,
+        batch=settings.batch,
+        epochs=1 if held_out else settings.epochs,
+        seed=None if held_out else settings.seed,
+        length=-(-settings.length // tensor) * tensor,
+        row_multiple=layout.size("data", "pipe") * max(1, rows),
+        pack=settings.pack,
+    )
+
+
+def micro_batched(layout: Layout, rows: int, batch_rows: int) -> Layout:
+    """The layout with micro-batches of so many rows; 0: as the layout has them.
+
+    Raises:
+      ValueError: the rows of a batch do not divide.
+    """
+    if rows:
+        count = batch_rows // (layout.size("data") * rows)
+        layout = dataclasses.replace(layout, micro_batches=count)
+    layout.count_micro_batches(batch_rows)
+    return layout
+
+
+def make_objective(
+    config: ModelConfig, settings: Settings, layout: Layout
+) -> Objective:
+    """What a stage minimises."""
+    if settings.preference is not None:
+        return objectives.preference_objective(config, settings.preference, layout)
+    if settings.objective == kinds.BRADLEY_TERRY:
+        return objectives.bradley_terry_objective(config, layout, settings.pairwise)
+    if settings.objective == kinds.REGRESSION:
+        return objectives.reward_objective(config, layout)
+    return objectives.language_model_objective(config, layout)

@@ -1,0 +1,1 @@
+"""The whole recipe on a folder of data files."""

@@ -1,0 +1,1 @@
+"""The whole recipe on the embedded toy world."""

@@ -1,0 +1,279 @@
+"""The miniature world as training data: documents, labels, demonstrations, pairs."""
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from nemojax import losses
+from nemojax.data.batching import packing
+from nemojax.data.records import AttributeLabels, Conversation
+from nemojax.data.text import tokenizer as tokenizers
+from nemojax.data.text.chat_template import ChatTemplate
+from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.generation.generators import CallableGenerator, Generator
+from nemojax.io.journal import Journal, Row
+from nemojax.recipe.miniature.policy import RewardScorer
+from nemojax.recipe.miniature.settings import Settings
+from nemojax.reporting import statistics
+from nemojax.sdg import filters
+from nemojax.tasks.miniature import (
+    annotator,
+    closed_book,
+    fact_tasks,
+    tasks,
+    teachers,
+    text,
+)
+from nemojax.tasks.miniature.grading import Task
+from nemojax.tasks.miniature.teachers import ScriptedTeacher
+
+TEMPLATE = ChatTemplate(system_header=False, bos=True)
+EXTRA_PIECES = ("User", "Assistant", "####")
+# At least this share of the prompts has an answer that the reward filter lets through.
+PROMPTS_KEPT = 0.75
+FILTER_WEIGHTS = losses.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
+
+# A task with a response, and whether the response is right.
+Answered = tuple[Task, str]
+
+
+def stream(settings: Settings, name: str) -> random.Random:
+    """The random stream of one stage: no stage depends on what another one drew."""
+    return random.Random(f"miniature/{settings.seed}/{name}")
+
+
+def train_tokenizer(settings: Settings) -> Tokenizer:
+    """SentencePiece BPE on pretraining text and training prompts."""
+    rng = stream(settings, "tokenizer")
+    texts = text.sample_documents(rng, 12_000, phase=1)
+    for task in tasks.sample_tasks(rng, "train", 2_000):
+        texts += [task.prompt, task.gold(rng)]
+    return tokenizers.train(
+        texts,
+        vocab_size=settings.vocab_size,
+        control_pieces=3,
+        extra_pieces=EXTRA_PIECES,
+        byte_fallback=False,
+        dummy_prefix=True,
+        character_coverage=1.0,
+    )
+
+
+def pretraining_rows(
+    settings: Settings, tokenizer: Tokenizer, length: int
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Rows [N, length] of both phases in order, and tokens by class."""
+    second = int(settings.pretrain_tokens * settings.second_phase)
+    parts, counts = [], dict.fromkeys(text.CLASS_WEIGHTS, 0)
+    for phase, budget in ((1, settings.pretrain_tokens - second), (2, second)):
+        rng = stream(settings, f"documents-{phase}")
+        documents: list[list[int]] = []
+        seen = 0
+        while seen < budget:
+            for name, document in text.sample_labelled_documents(rng, 2_000, phase):
+                documents.append([*tokenizer.encode(document), tokenizer.eos_id])
+                counts[name] += len(documents[-1]) + 1
+                seen += len(documents[-1]) + 1
+        rows = packing.pack_documents(documents, length=length, bos_id=tokenizer.bos_id)
+        parts.append(rows[: budget // length])
+    return np.concatenate(parts), counts
+
+
+def evaluation_tasks(settings: Settings) -> list[Task]:
+    """Held-out tasks: `eval_tasks` of each family, and each held-out fact once."""
+    rng = stream(settings, "evaluation")
+    found: list[Task] = []
+    for family in ("math", "code", "instruction"):
+        found += [
+            tasks.sample_task(family, rng, "test") for _ in range(settings.eval_tasks)
+        ]
+    return found + list(fact_tasks.all_tasks("test"))
+
+
+def annotated(
+    rng: random.Random, answered: Sequence[Answered]
+) -> list[AttributeLabels]:
+    """HelpSteer2-like labels of responses."""
+    return [
+        AttributeLabels(
+            Conversation.of(task.prompt, response),
+            annotator.annotate(task, response, rng),
+        )
+        for task, response in answered
+    ]
+
+
+def teacher_responses(
+    rng: random.Random,
+    prompts: int,
+    split: str,
+    weights: Mapping[str, float] | None = None,
+) -> list[Answered]:
+    """Two responses a prompt by teachers of all kinds and strengths, some very weak."""
+    found = []
+    for task in tasks.sample_tasks(rng, split, prompts, weights):
+        for _ in range(2):
+            if rng.random() < 0.15:
+                response = teachers.weak_answer(task, rng)
+            else:
+                errors = rng.choice(("random", "random", "systematic"))
+                strength = rng.choice((0.3, 1.0, 1.0, 2.0))
+                response = ScriptedTeacher(errors, strength).answer(task, rng)
+            found.append((task, response))
+    return found
+
+
+def generator_responses(
+    generator: Generator, found: Sequence[Task], samples: int, seed: int
+) -> list[list[str]]:
+    """Samples of a generator at temperature 1, [N][K] texts."""
+    prompts = [Conversation.of(task.prompt) for task in found]
+    responses = generator.generate(prompts, samples=samples, temperature=1.0, seed=seed)
+    return [[response.text for response in row] for row in responses]
+
+
+def teacher_generator(teacher: ScriptedTeacher, found: Sequence[Task]) -> Generator:
+    """The scripted teacher behind the generator protocol, for these tasks in order."""
+
+    def answer(index: int, rng: random.Random) -> str:
+        return teacher.answer(found[index], rng)
+
+    return CallableGenerator(f"teacher-{teacher.errors}", answer)
+
+
+def demonstrations(
+    settings: Settings,
+    weights: Mapping[str, float],
+    count: int,
+    name: str,
+    scorer: RewardScorer | None,
+    directory: Path,
+) -> tuple[list[Answered], dict[str, Any]]:
+    """Teacher answers, of which the reward model lets the better ones through.
+
+    As in the report (section 3.2.2) an answer has to reach a threshold, here that of
+    the best `keep` of its family. Of a prompt's answers that do, one is drawn: the
+    best of them would be the reward model's favourite words time and again.
+    Ground truth is only read for the statistics, never for the choice. Without a
+    scorer the first answer is taken and nothing is dropped: the control row.
+
+    Returns:
+      `count` rows, fewer if fewer have an answer that passes, and by family the
+      accuracy of raw and kept answers.
+    """
+    rng = stream(settings, name)
+    prompts = math.ceil(count / PROMPTS_KEPT) if scorer else count
+    found = tasks.sample_tasks(rng, "train", prompts, weights)
+    teacher = scripted_teacher(settings)
+    generator = teacher_generator(teacher, found)
+    texts = generator_responses(
+        generator, found, settings.teacher_samples, rng.randrange(2**31)
+    )
+    passed = np.ones((len(found), settings.teacher_samples), bool)
+    thresholds: dict[str, float] = {}
+    if scorer is None:
+        passed[:, 1:] = False
+    else:
+        rewards = score(scorer, found, texts)
+        families = np.repeat([task.family for task in found], rewards.shape[1])
+        top = filters.keep_top_share(rewards.ravel(), list(families), settings.keep)
+        passed, thresholds = top.keep.reshape(rewards.shape), top.thresholds
+    rows = [
+        (task, rng.choice([text for text, ok in zip(row, good, strict=True) if ok]))
+        for task, row, good in zip(found, texts, passed, strict=True)
+        if good.any()
+    ][:count]
+    _write_journal(directory / f"{name}.jsonl", name, generator.name, rows)
+    raw = [(task, texts[i][0]) for i, task in enumerate(found)]
+    found_statistics = {
+        family: {
+            "raw": _accuracy(raw, family),
+            "kept": _accuracy(rows, family),
+            "rows": sum(task.family == family for task, _ in rows),
+            "threshold": thresholds.get(family),
+        }
+        for family in weights
+    }
+    return rows, found_statistics
+
+
+def score(
+    scorer: RewardScorer, found: Sequence[Task], texts: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """Aggregated rewards [N, K] with the published weights of the 340B model."""
+    flat = [
+        Conversation.of(task.prompt, answer)
+        for task, row in zip(found, texts, strict=True)
+        for answer in row
+    ]
+    attributes = scorer.attributes(flat).astype(np.float64)
+    return (attributes @ np.array(FILTER_WEIGHTS)).reshape(len(found), -1)
+
+
+def chat_example(tokenizer: Tokenizer, prompt: str, answer: str):
+    """(tokens, loss_mask) of one demonstration."""
+    return TEMPLATE.encode(tokenizer, Conversation.of(prompt, answer))
+
+
+def save_demonstrations(path: Path, rows: Sequence[Answered]) -> None:
+    """Writes [prompt, answer] rows."""
+    path.write_text(json.dumps([[task.prompt, answer] for task, answer in rows]))
+
+
+def load_demonstrations(path: Path) -> list[tuple[str, str]]:
+    """Reads (prompt, answer) rows."""
+    return [(prompt, answer) for prompt, answer in json.loads(path.read_text())]
+
+
+def scripted_teacher(settings: Settings) -> ScriptedTeacher:
+    """The teacher that the settings name."""
+    return ScriptedTeacher(cast(teachers.Errors, settings.teacher))
+
+
+def general_examples(
+    settings: Settings,
+    tokenizer: Tokenizer,
+    rows: Sequence[tuple[str, str]],
+    code_rows: Sequence[tuple[str, str]],
+) -> list[packing.TokenSequence]:
+    """The general SFT blend: demonstrations, code replay, grounded facts, documents."""
+    rng = stream(settings, "general-blend")
+    count = len(rows)
+    rows = list(rows) + rng.sample(list(code_rows), int(settings.code_share * count))
+    examples: list[packing.TokenSequence] = [
+        chat_example(tokenizer, prompt, answer) for prompt, answer in rows
+    ]
+    grounded = closed_book.grounded_fact_rows(rng, int(settings.grounded_share * count))
+    examples += [chat_example(tokenizer, row.prompt, row.answer) for row in grounded]
+    replay = closed_book.replay_documents(rng, int(settings.replay_share * count))
+    for document in replay:
+        tokens = [tokenizer.bos_id, *tokenizer.encode(document), tokenizer.eos_id]
+        examples.append((tokens, [0] + [1] * (len(tokens) - 1)))
+    return examples
+
+
+def _accuracy(rows: Sequence[Answered], family: str) -> dict[str, Any] | None:
+    correct = [
+        int(task.grade(answer).correct)
+        for task, answer in rows
+        if task.family == family
+    ]
+    return statistics.share(correct).to_json() if correct else None
+
+
+def _write_journal(
+    path: Path, stage: str, model: str, rows: Sequence[Answered]
+) -> None:
+    with Journal(path) as journal:
+        unique: dict[str, Row] = {}
+        for task, answer in rows:
+            content = {"prompt": task.prompt, "response": answer}
+            row = Row(stage=stage, content=content, model=model)
+            if row.id not in journal:
+                unique[row.id] = row
+        journal.append(unique.values())

@@ -1,0 +1,122 @@
+"""Every number of the miniature recipe, in one place."""
+
+import dataclasses
+
+from nemojax.models import presets
+from nemojax.models.config import ModelConfig
+from nemojax.recipe.miniature.trainer import Phase
+from nemojax.training.objectives import PreferenceConfig
+from nemojax.training.optimizer import OptimizerConfig
+
+# Scalar reward for training policies: no pay for complexity where longer is not better.
+POLICY_WEIGHTS = (0.65, 0.8, 0.45, 0.0, -0.1)
+# A fact is learnt by heart, not by rule: the reward model must see each one often.
+REWARD_WEIGHTS = {"math": 0.3, "code": 0.2, "instruction": 0.25, "facts": 0.25}
+SFT_WEIGHTS = {"math": 0.48, "instruction": 0.48, "facts": 0.04}
+# More of what General SFT leaves to be learnt.
+PREFERENCE_WEIGHTS = {"math": 0.2, "code": 0.35, "instruction": 0.4, "facts": 0.05}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The sizes of the data and of the stages; defaults are the full run.
+
+    Attributes:
+      seed: of everything random, evaluation tasks included.
+      teacher: kind of errors of the scripted teacher.
+      controls: also train the control rows (unfiltered teacher, no preference loss).
+      vocab_size: of the tokenizer.
+      pretrain_tokens: of both phases together.
+      second_phase: share of the tokens in the phase with questions and answers.
+      reward_prompts: teacher prompts that are annotated, two responses each.
+      policy_reward_prompts: prompts whose answers by the SFT policy are annotated.
+      reward_held_out: held-out prompts that measure a reward model.
+      code_rows, general_rows: rows kept for the two SFT stages.
+      teacher_samples: answers of the teacher to each prompt.
+      keep: share of a family's answers that the reward model lets through.
+      replay_share: pretraining documents per SFT row in the general stage.
+      grounded_share: questions made from documents per SFT row.
+      code_share: rows of the code stage replayed in the general stage (report: 2 %).
+      preference_prompts, preference_samples: for DPO and each RPO round.
+      pairs_per_prompt: preference pairs taken from one prompt at most.
+      rpo_rounds: three in the report.
+      eval_tasks: held-out tasks of each family.
+    """
+
+    seed: int = 0
+    teacher: str = "random"
+    controls: bool = True
+    vocab_size: int = 704
+    pretrain_tokens: int = 3_200_000
+    second_phase: float = 0.35
+    reward_prompts: int = 4000
+    policy_reward_prompts: int = 1500
+    reward_held_out: int = 1000
+    code_rows: int = 2400
+    general_rows: int = 6000
+    teacher_samples: int = 4
+    keep: float = 0.5
+    replay_share: float = 0.3
+    grounded_share: float = 0.05
+    code_share: float = 0.02
+    preference_prompts: int = 2500
+    preference_samples: int = 4
+    pairs_per_prompt: int = 2
+    rpo_rounds: int = 3
+    eval_tasks: int = 1000
+
+    def model(self, vocab_size: int) -> ModelConfig:
+        """The model, with the tokenizer's vocabulary rounded up to a multiple of 64."""
+        return presets.miniature(-(-vocab_size // 64) * 64)
+
+    def pretrain(self) -> Phase:
+        """Pretraining: cosine, as the report's."""
+        optimizer = OptimizerConfig(2e-3, warmup_steps=50, beta2=0.98)
+        return Phase("pretrain", optimizer, rows=8, checkpoint_every=1000)
+
+    def reward(self) -> Phase:
+        """Reward model: 2 epochs, as HelpSteer2."""
+        return Phase("reward", _alignment(1e-3, warmup=20), rows=16, epochs=2)
+
+    def code_sft(self) -> Phase:
+        """Code SFT: 1 epoch."""
+        return Phase("code SFT", _alignment(2e-3), rows=8)
+
+    def general_sft(self) -> Phase:
+        """General SFT: 3 epochs."""
+        return Phase("general SFT", _alignment(2e-3), rows=8, epochs=3)
+
+    def prefer(self, name: str) -> Phase:
+        """DPO and RPO: constant rate, one epoch, no weight decay."""
+        optimizer = OptimizerConfig(
+            1e-4, "constant", warmup_steps=5, beta2=0.98, weight_decay=0.0
+        )
+        return Phase(name, optimizer, rows=16)
+
+    def dpo(self) -> PreferenceConfig:
+        """DPO with the SFT term."""
+        return PreferenceConfig("dpo", beta=0.3, sft_weight=0.3)
+
+    def rpo(self) -> PreferenceConfig:
+        """RPO, eta = 1."""
+        return PreferenceConfig("rpo", beta=0.3, eta=1.0, sft_weight=0.3)
+
+
+def quick(seed: int = 0, teacher: str = "random") -> Settings:
+    """Every stage, small: shows that it works, not how well."""
+    return Settings(
+        seed=seed,
+        teacher=teacher,
+        pretrain_tokens=400_000,
+        reward_prompts=400,
+        policy_reward_prompts=150,
+        reward_held_out=300,
+        code_rows=300,
+        general_rows=900,
+        preference_prompts=100,
+        eval_tasks=100,
+    )
+
+
+def _alignment(peak_lr: float, warmup: int = 10) -> OptimizerConfig:
+    return OptimizerConfig(peak_lr, warmup_steps=warmup, beta2=0.98, weight_decay=0.01)

@@ -1,0 +1,1 @@
+"""Pretraining and continued pretraining on tokenized text."""

@@ -1,0 +1,294 @@
+"""Pretraining and continued pretraining on tokenized text (340B report, section 2)."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nemojax.data.batching.batches import Batch
+from nemojax.data.pretraining import samples, token_files
+from nemojax.data.pretraining.blends import Blend, components
+from nemojax.data.pretraining.blends import fingerprint as blend_fingerprint
+from nemojax.data.pretraining.samples import Part, Samples
+from nemojax.data.pretraining.token_corpus import TokenCorpus
+from nemojax.io.workdir import WorkdirError, write_json
+from nemojax.models import forward, partition, presets
+from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
+from nemojax.planning import counts, hardware
+from nemojax.training import objectives, optimizer, placement, step
+from nemojax.training.schedule import Schedule
+
+DATA = "data.json"
+DATA_FAULTS = "data_faults.jsonl"
+_ANY_VOCABULARY = ("miniature", "small", "nano")
+BITS, LOSS = "bits_per_byte_", "validation_loss_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the parameters that come out.
+
+    Attributes:
+      config: of the model.
+      schedule: batch, learning rate, change of blend.
+      optimizer: AdamW's constants; its own schedule is not used.
+      length: tokens of a sequence.
+      seed: of the parameters and of the order of the data.
+      isolate_documents: see `samples.Samples`.
+      validate_every: steps between measures on held-out text; 0: at the end alone.
+      validation_rows: sequences of each class that are measured at most.
+      max_bad_fraction: of the samples that may have damaged text.
+    """
+
+    config: ModelConfig
+    schedule: Schedule
+    optimizer: optimizer.OptimizerConfig
+    length: int = 4096
+    seed: int = 0
+    isolate_documents: bool = False
+    validate_every: int = 0
+    validation_rows: int = 256
+    max_bad_fraction: float = 0.001
+
+    def to_json(self) -> dict[str, Any]:
+        """For the configuration of a work folder."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def model_config(name: str, vocab_size: int | None = None) -> ModelConfig:
+    """A preset; small ones take the vocabulary of their tokenizer.
+
+    Raises:
+      ValueError: no such preset, or the tokenizer has more pieces than it.
+    """
+    config = presets.get(name)
+    if vocab_size is None:
+        return config
+    if name in _ANY_VOCABULARY:
+        return dataclasses.replace(config, vocab_size=vocab_size)
+    if vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {vocab_size} pieces, {name} {config.vocab_size}"
+        )
+    return config
+
+
+class Batches(Sequence[Batch]):
+    """`batches[k]` is the batch of step k."""
+
+    def __init__(self, source: Samples, schedule: Schedule):
+        self.source, self.schedule = source, schedule
+
+    def __len__(self) -> int:
+        return self.schedule.steps
+
+    def __getitem__(self, k: int) -> Batch:  # pyright: ignore
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        return self.source.batch(*self.schedule.at(k))
+
+
+def open_samples(
+    settings: Settings,
+    corpus: TokenCorpus,
+    blends: Sequence[Blend],
+    faults: Path | None = None,
+) -> Samples:
+    """The samples of a run: of one blend, or of two with the change in between.
+
+    Raises:
+      DataError: a blend names text that there is not.
+      ValueError: the schedule changes the blend and there is one, or the reverse.
+    """
+    schedule = settings.schedule
+    switch = schedule.switch_step
+    if (switch is not None) != (len(blends) == 2):
+        wanted = 1 if switch is None else 2
+        raise ValueError(
+            f"this schedule takes {wanted} blends, {len(blends)} are named"
+        )
+    firsts = [0] if switch is None else [0, schedule.at(switch)[0]]
+    stops = [*firsts[1:], sum(phase.batch * phase.steps for phase in schedule.phases)]
+    tokens = corpus.totals(token_files.TRAINING)
+    parts = [
+        Part(first, tuple(components(blend, tokens, (stop - first) * settings.length)))
+        for blend, first, stop in zip(blends, firsts, stops, strict=True)
+    ]
+    return Samples(
+        corpus,
+        parts,
+        settings.length,
+        settings.seed,
+        isolate_documents=settings.isolate_documents,
+        faults=faults,
+        max_lost=int(settings.max_bad_fraction * stops[-1]),
+    )
+
+
+def check_data(
+    directory: Path,
+    corpus: TokenCorpus,
+    blends: Sequence[Blend],
+    allow_change: bool = False,
+) -> None:
+    """Stores what the data are, or compares with what they were.
+
+    Raises:
+      WorkdirError: they are others, and `allow_change` is not given.
+    """
+    now = {
+        "text": corpus.fingerprint,
+        "tokenizer": corpus.tokenizer.fingerprint,
+        "blend": [blend_fingerprint(blend) for blend in blends],
+    }
+    path = directory / DATA
+    before = json.loads(path.read_text()) if path.exists() else now
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    if changed and not allow_change:
+        raise WorkdirError(
+            f"{directory} holds a run on other data (changed: {', '.join(changed)}): a "
+            "resumed run would skip and repeat samples. Choose another --workdir, or "
+            "say --allow_data_change"
+        )
+    write_json(path, now)
+
+
+def bits_per_byte(
+    config: ModelConfig,
+    layout: Layout,
+    corpus: TokenCorpus,
+    length: int,
+    most_rows: int,
+) -> Callable[[Any], dict[str, float]]:
+    """(params) -> mean loss and bits per byte of the held-out text, by class.
+
+    A token's loss counts if it has a token before it in its row; bits are divided by
+    the bytes that a token of the class stands for. Without held-out text: nothing.
+    """
+    ways = layout.size("data", "pipe")
+    rows = ways * max(1, min(8, -(-most_rows // ways)))
+    split = token_files.VALIDATION
+    found = samples.validation_batches(
+        corpus, split, length, rows, max(1, most_rows // rows)
+    )
+
+    def measure(params: Any) -> dict[str, float]:
+        values = {}
+        for name, batches in found.items():
+            parts = []
+            for batch in batches:
+                placed = jax.tree.map(
+                    lambda leaf: placement.place_batch(leaf, layout), batch
+                )
+                parts.append(_loss(config, layout, params, placed))
+            loss, weight = np.array(jax.device_get(parts), np.float64).sum(0)
+            values[LOSS + name] = float(loss / weight)
+            bits = float(loss / weight) / math.log(2)
+            values[BITS + name] = bits / corpus.bytes_per_token(name, split)
+        return values
+
+    return measure
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
+    """Sum over the targets of a batch, and how many there are."""
+    objective = objectives.language_model_objective(config, layout)
+    return objective(params, batch)[:2]
+
+
+def layouts(layout: Layout, schedule: Schedule, rows: int) -> dict[int, Layout]:
+    """The layout of each batch size: the number of micro-batches goes with it.
+
+    Args:
+      layout: of the run.
+      schedule: has the batch sizes.
+      rows: sequences of a micro-batch; 0: one with a pipeline, else all.
+
+    Raises:
+      ValueError: a batch does not divide.
+    """
+    found = {}
+    for phase in schedule.phases:
+        count = phase.batch // (layout.size("data") * rows) if rows else None
+        one = dataclasses.replace(layout, micro_batches=count)
+        one.count_micro_batches(phase.batch)
+        found[phase.batch] = one
+    return found
+
+
+def train_steps(
+    config: ModelConfig, adam: optimizer.OptimizerConfig, by_batch: dict[int, Layout]
+) -> Callable[..., Any]:
+    """The train step of whatever batch comes."""
+    steps = {
+        batch: _train_step(config, adam, layout) for batch, layout in by_batch.items()
+    }
+
+    def train_step(state, batch: Batch, rate, **options):
+        return steps[len(batch.tokens)](state, batch, rate, **options)
+
+    return train_step
+
+
+@functools.lru_cache(maxsize=8)
+def _train_step(
+    config: ModelConfig, adam: optimizer.OptimizerConfig, layout: Layout
+) -> Callable[..., Any]:
+    objective = objectives.language_model_objective(config, layout)
+    return step.make_train_step(objective, optimizer.make_optimizer(adam))
+
+
+def speed(
+    settings: Settings, devices: int, peak_flops: float
+) -> Callable[[int, dict[str, float]], dict[str, float]]:
+    """(step, its metrics) -> tokens, tokens per second, and utilisation.
+
+    Args:
+      settings: of the run.
+      devices: of the mesh.
+      peak_flops: of one of them; 0: not known.
+    """
+    flops = {
+        causal: counts.flops_per_sequence(
+            settings.config, settings.length, causal=causal
+        )
+        for causal in (False, True)
+    }
+
+    def describe(k: int, row: dict[str, float]) -> dict[str, float]:
+        before, batch = settings.schedule.at(k)
+        rate = batch / max(row["seconds"], 1e-9)
+        found = {
+            "samples": before + batch,
+            "tokens": (before + batch) * settings.length,
+            "tokens_per_second": rate * settings.length,
+            "tokens_per_second_per_device": rate * settings.length / devices,
+        }
+        if peak_flops:
+            found["mfu"] = rate * flops[False] / devices / peak_flops
+            found["mfu_causal"] = rate * flops[True] / devices / peak_flops
+        return found
+
+    return describe
+
+
+def peak_flops(device: Any) -> float:
+    """Of an accelerator that `planning.hardware` knows by its kind; 0 for others."""
+    kinds = {one.title: one.peak_flops for one in hardware.HARDWARE.values()}
+    return kinds.get(device.device_kind, 0.0)
+
+
+def fresh(settings: Settings, layout: Layout) -> Any:
+    """Parameters to begin with; made in their places."""
+    make = functools.partial(forward.init, settings.config)
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    shardings = partition.param_shardings(shapes, layout)
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(settings.seed))

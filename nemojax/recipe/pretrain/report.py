@@ -1,0 +1,123 @@
+"""What is told of a pretraining run: the plan before, the picture and table after."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemojax.data.pretraining.samples import Samples
+from nemojax.models import forward
+from nemojax.models.config import ModelConfig
+from nemojax.recipe.pretrain.pretraining import BITS
+from nemojax.training.schedule import Schedule
+
+# float32 weights and two moments.
+_CHECKPOINT_BYTES = 12
+
+
+def plan(config: ModelConfig, schedule: Schedule, length: int) -> dict[str, Any]:
+    """The run in numbers: its phases, and the learning rate where they change."""
+    parameters = forward.param_count(forward.shapes(config))
+    phases = [
+        {
+            "batch": phase.batch,
+            "first_step": phase.first_step,
+            "steps": phase.steps,
+            "samples": phase.steps * phase.batch,
+            "tokens": phase.steps * phase.batch * length,
+            "tokens_per_step": phase.batch * length,
+            "learning_rate_first": schedule.rate_at(phase.first_step),
+            "learning_rate_last": schedule.rate_at(phase.first_step + phase.steps - 1),
+        }
+        for phase in schedule.phases
+    ]
+    switch = schedule.switch_step
+    samples = sum(phase["samples"] for phase in phases)
+    return {
+        "parameters": parameters,
+        "phases": phases,
+        "steps": schedule.steps,
+        "samples": samples,
+        "tokens": samples * length,
+        "warmup_samples": schedule.warmup_samples,
+        "decay_samples": schedule.decay_samples or schedule.samples,
+        "switch_step": switch,
+        "switch_share": switch and schedule.at(switch)[0] / samples,
+        "checkpoint_bytes": parameters * _CHECKPOINT_BYTES,
+    }
+
+
+def plan_text(found: dict[str, Any]) -> str:
+    """The plan as a table."""
+    lines = [
+        f"{found['parameters']:,} parameters; a checkpoint takes "
+        f"{found['checkpoint_bytes'] / 1e9:,.1f} GB",
+        "",
+        "phase  batch  tokens/step       steps          tokens  learning rate",
+    ]
+    for number, phase in enumerate(found["phases"], 1):
+        lines.append(
+            f"{number:>5}  {phase['batch']:>5}  {phase['tokens_per_step']:>11,}  "
+            f"{phase['steps']:>10,}  {phase['tokens'] / 1e9:>12,.3f} B  "
+            f"{phase['learning_rate_first']:.4g} to {phase['learning_rate_last']:.4g}"
+        )
+    lines.append(
+        f"  all                      {found['steps']:>10,}  "
+        f"{found['tokens'] / 1e9:>12,.3f} B"
+    )
+    lines.append(
+        f"\nwarm-up until sample {found['warmup_samples']:,}, cosine until sample "
+        f"{found['decay_samples']:,}"
+    )
+    if found["switch_step"] is not None:
+        lines.append(
+            f"second blend from step {found['switch_step']:,} on, after "
+            f"{found['switch_share']:.1%} of the samples"
+        )
+    return "\n".join(lines)
+
+
+def mix(source: Samples, samples: int) -> dict[str, dict[str, float]]:
+    """The realised mix by component: samples, share, epochs of its text."""
+    counts = source.counts(samples)
+    wanted = source.expected(samples)
+    return {
+        name: {
+            "samples": count,
+            "share": count / max(samples, 1),
+            "wanted": wanted[name] / max(samples, 1),
+            "epochs": source.epochs(name, count),
+        }
+        for name, count in counts.items()
+    }
+
+
+def classes(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Shares of the samples by class."""
+    shares: dict[str, float] = {}
+    for name, one in found.items():
+        key = name.partition("/")[0]
+        shares[key] = shares.get(key, 0.0) + one["share"]
+    return shares
+
+
+def picture(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draws the training loss and the held-out bits per byte over the tokens."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, bits = figure.subplots(1, 2)
+    tokens = [row.get("tokens", row["step"]) / 1e6 for row in rows]
+    loss.plot(tokens, [row["loss"] for row in rows], linewidth=0.8)
+    loss.set(title="training loss", xlabel="million tokens", ylabel="nats a token")
+    names = sorted({name for row in rows for name in row if name.startswith(BITS)})
+    for name in names:
+        points = [
+            (at, row[name]) for at, row in zip(tokens, rows, strict=True) if name in row
+        ]
+        bits.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix(BITS))
+    bits.set(title="held-out text", xlabel="million tokens", ylabel="bits a byte")
+    if names:
+        bits.legend()
+    for axes in (loss, bits):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

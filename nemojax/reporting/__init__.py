@@ -1,0 +1,1 @@
+"""Statistics, tables, charts and the pages that show a run."""

@@ -1,0 +1,1 @@
+"""Tasks with verifiers, and graders of answers."""

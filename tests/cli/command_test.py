@@ -1,0 +1,171 @@
+"""Commands end with one line and the right status, whatever went wrong."""
+
+import errno
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nemojax.cli import command
+from nemojax.io import workdir as workdirs
+from nemojax.io.files import DataError
+from nemojax.io.workdir import WorkdirError
+from nemojax.training.stopping import Diverged, Stopped
+
+
+def raises(error: BaseException, stage: str | None = None):
+    def run() -> int:
+        if stage is None:
+            raise error
+        with workdirs.in_stage(stage):
+            raise error
+
+    return run
+
+
+def test_status_of_the_command_is_passed_on(capsys):
+    assert command.main(lambda: 0) == 0
+    assert command.main(lambda: 7) == 7
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def listening():
+    """A shell's background jobs are started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
+def test_interruption_lost_in_a_callback_of_the_collector_comes_again(capsys):
+    calls = []
+
+    def interrupted(phase, info):
+        calls.append(phase)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def run() -> int:
+        gc.callbacks.append(interrupted)
+        gc.collect()  # swallows the first
+        time.sleep(10)
+        return 0
+
+    try:
+        status = command.main(run)
+    finally:
+        gc.callbacks.remove(interrupted)
+    assert calls
+    assert status == command.INTERRUPTED
+    assert capsys.readouterr().err.startswith("interrupted")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Stopped("stopped at 3"), 0), (Diverged("step 4 was not applied"), 3)],
+)
+def test_training_that_ends_early_is_told_in_one_line(error, status, capsys):
+    assert command.main(raises(error)) == status
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+@pytest.mark.parametrize("error", [DataError("x.jsonl: broken"), WorkdirError("busy")])
+def test_bad_input_is_said_in_one_line(error, capsys):
+    assert command.main(raises(error)) == command.BAD_INPUT
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+def test_message_over_several_lines_becomes_one(capsys):
+    command.main(raises(DataError("a:\n  b\n")))
+    assert capsys.readouterr().err == "a: b\n"
+
+
+def test_interruption_names_the_stage_and_how_to_go_on(capsys):
+    status = command.main(raises(KeyboardInterrupt(), "pretrain"))
+    assert status == 130
+    assert capsys.readouterr().err == (
+        "interrupted in stage pretrain: run the same command again to continue\n"
+    )
+
+
+def test_innermost_stage_is_named(capsys):
+    def run() -> int:
+        with workdirs.in_stage("outer"), workdirs.in_stage("inner"):
+            raise KeyboardInterrupt
+
+    command.main(run)
+    assert "in stage inner:" in capsys.readouterr().err
+
+
+def full_disk() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def wrapped(error: Exception) -> Exception:
+    outer = RuntimeError("cannot save")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        full_disk(),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        ValueError("write failed [OS error 28: No space left on device]"),
+        wrapped(full_disk()),
+    ],
+)
+def test_full_disk_is_recognised_also_behind_other_errors(error, capsys):
+    assert command.main(raises(error, "sft")) == command.BAD_INPUT
+    assert capsys.readouterr().err == (
+        "no space left on the disk in stage sft: free some, then run the same command "
+        "again to continue\n"
+    )
+
+
+def test_other_errors_of_the_system_name_the_file(tmp_path, capsys):
+    missing = tmp_path / "missing" / "x"
+    assert command.main(lambda: missing.write_text("")) == command.BAD_INPUT
+    line = capsys.readouterr().err
+    assert line.startswith(f"{missing}: No such file or directory")
+    assert line.count("\n") == 1
+
+
+def test_too_small_a_disk_is_told_before_the_work(tmp_path):
+    workdirs.require_space(tmp_path, 1)
+    with pytest.raises(WorkdirError, match=r"000\.0 MB are needed, the disk has"):
+        workdirs.require_space(tmp_path, 10**18)
+
+
+def test_errors_of_library_threads_are_not_printed(capsys):
+    """The hook prints what no thread's owner catches; it comes back afterwards."""
+
+    def run() -> int:
+        try:
+            raise RuntimeError("Event loop is closed")
+        except RuntimeError as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+        logging.getLogger("absl").error("Failed to write")
+        return 0
+
+    before = sys.excepthook
+    assert command.main(run) == 0
+    assert capsys.readouterr().err == ""
+    assert sys.excepthook is before
+
+
+def test_own_mistakes_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        command.main(lambda: 1 // 0)
+
+
+def test_module_does_not_load_jax():
+    code = "import sys, nemojax.cli.command; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from nemojax.data.batching.example_batches import ExampleBatches
+
+
+def groups(count, seed=0, each=1):
+    rng = np.random.default_rng(seed)
+
+    def one():
+        size = int(rng.integers(2, 12))
+        return rng.integers(1, 99, size), np.r_[0, np.ones(size - 1, int)]
+
+    return [[one() for _ in range(each)] for _ in range(count)]
+
+
+def content(packed):
+    """Tokens and mask of every sequence, by its number."""
+    return [
+        (
+            packed.tokens[packed.sequence_ids == number].tolist(),
+            packed.loss_mask[packed.sequence_ids == number].tolist(),
+        )
+        for number in range(packed.num_sequences)
+    ]
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_step_has_its_examples_in_order_whatever_the_rows(pack, each):
+    data = groups(23, each=each)
+    batches = ExampleBatches(data, batch=5, length=16, epochs=2, seed=4, pack=pack)
+    assert len(batches) == 10
+    met = []
+    for k in range(len(batches)):
+        packed = batches[k]
+        assert packed.tokens.shape == (batches.rows, 16)
+        assert packed.members == batches.members(k)
+        expected = [s for index in packed.members for s in data[index]]
+        assert content(packed) == [(list(t), list(m)) for t, m in expected]
+        assert batches.tokens(k) == sum(len(tokens) for tokens, _ in expected)
+        met += packed.members
+    assert sorted(met[:23]) == sorted(met[23:]) == list(range(23))
+    assert met[:23] != met[23:]
+
+
+def test_packing_needs_fewer_rows_and_says_what_is_padding():
+    data = groups(40)
+    packed = ExampleBatches(data, batch=8, length=32)
+    single = ExampleBatches(data, batch=8, length=32, pack=False)
+    assert packed.rows < single.rows == 8
+    assert 0 <= packed.padding < single.padding < 1
+    slots = len(packed) * packed.rows * 32
+    tokens = sum(len(tokens) for [(tokens, _)] in data)
+    assert packed.padding == pytest.approx(1 - tokens / slots)
+
+
+def test_rows_are_a_multiple_and_orders_can_be_left_out():
+    batches = ExampleBatches(groups(9), batch=4, length=16, seed=None, row_multiple=6)
+    assert batches.rows % 6 == 0
+    assert [batches.members(k) for k in range(3)] == [(0, 1, 2, 3), (4, 5, 6, 7), (8,)]
+    with pytest.raises(IndexError):
+        batches[3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch=0 must be positive"),
+        ({"length": 8}, "a row 8"),
+        ({"groups": []}, "there is no example"),
+        ({"groups": [[([1, 2], [1, 1])]]}, "first token of a sequence cannot"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    values = {"groups": groups(9), "batch": 4, "length": 16} | options
+    data = values.pop("groups")
+    with pytest.raises(ValueError, match=message):
+        ExampleBatches(data, **values)

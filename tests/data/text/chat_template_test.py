@@ -1,0 +1,177 @@
+"""The chat template against the layout of Nemotron's chat data.
+
+testdata/chat_template_vectors.json has dialogues with their text and loss mask, the
+mask for a tokenizer in which a control piece is one token and so is every other
+character. They were made by NeMo's own chat preprocessing.
+"""
+
+import itertools
+import json
+import pathlib
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from nemojax.data.records import Conversation, Message
+from nemojax.data.text import chat_template
+from nemojax.data.text import tokenizer as tokenizer_lib
+from nemojax.data.text.chat_template import NEMOTRON, NEMOTRON_REWARD, ChatTemplate
+
+_FILE = pathlib.Path(__file__).parent / "testdata" / "chat_template_vectors.json"
+VECTORS = json.loads(_FILE.read_text())
+TEXTS = ["System\nUser\nAssistant\nsome words, 1 + 1 = 2 <extra_id_1>User\n"] * 20
+CONTENT = strategies.one_of(
+    strategies.text(), strategies.sampled_from(["", " ", "<extra_id_1>User\n", "\n"])
+)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["exact", "dummy_prefix"])
+def tokenizer(request):
+    return tokenizer_lib.train(TEXTS, vocab_size=300, dummy_prefix=request.param)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return tokenizer_lib.train(TEXTS, vocab_size=300)
+
+
+def _text(tokenizer, tokens):
+    """The text of tokens of an exact tokenizer, control tokens written out."""
+    names = {tokenizer.control(f"<extra_id_{i}>"): f"<extra_id_{i}>" for i in range(3)}
+    return "".join(names.get(t) or tokenizer.decode([t]) for t in tokens)
+
+
+def _conversation(system, turns, labels=()):
+    roles = ("user", "assistant")
+    messages = [Message("system", system)] if system else []
+    for i, (turn, label) in enumerate(itertools.zip_longest(turns, labels)):
+        messages.append(Message(roles[i % 2], turn, label or ""))
+    return Conversation(tuple(messages))
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[v["id"] for v in VECTORS])
+def test_text_and_mask_are_those_of_the_vectors(exact, vector):
+    example, expected = vector["inputs"]["example"], vector["expected"]
+    text, mask = expected["text"], expected["loss_mask"]
+    turns = example["conversations"]
+    values, labels = zip(*((t["value"], t["label"]) for t in turns), strict=True)
+    talk = _conversation(example["system"], values, labels)
+    tokens, token_mask = NEMOTRON.encode(exact, talk)
+    assert _text(exact, tokens) == text
+    # An ordinary token is as many pieces of the vector as it has characters.
+    ordinary = {t for t in tokens if t > exact.control("<extra_id_7>")}
+    sizes = [len(exact.decode([t])) if t in ordinary else 1 for t in tokens]
+    assert [m for m, n in zip(token_mask, sizes, strict=True) for _ in range(n)] == mask
+    trained = [t for t, m in zip(tokens, token_mask, strict=True) if m]
+    assert _text(exact, trained) == expected["trained_text"]
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.given(
+    system=CONTENT,
+    turns=strategies.lists(CONTENT, min_size=1, max_size=5).filter(
+        lambda t: len(t) % 2
+    ),
+    response=CONTENT,
+)
+def test_whatever_the_messages_say(tokenizer, system, turns, response):
+    """Prompts are prefixes, responses come back, only the template opens turns."""
+    prompt = _conversation(system, turns)
+    prompt_tokens = NEMOTRON.encode_prompt(tokenizer, prompt)
+    tokens, mask = NEMOTRON.encode_response(tokenizer, prompt, response)
+    size = len(prompt_tokens)
+    assert tokens[:size] == prompt_tokens
+    assert mask == [0] * size + [1] * (len(tokens) - size)
+    assert chat_template.response_text(tokenizer, tokens[size:]) == response
+    turn_start = chat_template.stop_id(tokenizer)
+    assert tokens.count(turn_start) == len(turns) + 2
+    assert tokens.count(tokenizer.control("<extra_id_0>")) == 1
+    scored = NEMOTRON.encode_for_reward(tokenizer, prompt.with_response(response))
+    assert scored == [*tokens[:-1], tokenizer.control("<extra_id_2>")]
+    if response and all(turns):
+        trained, all_mask = NEMOTRON.encode(tokenizer, prompt.with_response(response))
+        assert trained == tokens
+        assert all_mask[size:] == mask[size:]
+
+
+def test_reward_text_ends_with_the_label_token_and_no_newline(exact):
+    tokens = NEMOTRON.encode_for_reward(exact, Conversation.of("Q", "A", "S"))
+    assert _text(exact, tokens) == (
+        "<extra_id_0>System\nS\n<extra_id_1>User\nQ\n<extra_id_1>Assistant\nA\n<extra_id_2>"
+    )
+
+
+def test_released_reward_models_have_a_system_text_of_their_own(exact):
+    plain = Conversation.of("Q", "A")
+    named = Conversation.of("Q", "A", chat_template.REWARD_SYSTEM)
+    tokens = NEMOTRON_REWARD.encode_for_reward(exact, plain)
+    assert tokens == NEMOTRON.encode_for_reward(exact, named)
+    other = Conversation.of("Q", "A", "S")
+    assert NEMOTRON_REWARD.encode(exact, other) == NEMOTRON.encode(exact, other)
+
+
+def test_without_system_header_only_an_empty_system_block_is_left_out(exact):
+    template = ChatTemplate(system_header=False)
+    tokens = template.encode_prompt(exact, Conversation.of("Q"))
+    assert _text(exact, tokens) == "<extra_id_1>User\nQ\n<extra_id_1>Assistant\n"
+    with_system = Conversation.of("Q", system="S")
+    assert template.encode_prompt(exact, with_system) == NEMOTRON.encode_prompt(
+        exact, with_system
+    )
+
+
+def test_bos_comes_first_and_is_no_target(exact):
+    conversation = Conversation.of("Q", "A")
+    tokens, mask = NEMOTRON.encode(exact, conversation)
+    assert ChatTemplate(bos=True).encode(exact, conversation) == (
+        [exact.bos_id, *tokens],
+        [0, *mask],
+    )
+
+
+def test_the_first_token_is_never_a_target(exact):
+    template = ChatTemplate(system_header=False)
+    _, mask = template.encode(exact, Conversation.of("Q", "A"))
+    assert mask[0] == 0
+
+
+def test_a_generated_response_may_lack_its_end(exact):
+    ids = exact.encode("no end")
+    assert chat_template.response_text(exact, ids) == "no end"
+    stop = chat_template.stop_id(exact)
+    assert chat_template.response_text(exact, [*ids, stop, *ids]) == "no end"
+
+
+@pytest.mark.parametrize(
+    ("roles", "problem"),
+    [
+        ("a", "message 0: role 'assistant' where 'user'"),
+        ("uu", "message 1: role 'user' where 'assistant'"),
+        ("suaa", "message 3: role 'assistant' where 'user'"),
+        ("us", "message 1: a system message can only come first"),
+        ("ssu", "message 1: a system message can only come first"),
+        ("s", "message 1: there is no user turn"),
+        ("", "there is no user turn"),
+        ("u", "there is no assistant turn to train on"),
+    ],
+)
+def test_training_names_the_message_that_is_wrong(exact, roles, problem):
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    conversation = Conversation(tuple(Message(names[role], "x") for role in roles))
+    with pytest.raises(ValueError, match=problem):
+        NEMOTRON.encode(exact, conversation)
+
+
+def test_empty_assistant_turns_are_not_trained_on(exact):
+    with pytest.raises(ValueError, match="message 2: the assistant turn is empty"):
+        NEMOTRON.encode(exact, Conversation.of("Q", "", system="S"))
+
+
+def test_prompts_end_with_a_user_and_scored_texts_with_an_assistant(exact):
+    with pytest.raises(ValueError, match="message 1: role 'assistant' where the last"):
+        NEMOTRON.encode_prompt(exact, Conversation.of("Q", "A"))
+    with pytest.raises(ValueError, match="message 0: role 'user' where the last"):
+        NEMOTRON.encode_for_reward(exact, Conversation.of("Q"))
+    with pytest.raises(ValueError, match="no messages"):
+        NEMOTRON.encode_prompt(exact, Conversation(()))

@@ -1,0 +1,103 @@
+"""Text of a `tokenizer.json`: exact both ways, and never a control token."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("tokenizers")
+
+from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer
+from tests.data.text.llama_tokenizer import CONTROLS, SPECIAL, tokenizer_json
+
+TOKENIZER = HuggingFaceTokenizer(tokenizer_json(), SPECIAL)
+CONTROL_IDS = {TOKENIZER.control(piece) for piece in CONTROLS}
+# Any text, with control tokens, parts of them and look-alikes spliced in.
+LOOK_ALIKES = ("<|eot_id", "|>", "<｜eot_id｜>", "<|eot\u200b_id|>", "<|begin_of_text|")
+TEXTS = st.lists(
+    st.one_of(st.text(max_size=12), st.sampled_from((*CONTROLS, *LOOK_ALIKES)))
+).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(TEXTS)
+def test_any_text_comes_back_and_holds_no_control_token(text):
+    ids = TOKENIZER.encode(text)
+    assert CONTROL_IDS.isdisjoint(ids)
+    assert TOKENIZER.decode(ids) == text
+
+
+def test_the_ids_are_those_of_the_library():
+    import tokenizers
+
+    library = tokenizers.Tokenizer.from_str(tokenizer_json().decode())
+    text = "the user asks, and the assistant answers."
+    expected = library.encode(text, add_special_tokens=False).ids
+    assert TOKENIZER.encode(text) == expected
+    assert TOKENIZER.control("<|eot_id|>") == library.token_to_id("<|eot_id|>")
+    assert TOKENIZER.vocab_size == library.get_vocab_size()
+
+
+def test_control_tokens_write_nothing():
+    ids = [TOKENIZER.bos_id, *TOKENIZER.encode("one"), TOKENIZER.eos_id]
+    assert TOKENIZER.decode(ids) == "one"
+
+
+def test_a_lone_surrogate_is_refused():
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        TOKENIZER.encode("a\ud800")
+
+
+def test_unknown_names_and_ids_are_refused():
+    with pytest.raises(ValueError, match=r"no control token '<eot>'; there are <\|beg"):
+        TOKENIZER.control("<eot>")
+    with pytest.raises(ValueError, match=r"token id 9999 is outside of \[0, "):
+        TOKENIZER.decode([9999])
+    with pytest.raises(ValueError, match="bos_token 'nothing' is not in"):
+        HuggingFaceTokenizer(tokenizer_json(), {"bos_token": "nothing"})
+    with pytest.raises(ValueError, match="names no eos_token"):
+        _ = HuggingFaceTokenizer(tokenizer_json()).eos_id
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\xff"])
+def test_what_is_no_tokenizer_is_refused(data):
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        HuggingFaceTokenizer(data)
+
+
+def test_a_vocabulary_that_spells_a_control_token_is_caught():
+    """Its merges can make the token from text: better an error than a forged turn."""
+    fields = {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": 2,
+                "content": "<>",
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+        ],
+        "model": {
+            "type": "BPE",
+            "vocab": {"<": 0, ">": 1, "<>": 2},
+            "merges": [["<", ">"]],
+        },
+    }
+    tokenizer = HuggingFaceTokenizer(json.dumps(fields).encode())
+    assert tokenizer.encode("><") == [1, 0]
+    with pytest.raises(ValueError, match="spells the control token '<>'"):
+        tokenizer.encode("<>")
+
+
+def test_roles_are_read_from_the_files_beside_it(tmp_path):
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    fields = {"bos_token": {"content": CONTROLS[0]}, "eos_token": CONTROLS[4]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    found = HuggingFaceTokenizer.load(tmp_path)
+    assert (found.bos_id, found.eos_id) == (TOKENIZER.bos_id, TOKENIZER.eos_id)
+    assert found.pad_id == found.eos_id
+    assert found.fingerprint == TOKENIZER.fingerprint

@@ -1,0 +1,119 @@
+"""Whole runs: neither micro-batches, packing nor the mesh decide what is learned."""
+
+import jax
+import numpy as np
+import pytest
+
+from nemojax.interop import loading
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
+from nemojax.recipe.align.settings import OBJECTIVES, PREFERENCE
+from nemojax.recipe.align.stage import CACHED, IN_STEP, Options, Stage
+from tests.recipe.align import toy
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+VARIANTS: dict[str, dict] = {
+    "micro-batches of 1": {"rows": 1},
+    "micro-batches of 2": {"rows": 2},
+    "micro-batches of 8": {"rows": 8},
+    "a row each": {"pack": False},
+    "a row each, micro-batches of 2": {"pack": False, "rows": 2},
+    "mesh 2 x 2 x 2": {"mesh": (2, 2, 2)},
+    "mesh 2 x 2 x 2, micro-batches of 1": {"mesh": (2, 2, 2), "rows": 1},
+    "mesh 2 x 2 x 2, 1F1B, ZeRO-1": {
+        "mesh": (2, 2, 2),
+        "layout": {"schedule": "1f1b", "zero": 1},
+    },
+}
+
+QUICK = ("micro-batches of 1", "a row each", "mesh 2 x 2 x 2")
+
+
+def train(
+    folder, tmp_path, objective, mesh=(1, 1, 1), rows=0, reference=CACHED, layout=None,
+    **how,
+):  # fmt: skip
+    """Parameters after 20 steps, and the metrics of the steps."""
+    layout = Layout(meshes.make_mesh(*mesh), **(layout or {}))
+    model = loading.load(folder, layout.mesh)
+    examples = toy.read(tmp_path / "rows.jsonl", objective, model)
+    settings = toy.settings(objective, **how)
+    options = Options(layout, rows, reference)
+    name = f"{mesh} {rows} {reference} {how.get('pack')}"
+    trained = Stage("toy", settings, options, model, examples).run(tmp_path / name)
+    assert len(trained.history) == 20
+    return jax.device_get(trained.params), trained.history
+
+
+def difference(found, expected):
+    """The largest of any parameter."""
+    return max(
+        float(np.abs(a - b).max())
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """objective -> parameters of a run in one piece on one device."""
+    found = {}
+
+    def of(objective, **how):
+        key = objective, str(how)
+        if key not in found:
+            tmp = tmp_path_factory.mktemp("whole")
+            found[key] = train(folder, tmp, objective, **how)
+        return found[key]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("objective", "variant"),
+    [
+        pytest.param(
+            objective,
+            variant,
+            marks=()
+            if objective == PREFERENCE and variant in QUICK
+            else (pytest.mark.slow,),
+        )
+        for objective in OBJECTIVES
+        for variant in VARIANTS
+    ],
+)
+def test_parameters_are_equal_after_twenty_steps(
+    folder, whole, tmp_path, objective, variant
+):
+    params, history = whole(objective)
+    found, _ = train(folder, tmp_path, objective, **VARIANTS[variant])
+    start = loading.load(folder, meshes.make_mesh()).params
+    moved = difference(
+        {k: v for k, v in params.items() if k in start and k != "reward_head"},
+        {k: v for k, v in start.items() if k in params},
+    )
+    assert moved > 1e-2, "nothing was learned"
+    assert difference(found, params) < 1e-5
+    assert min(row["loss"] for row in history) < history[0]["loss"]
+
+
+def test_a_reference_in_the_step_is_the_one_on_the_disk(folder, whole, tmp_path):
+    params, history = whole(PREFERENCE, preference=toy.RPO)
+    found, again = train(
+        folder, tmp_path, PREFERENCE, reference=IN_STEP, preference=toy.RPO
+    )
+    assert difference(found, params) < 1e-6
+    assert history[0]["log_ratio_gap"] == again[0]["log_ratio_gap"] == 0.0
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_at_step_0_the_policy_is_exactly_its_reference(folder, tmp_path, pack):
+    _, history = train(folder, tmp_path, PREFERENCE, pack=pack)
+    for name in ("log_ratio_gap", "kl_estimate", "accuracy"):
+        assert history[0][name] == 0.0
+
+
+def test_on_a_mesh_it_is_but_for_rounding(folder, tmp_path):
+    """The program with gradients may add up in another order than the one without."""
+    _, history = train(folder, tmp_path, PREFERENCE, mesh=(2, 1, 2))
+    assert history[0]["log_ratio_gap"] == pytest.approx(0.0, abs=5e-6)
