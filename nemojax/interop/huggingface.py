@@ -29,7 +29,7 @@ from nemojax.interop import (
 )
 from nemojax.interop.names import Tensor
 from nemojax.io import folders
-from nemojax.models import forward, partition
+from nemojax.models import forward, partition, trees
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 
@@ -66,11 +66,8 @@ def load(
         are missing, too many or of another shape; all of them are named.
     """
     config = read_config(directory)
-    tree: dict[str, Any] = {}
     mesh = mesh or meshes.make_mesh()
-    for path, leaf in leaves(directory, mesh, progress=progress):
-        names.put(tree, path, leaf)
-    return config, tree
+    return config, trees.build(leaves(directory, mesh, progress=progress))
 
 
 def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
@@ -89,7 +86,7 @@ def leaves(
     mesh: Mesh | None = None,
     *,
     progress: Progress = lambda done, total: None,
-) -> Iterator[tuple[names.Path, jax.Array | np.ndarray]]:
+) -> Iterator[tuple[trees.Path, jax.Array | np.ndarray]]:
     """The leaves of a checkpoint's tree, one at a time, the largest first; as `load`
     otherwise.
 
@@ -105,7 +102,7 @@ def leaves(
     judge = (directory / REWARD_HEAD).exists()
     found = names.tensors(config, lm_head=not judge or _LM_HEAD in reader.shapes)
     _check(directory, config, shapes, found, reader)
-    found.sort(key=lambda tensor: names.get(shapes, tensor.path).size, reverse=True)
+    found.sort(key=lambda tensor: trees.get(shapes, tensor.path).size, reverse=True)
     for done, tensor in enumerate(found):
         progress(done, len(found))
         yield tensor.path, _leaf(config, reader, tensor, shapes, mesh)
@@ -219,7 +216,7 @@ def _check(
 ) -> None:
     """Raises ValueError naming every tensor that is missing, too many or misshapen."""
     expected = {
-        name: _their_shape(tensor, names.get(shapes, tensor.path).shape)
+        name: _their_shape(tensor, trees.get(shapes, tensor.path).shape)
         for tensor in found
         for name in tensor.names(config.num_layers)
     }
@@ -241,8 +238,8 @@ def _leaf(
     mesh: Mesh | None,
 ) -> jax.Array | np.ndarray:
     """One leaf of our tree; every device's part is read by itself."""
-    shape = names.get(shapes, tensor.path).shape
-    spec = names.get(partition.param_specs(shapes), tensor.path)
+    shape = trees.get(shapes, tensor.path).shape
+    spec = trees.get(partition.param_specs(shapes), tensor.path)
     sources = tensor.names(config.num_layers)
     dtype = reader.dtypes[sources[0]]
 
@@ -304,7 +301,7 @@ def _announce(
     config: ModelConfig, params: Any, tensor: Tensor, rows: int
 ) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
     """Name, shape and dtype of the tensors of a leaf."""
-    leaf = names.get(params, tensor.path)
+    leaf = trees.get(params, tensor.path)
     shape = _their_shape(tensor, leaf.shape)
     if _rows(tensor, rows):
         shape = (rows, *shape[1:])
@@ -316,7 +313,7 @@ def _values(
     config: ModelConfig, params: Any, tensor: Tensor, rows: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value of the tensors of a leaf, one layer on the host at a time."""
-    leaf = _array(names.get(params, tensor.path))
+    leaf = _array(trees.get(params, tensor.path))
     for layer, name in enumerate(tensor.names(config.num_layers)):
         value = np.asarray(leaf[layer] if tensor.stacked else leaf)
         if part := _rows(tensor, rows):

@@ -21,7 +21,7 @@ from nemojax.data.text.llama_templates import Llama2Template, Llama3Template
 from nemojax.data.text.parts import PartsTemplate, TextTokenizer
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.interop import huggingface, model_folder, tokenizer_files
-from nemojax.models import quantized
+from nemojax.models import quantized, trees
 from nemojax.models.config import ModelConfig
 
 TEMPLATES: dict[str, ChatTemplate | PartsTemplate] = {
@@ -149,7 +149,7 @@ def load(
         leaves = huggingface.leaves(directory, mesh, progress=progress)
     if quantize is not None:
         leaves = quantized.leaves(leaves, quantize, consume=True)
-    params = quantized.tree(leaves)
+    params = trees.build(leaves)
     if dtype:
         config = dataclasses.replace(config, compute_dtype=dtype)
     if tokenizer.vocab_size > config.vocab_size:

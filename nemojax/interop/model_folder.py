@@ -15,7 +15,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -25,10 +24,10 @@ import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
-from nemojax.interop import names
 from nemojax.io import folders
-from nemojax.models import partition
+from nemojax.models import partition, trees
 from nemojax.models.config import ModelConfig, RopeScaling
+from nemojax.models.trees import Path
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
@@ -38,7 +37,6 @@ PARAMS = "params"
 # Orbax writes and reads a leaf in pieces of about this size.
 CHUNK_BYTES = 64 * 2**20
 
-Path = tuple[str, ...]
 PathLike = str | os.PathLike[str]
 
 
@@ -60,15 +58,16 @@ def write(
     directory: PathLike,
     config: ModelConfig,
     leaves: Iterable[tuple[Path, jax.Array | np.ndarray]],
-    files: Mapping[str, pathlib.Path] = MappingProxyType({}),
+    files: Mapping[str, pathlib.Path | bytes] = MappingProxyType({}),
 ) -> None:
-    """Writes a model; of several processes each writes what it holds.
+    """Writes leaves as a model folder; each process writes the shards that it holds.
 
     Args:
       directory: must not exist, or be empty.
       config: of the model.
       leaves: path in the parameter tree and value; taken one at a time.
-      files: are copied into the folder, by name: those of a tokenizer for one.
+      files: name in the folder -> a file to copy, or its content; those of a
+        tokenizer for one (`tokenizer_files.find`).
 
     Raises:
       ValueError: the directory is in use.
@@ -89,12 +88,13 @@ def write(
             for path, leaf in leaves:
                 if isinstance(leaf, jax.Array) and len(leaf.devices()) == 1:
                     leaf = np.asarray(leaf)  # on a CPU no copy; Orbax would make one
-                ocp.partial.save(target, _nested(path, leaf))
+                ocp.partial.save(target, trees.build([(path, leaf)]))
                 del leaf
             ocp.partial.finalize(target)
         if processes.is_first():
             for name, file in files.items():
-                shutil.copyfile(file, partial / name)
+                content = file if isinstance(file, bytes) else file.read_bytes()
+                (partial / name).write_bytes(content)
             fields = dataclasses.asdict(config)
             (partial / MODEL).write_text(json.dumps(fields, indent=2))
 
@@ -107,6 +107,43 @@ def _appearing(directory: PathLike) -> Iterator[pathlib.Path]:
         yield pathlib.Path(processes.of_first(lambda: str(stack.enter_context(folder))))
         processes.barrier("a model is written")
     processes.barrier("a model is there")
+
+
+def save(
+    directory: PathLike,
+    config: ModelConfig,
+    params: Any,
+    *,
+    like: Any = None,
+    files: Mapping[str, pathlib.Path | bytes] = MappingProxyType({}),
+    exist_ok: bool = False,
+) -> None:
+    """Writes a parameter tree as a model folder.
+
+    Several processes have to call it together; each writes the shards that it holds.
+
+    Args:
+      directory: must not exist, or be empty.
+      config: of the model.
+      params: the parameter tree, on any mesh or on the host.
+      like: a tree of the dtypes that parameters are written in, such as those of the
+        model that training began with, `jax.tree.map(lambda leaf: leaf.dtype, it)`;
+        a parameter that is not in it keeps its own. Default: all do.
+      files: as in `write`.
+      exist_ok: whether a directory that is there already is left as it is: one that
+        `save` wrote is whole.
+
+    Raises:
+      ValueError: the directory is in use.
+    """
+    if exist_ok and processes.of_first(pathlib.Path(directory).exists):
+        return
+    dtypes = dict(trees.items(like))
+    cast = (
+        (path, leaf.astype(dtypes.get(path, leaf.dtype), copy=False))
+        for path, leaf in trees.items(params)
+    )
+    write(directory, config, cast, files)
 
 
 def read_config(directory: PathLike) -> ModelConfig:
@@ -139,22 +176,18 @@ def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
 
     def leaf(path, value, sharding):
         shape = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
-        here = tuple(entry.key for entry in path)
         return StoredLeaf(
             tuple(value.shape),
             value.dtype,
-            functools.partial(_load_leaf, params, found, here, shape),
+            functools.partial(_load_leaf, params, found, path, shape),
         )
 
-    return jax.tree_util.tree_map_with_path(leaf, found, shardings)
+    return trees.map_items(leaf, found, shardings)
 
 
 def read(directory: PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig, Any]:
     """The config and the parameters of a model folder, on a mesh."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves(directory, mesh):
-        names.put(tree, path, leaf)
-    return read_config(directory), tree
+    return read_config(directory), trees.build(leaves(directory, mesh))
 
 
 def leaves(
@@ -164,25 +197,15 @@ def leaves(
 
     Args: as `stored`.
     """
-    found = jax.tree_util.tree_leaves_with_path(
-        stored(directory, mesh), is_leaf=lambda x: isinstance(x, StoredLeaf)
-    )
+    found = trees.items(stored(directory, mesh))
     for path, leaf in sorted(found, key=lambda pair: pair[1].size, reverse=True):
-        yield tuple(entry.key for entry in path), leaf.load()
+        yield path, leaf.load()
 
 
 def _load_leaf(
     params: str, found: Any, path: Path, shape: jax.ShapeDtypeStruct
 ) -> jax.Array:
-    def wanted(keys, _):
-        here = tuple(entry.key for entry in keys) == path
-        return shape if here else ocp.PLACEHOLDER
+    def wanted(here: Path, _: Any) -> Any:
+        return shape if here == path else ocp.PLACEHOLDER
 
-    tree = ocp.load(params, jax.tree_util.tree_map_with_path(wanted, found))
-    return names.get(tree, path)
-
-
-def _nested(path: Path, leaf: Any) -> Any:
-    for name in reversed(path):
-        leaf = {name: leaf}
-    return leaf
+    return trees.get(ocp.load(params, trees.map_items(wanted, found)), path)

@@ -6,11 +6,9 @@ layers are stored [out, in] there and [in, out] here, and our layers are stacked
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from nemojax.models.config import ModelConfig
-
-Path = tuple[str, ...]
+from nemojax.models.trees import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +67,6 @@ def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
 def _norm(config: ModelConfig, path: Path, name: str) -> list[Tensor]:
     parts = ("weight",) if config.norm == "rmsnorm" else ("weight", "bias")
     return [Tensor((*path, part), f"{name}.{part}") for part in parts]
-
-
-def get(tree: Any, path: Path) -> Any:
-    """The leaf of a parameter tree at a path."""
-    for key in path:
-        tree = tree[key]
-    return tree
-
-
-def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
-    """Sets a leaf of a parameter tree, making the branches to it."""
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[path[-1]] = leaf
 
 
 def require_same(

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from nemojax.interop import archives, names, placement
 from nemojax.interop import tokenizer_files as tokenizer_lib
-from nemojax.models import forward, partition
+from nemojax.models import forward, partition, trees
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
 
@@ -68,13 +68,10 @@ def load(
       ValueError: no such checkpoint, a model that is not supported, arrays that are
         missing, too many or of another shape (all named), or a hostile archive.
     """
-    tree: dict[str, Any] = {}
     mesh = mesh or meshes.make_mesh()
     with archives.opened(pathlib.Path(path)) as directory:
         config = read_config(directory)
-        for leaf_path, leaf in leaves(directory, mesh, progress=progress):
-            names.put(tree, leaf_path, leaf)
-    return config, tree
+        return config, trees.build(leaves(directory, mesh, progress=progress))
 
 
 def read_config(directory: pathlib.Path) -> ModelConfig:
@@ -165,7 +162,7 @@ def leaves(
     mesh: Mesh | None = None,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[names.Path, jax.Array | np.ndarray]]:
+) -> Iterator[tuple[trees.Path, jax.Array | np.ndarray]]:
     """The leaves of our tree, one at a time, read from an unpacked checkpoint.
 
     Without a mesh they stay on the host.
@@ -183,9 +180,9 @@ def leaves(
     paths = [tensor.path for tensor in names.tensors(config)]
     for done, path in enumerate(paths):
         progress(done, len(paths))
-        shape = names.get(shapes, path).shape
+        shape = trees.get(shapes, path).shape
         read = _reader(config, arrays, path, shape)
-        yield path, placement.leaf(shape, read, mesh, names.get(specs, path))
+        yield path, placement.leaf(shape, read, mesh, trees.get(specs, path))
     progress(len(paths), len(paths))
     if arrays.has(_REWARD["kernel"]):
         for name, theirs in _REWARD.items():
@@ -204,7 +201,7 @@ def _expected(config: ModelConfig, shapes: Any) -> dict[str, tuple[int, ...]]:
     for tensor in names.tensors(config):
         if tensor.path not in _NAMES:
             continue
-        shape = names.get(shapes, tensor.path).shape
+        shape = trees.get(shapes, tensor.path).shape
         if tensor.transposed:
             shape = (shape[0], shape[2], shape[1])
         expected[_NAMES[tensor.path]] = shape
@@ -213,7 +210,7 @@ def _expected(config: ModelConfig, shapes: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _reader(
-    config: ModelConfig, arrays: "_Arrays", path: names.Path, shape: tuple[int, ...]
+    config: ModelConfig, arrays: "_Arrays", path: trees.Path, shape: tuple[int, ...]
 ) -> Callable[[Any], np.ndarray]:
     """Reads a device's part of a leaf, a layer at a time."""
     module, name = path[-2:]

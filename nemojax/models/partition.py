@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nemojax.models import trees
 from nemojax.models.config import ModelConfig
 from nemojax.models.layers import LORA_SUFFIXES, SCALE_SUFFIX
 from nemojax.parallel import collectives, weights
@@ -75,11 +76,7 @@ def placements(params: Any, layout: Layout | None = None) -> Any:
     """
     layout = layout or Layout()
 
-    def place(path, leaf):
-        names = tuple(entry.key for entry in path)
-        return _place(names, leaf.shape, layout)
-
-    return jax.tree_util.tree_map_with_path(place, params)
+    return trees.map_items(lambda path, leaf: _place(path, leaf.shape, layout), params)
 
 
 def _place(names: tuple[str, ...], shape: tuple[int, ...], layout: Layout) -> Placement:
@@ -148,8 +145,7 @@ def _reshaped(config: ModelConfig, params: Any, layout: Layout, packed: bool) ->
     stages = (layout.virtual_stages, layout.size("pipe"), -1)
     rows = padded_vocab(config, layout) if packed else config.vocab_size
 
-    def reshape(path, leaf):
-        names = tuple(entry.key for entry in path)
+    def reshape(names, leaf):
         if names[-2:] in _VOCABULARIES and rows != leaf.shape[0]:
             if not packed:
                 return leaf[:rows]
@@ -162,7 +158,7 @@ def _reshaped(config: ModelConfig, params: Any, layout: Layout, packed: bool) ->
         return leaf.reshape(config.num_layers, *leaf.shape[3:])
 
     def reshape_all(params):
-        return jax.tree_util.tree_map_with_path(reshape, params)
+        return trees.map_items(reshape, params)
 
     if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
         return jax.eval_shape(reshape_all, params)

@@ -21,13 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nemojax.models import trees
 from nemojax.models.layers import SCALE_SUFFIX
 from nemojax.models.partition import scale_side
+from nemojax.models.trees import Path
 
 # Kind -> dtype of the codes, and the largest code that is used.
 KINDS = {"int8": (jnp.int8, 127.0), "fp8": (jnp.float8_e4m3fn, 448.0)}
-
-Path = tuple[str, ...]
 
 
 def check(kind: str) -> None:
@@ -55,11 +55,7 @@ def quantize(params: Any, kind: str) -> Any:
     Raises:
       ValueError: an unknown kind, or kernels that are quantised already.
     """
-    flat = [
-        (tuple(entry.key for entry in path), leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
-    return tree(leaves(flat, kind))
+    return trees.build(leaves(trees.items(params), kind))
 
 
 def leaves(
@@ -100,23 +96,11 @@ def nbytes(params: Any, dtype: jax.typing.DTypeLike) -> int:
     item = jnp.dtype(dtype).itemsize
 
     def size(path, leaf):
-        if path[-1].key.endswith(SCALE_SUFFIX):
+        if path[-1].endswith(SCALE_SUFFIX):
             return 4 * leaf.size
         return leaf.size * (1 if is_quantized(leaf) else item)
 
-    found = jax.tree_util.tree_leaves_with_path(params)
-    return sum(size(path, leaf) for path, leaf in found)
-
-
-def tree(found: Iterable[tuple[Path, Any]]) -> Any:
-    """The parameter tree of paths and leaves."""
-    params: dict[str, Any] = {}
-    for path, leaf in found:
-        branch = params
-        for name in path[:-1]:
-            branch = branch.setdefault(name, {})
-        branch[path[-1]] = leaf
-    return params
+    return sum(size(path, leaf) for path, leaf in trees.items(params))
 
 
 def dequantize(params: Any, dtype: jax.typing.DTypeLike = jnp.float32) -> Any:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -117,13 +116,8 @@ def test_a_nemo_archive_becomes_a_model_folder(tmp_path):
 def test_a_tokenizer_of_ours_becomes_the_files_that_transformers_reads(tmp_path):
     ours = tokenizer_lib.train(["some words\n"] * 9, vocab_size=290)
     ours.save(tmp_path / "tokenizer.model")
-    params = random_params(LLAMA)
-    leaves = (
-        (tuple(entry.key for entry in path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    )
     files = tokenizer_files.find(tmp_path)
-    model_folder.write(tmp_path / "model", LLAMA, leaves, files)
+    model_folder.save(tmp_path / "model", LLAMA, random_params(LLAMA), files=files)
     done = convert(f"--from={tmp_path / 'model'}", f"--to_hf={tmp_path / 'hf'}")
     assert done.returncode == 0, done.stderr
     found = HuggingFaceTokenizer.load(tmp_path / "hf")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from nemojax.data.records import Conversation
@@ -27,10 +28,7 @@ def tokenizer():
 
 
 def write(path, config, files):
-    params = random_params(config)
-    found = jax.tree_util.tree_flatten_with_path(params)[0]
-    leaves = [(tuple(key.key for key in keys), leaf) for keys, leaf in found]
-    model_folder.write(path, config, leaves, files)
+    model_folder.save(path, config, random_params(config), files=files)
     return path
 
 
@@ -51,6 +49,26 @@ def test_a_model_folder(folder, tokenizer):
     assert found.turn_stop_ids == (tokenizer.eos_id, turn)
     ids = tokenizer.encode("the texts")
     assert found.decode([*ids, turn, SIZES.vocab_size - 1]) == "the texts"
+
+
+def test_parameters_are_saved_in_the_dtypes_that_they_came_in(tmp_path):
+    params = random_params(SIZES)
+    like = {"embedding": {"table": jnp.dtype(jnp.bfloat16)}}
+    model_folder.save(tmp_path / "model", SIZES, params, like=like)
+    config, found = model_folder.read(tmp_path / "model")
+    table = params["embedding"]["table"].astype(jnp.bfloat16)
+    assert config == SIZES
+    assert_same(found, {**params, "embedding": {"table": table}})
+
+
+def test_a_folder_that_is_there_is_whole_and_may_stay(tmp_path):
+    params = random_params(SIZES)
+    model_folder.save(tmp_path / "model", SIZES, params)
+    others = jax.tree.map(lambda leaf: leaf + 1, params)
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        model_folder.save(tmp_path / "model", SIZES, others)
+    model_folder.save(tmp_path / "model", SIZES, others, exist_ok=True)
+    assert_same(model_folder.read(tmp_path / "model")[1], params)
 
 
 def test_a_hugging_face_checkpoint_of_the_same(folder, tokenizer, tmp_path):

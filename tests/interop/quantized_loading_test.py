@@ -1,6 +1,5 @@
 """Kernels are quantised while they are read, from folders of both kinds."""
 
-import jax
 import pytest
 
 from nemojax.data.text import tokenizer as tokenizers
@@ -18,12 +17,8 @@ def folders(tmp_path_factory):
     words = tokenizers.train(texts, vocab_size=64, byte_fallback=False)
     words.save(root / "tokenizer.model")
     params = random_params(NEMOTRON, "bfloat16")
-    leaves = [
-        (tuple(entry.key for entry in path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
     files = {"tokenizer.model": root / "tokenizer.model"}
-    model_folder.write(root / "folder", NEMOTRON, leaves, files)
+    model_folder.save(root / "folder", NEMOTRON, params, files=files)
     huggingface.save(root / "hf", NEMOTRON, params, files=files)
     return root
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("safetensors")
 
 from nemojax.interop import config_json, huggingface, names, weights
-from nemojax.models import forward
+from nemojax.models import forward, trees
 from tests.models import variants
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -23,7 +23,7 @@ def write_checkpoint(path, variant):
     shapes = forward.shapes(config)
     tensors = {}
     for tensor in names.tensors(config):
-        shape = names.get(shapes, tensor.path).shape
+        shape = trees.get(shapes, tensor.path).shape
         shape = shape[1:] if tensor.stacked else shape
         shape = shape[::-1] if tensor.transposed else shape
         for name in tensor.names(config.num_layers):

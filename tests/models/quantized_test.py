@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from nemojax.models import forward, lora, partition, quantized
+from nemojax.models import forward, lora, partition, quantized, trees
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
 from tests.models.conftest import TINY, random_params
@@ -171,7 +171,7 @@ def test_consumed_kernels_are_gone_and_others_are_not(params):
     copy = jax.tree.map(jnp.array, params)
     leaves = jax.tree_util.tree_leaves_with_path(copy)
     found = ((tuple(entry.key for entry in path), leaf) for path, leaf in leaves)
-    tree = quantized.tree(quantized.leaves(found, "int8", consume=True))
+    tree = trees.build(quantized.leaves(found, "int8", consume=True))
     assert copy["layers"]["mlp"]["up"].is_deleted()
     assert copy["lm_head"]["kernel"].is_deleted()
     assert not copy["embedding"]["table"].is_deleted()

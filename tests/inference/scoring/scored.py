@@ -3,8 +3,6 @@
 import json
 import random
 
-import jax
-
 from nemojax.interop import model_folder, tokenizer_files
 
 WORDS = ("red", "blue", "green", "tin", "gold", "lead")
@@ -12,14 +10,8 @@ WORDS = ("red", "blue", "green", "tin", "gold", "lead")
 
 def write_model(folder, config, params, tokenizer):
     """A model folder; returns its path."""
-    file = folder.with_name(folder.name + ".tokenizer")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(tokenizer.model_bytes)
-    leaves = [
-        (tuple(entry.key for entry in path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    model_folder.write(folder, config, leaves, {tokenizer_files.MODEL: file})
+    files = {tokenizer_files.MODEL: tokenizer.model_bytes}
+    model_folder.save(folder, config, params, files=files)
     return folder
 
 

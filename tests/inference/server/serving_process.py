@@ -50,11 +50,8 @@ def write_model(path: Path, *, num_attributes: int = 0, plain: bool = False) -> 
         names = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
         kept = [not name.startswith("<") for name in names] + [False] * 6
         params["lm_head"]["kernel"] *= np.array(kept)[:, None]
-    found = jax.tree_util.tree_flatten_with_path(params)[0]
-    leaves = [(tuple(key.key for key in keys), leaf) for keys, leaf in found]
-    file = path.with_suffix(".tokenizer")
-    tokenizer.save(file)
-    model_folder.write(path, config, leaves, {"tokenizer.model": file})
+    files = {"tokenizer.model": tokenizer.model_bytes}
+    model_folder.save(path, config, params, files=files)
     return path
 
 
