@@ -5,22 +5,19 @@ space around each text, and the texts are put in afterwards. So no text can pass
 control token, and a template that would look into a text finds none.
 """
 
-import json
 import pathlib
 import re
 import secrets
-import selectors
-import subprocess
-import sys
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemojax.data.records import Conversation
 from nemojax.data.text.parts import Part, PartsTemplate, check_roles
+from nemojax.execution.worker import Worker, WorkerError
 
 MAX_TEMPLATE_CHARACTERS = 100_000
 MAX_RENDERED_CHARACTERS = 1_000_000
+_PROGRAM = pathlib.Path(__file__).with_name("jinja_worker.py")
 
 
 class JinjaTemplate(PartsTemplate):
@@ -59,7 +56,7 @@ class JinjaTemplate(PartsTemplate):
         self.controls = tuple(sorted(controls, key=len, reverse=True))
         self._variables = dict(variables or {})
         self._seconds = seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker = Worker(_PROGRAM)
 
     def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
         """See `PartsTemplate.parts`.
@@ -120,52 +117,11 @@ class JinjaTemplate(PartsTemplate):
             "messages": messages,
             "add_generation_prompt": open_answer,
         }
-        answer = self._ask(json.dumps(request).encode() + b"\n")
+        limit = 6 * MAX_RENDERED_CHARACTERS  # a character is up to 6 bytes of JSON
+        try:
+            answer = self._worker.ask(request, self._seconds, limit)
+        except WorkerError as error:
+            raise ValueError(f"the chat template {error}") from None
         if "error" in answer:
             raise ValueError(f"the chat template fails: {answer['error']}")
         return answer["text"]
-
-    def _ask(self, request: bytes) -> dict[str, str]:
-        process = self._start()
-        assert process.stdin and process.stdout
-        process.stdin.write(request)
-        process.stdin.flush()
-        limit = 6 * MAX_RENDERED_CHARACTERS  # a character is up to 6 bytes of JSON
-        line = b""
-        with selectors.DefaultSelector() as ready:
-            ready.register(process.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                chunk = b""
-                if ready.select(self._seconds):
-                    chunk = process.stdout.read1(1 << 16)  # type: ignore[attr-defined]
-                line += chunk
-                if not chunk or len(line) > limit:
-                    self._stop()
-                    reason = "writes too much" if chunk else "takes too long or dies"
-                    raise ValueError(f"the chat template {reason}")
-        return json.loads(line)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            worker = pathlib.Path(__file__).with_name("jinja_worker.py")
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", str(worker)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-            weakref.finalize(self, _kill, self._process)
-        return self._process
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            _kill(self._process)
-            self._process = None
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
-    process.wait()

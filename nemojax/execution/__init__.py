@@ -1,0 +1,1 @@
+"""Other people's code, run in processes of its own with limits."""
