@@ -22,7 +22,7 @@ from nemojax.cli import host
 from nemojax.data.batching import batches
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import loop, objectives, optimizer, placement, step
+from nemojax.training import loop, objectives, optimizer, placement, sources, step
 
 flags.DEFINE_integer("loop_turns", 4, "of each")
 flags.DEFINE_integer("loop_steps", 24, "of a turn")
@@ -46,10 +46,10 @@ def bare(take: Any, params: Any, layout: Layout, steps: int) -> float:
     state = step.init_state(params, optimizer.make_optimizer(train_step.ADAM))
     state = placement.put(state, placement.state_shardings(state, layout))
     placed = [
-        jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), batch)
+        placement.place_batch(batch, layout)
         for batch in (Batches(steps)[k] for k in range(steps))
     ]
-    rate = np.float32(train_step.ADAM.peak_lr)
+    rate = np.float32(train_step.RATE)
     for batch in placed[:2]:
         state, _ = take(state, batch, rate)
     jax.block_until_ready(state.step)
@@ -63,8 +63,11 @@ def bare(take: Any, params: Any, layout: Layout, steps: int) -> float:
 def looped(take: Any, params: Any, layout: Layout, steps: int) -> float:
     """Seconds a step of the loop, by its own metrics."""
     with tempfile.TemporaryDirectory() as folder:
-        run = loop.TrainingRun("loop", train_step.ADAM, pathlib.Path(folder), layout)
-        _, rows = loop.train(run, params, take, Batches(steps))  # pyright: ignore
+        rate = lambda k: train_step.RATE  # noqa: E731
+        run = loop.TrainingRun("loop", pathlib.Path(folder), layout, rate)
+        state = step.init_state(params, optimizer.make_optimizer(train_step.ADAM))
+        batches = sources.Fixed(Batches(steps))  # pyright: ignore
+        _, rows = loop.train(run, state, take, batches)
     return statistics.fmean(row["seconds"] for row in rows[2:])
 
 

@@ -14,7 +14,6 @@ medians, and the ratio of each turn's seconds. With `--lengths=even` nobody pads
 `--torch_python` is an interpreter with torch, transformers and trl.
 """
 
-import dataclasses
 import importlib
 import itertools
 import statistics
@@ -49,7 +48,7 @@ WARM = 2  # steps before the first turn, as in `train_step.work`
 BETA = 0.1
 CONFIG = train_step.CONFIG
 # The policy stays near its reference, where losses and gradients are of usual size.
-ADAM = dataclasses.replace(train_step.ADAM, peak_lr=1e-6)
+RATE, ADAM = 1e-6, train_step.ADAM
 END = 0  # the token that ends each answer
 
 # A prompt's tokens, the chosen answer's and the rejected one's.
@@ -153,7 +152,7 @@ def jax_step(cached: bool) -> Callable[[int], None]:
         batch = PreferenceBatch(
             found.batch, found.sequence_ids, nothing, nothing, valid
         )
-        return jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), batch)
+        return placement.place_batch(batch, layout)
 
     def compute(batch: PreferenceBatch) -> jax.Array:
         return reference(params, batch.text, batch.sequence_ids)
@@ -168,7 +167,7 @@ def jax_step(cached: bool) -> Callable[[int], None]:
             batch = without_reference(k)
             values = stored[k % BATCHES] if cached else compute(batch)
             batch = batch._replace(reference=values)
-            state[0], _ = train(state[0], batch, np.float32(ADAM.peak_lr))
+            state[0], _ = train(state[0], batch, np.float32(RATE))
         jax.block_until_ready(state[0].step)
 
     return run
@@ -205,7 +204,7 @@ def trl_trainer(cached: bool, folder: str) -> Any:
         per_device_train_batch_size=PAIRS,
         precompute_ref_log_probs=cached,
         beta=BETA,
-        learning_rate=ADAM.peak_lr,
+        learning_rate=RATE,
         lr_scheduler_type="constant",
         adam_beta1=ADAM.beta1,
         adam_beta2=ADAM.beta2,

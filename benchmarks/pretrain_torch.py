@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
         ]
         adam = torch.optim.AdamW(
             groups,
-            lr=schedule.peak_lr,
+            lr=schedule.learning_rate.peak,
             betas=(constants.beta1, constants.beta2),
             eps=constants.epsilon,
         )

@@ -47,7 +47,8 @@ CONFIG = ModelConfig(
     d_ff=1024,
     compute_dtype="float32",
 )
-ADAM = optimizer.OptimizerConfig(1e-4)
+RATE = 1e-4
+ADAM = optimizer.OptimizerConfig()
 
 
 def tokens(k: int) -> np.ndarray:
@@ -73,11 +74,8 @@ def jax_step(config: ModelConfig) -> Callable[[int], None]:
 
     def run(number: int) -> None:
         for k in range(number):
-            batch = jax.tree.map(
-                lambda leaf: placement.place_batch(leaf, layout),
-                batches.from_rows(tokens(k)),
-            )
-            state[0], _ = train_step(state[0], batch, np.float32(ADAM.peak_lr))
+            batch = placement.place_batch(batches.from_rows(tokens(k)), layout)
+            state[0], _ = train_step(state[0], batch, np.float32(RATE))
         jax.block_until_ready(state[0].step)
 
     return run
@@ -89,7 +87,7 @@ def torch_step(config: ModelConfig) -> Callable[[int], None]:
     model = torch_model.build(config, initial(config))
     adam = torch.optim.AdamW(
         model.parameters(),
-        lr=ADAM.peak_lr,
+        lr=RATE,
         betas=(ADAM.beta1, ADAM.beta2),
         eps=ADAM.epsilon,
         weight_decay=ADAM.weight_decay,

@@ -42,6 +42,7 @@ def job() -> run.Job:
             examples.preferences, min_chosen_reward=FLAGS.min_chosen_reward
         ),
         values=2,
+        reference=FLAGS.reference,
     )
 
 

@@ -25,12 +25,17 @@ from nemojax.cli import cluster, command
 from nemojax.data.pretraining import blends as blending
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.io.files import DataError
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
 from nemojax.training import schedule
+from nemojax.training.learning_rate import LearningRate
 from nemojax.training.optimizer import OptimizerConfig
+from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
+DEFAULT = schedule.Schedule(16_000, 16, LearningRate(2e-3))
 
 
 flags.DEFINE_string("model", "nano", "a preset")
@@ -42,14 +47,17 @@ flags.DEFINE_string(
 )
 SCHEDULE = config_flags.DEFINE_config_dataclass(
     "schedule",
-    command.settable(
-        schedule.Schedule(samples=16_000, batch=16, peak_lr=2e-3, final_lr=2e-4)
-    ),
+    command.settable(DEFAULT, "learning_rate"),
     "of the run: --schedule.batch=16 and so on",
+)
+RATE = config_flags.DEFINE_config_dataclass(
+    "learning_rate",
+    command.settable(DEFAULT.learning_rate),
+    "counted in samples: --learning_rate.peak=1e-4 and so on",
 )
 OPTIMIZER = config_flags.DEFINE_config_dataclass(
     "optimizer",
-    command.settable(OptimizerConfig(1.0), "peak_lr", "schedule", "warmup_steps"),
+    command.settable(OptimizerConfig()),
     "--optimizer.weight_decay=0.1 and so on",
 )
 PARALLEL = config_flags.DEFINE_config_dataclass(
@@ -84,13 +92,14 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
     Raises:
       ValueError: something does not go together.
     """
-    values = dataclasses.asdict(SCHEDULE.value)
-    # Only what is on the command line has a flag.
-    given = {k: v for k, v in values.items() if f"schedule.{k}" in FLAGS}
+    wanted = schedule.chosen(
+        FLAGS.preset, FLAGS.model, DEFAULT,
+        _given("schedule"), _given("learning_rate"), FLAGS.steps,
+    )  # fmt: skip
     return pretraining.Settings(
         pretraining.model_config(FLAGS.model, vocab_size),
-        schedule.chosen(FLAGS.preset, FLAGS.model, values, given, FLAGS.steps),
-        OptimizerConfig(1.0, **dataclasses.asdict(OPTIMIZER.value)),
+        wanted,
+        OptimizerConfig(**dataclasses.asdict(OPTIMIZER.value)),
         FLAGS.sequence_length,
         FLAGS.seed,
         FLAGS.isolate_documents,
@@ -100,11 +109,29 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
     )
 
 
-def options() -> running.Options:
-    """How to train: each field has the flag of its name."""
-    fields = dataclasses.fields(running.Options)
-    values: dict[str, Any] = {field.name: FLAGS[field.name].value for field in fields}
-    return running.Options(**values)
+def _given(name: str) -> dict[str, Any]:
+    """Gives the fields of a group that are on the command line."""
+    values: Any = FLAGS[name].value
+    values = dataclasses.asdict(values)  # of what is given alone there are flags
+    return {key: value for key, value in values.items() if f"{name}.{key}" in FLAGS}
+
+
+def options() -> Options:
+    """Gives how to train."""
+    sizes = {**vars(PARALLEL.value)}
+    rows = sizes.pop("rows")
+    mesh = meshes.make_mesh(*(sizes.pop(axis) for axis in meshes.AXES))
+    steps = FLAGS.profile_steps
+    return Options(
+        Layout(mesh, **sizes),
+        rows,
+        FLAGS.checkpoint_every,
+        FLAGS.checkpoint_minutes,
+        FLAGS.tensorboard,
+        FLAGS.spike_factor,
+        (steps[0], steps[-1]) if steps else None,
+        FLAGS.hang_minutes,
+    )
 
 
 def run() -> int:
@@ -134,7 +161,10 @@ def train() -> tuple[dict[str, Any], str] | None:
     corpus = TokenCorpus(FLAGS.data)
     wanted = settings(corpus.tokenizer.vocab_size)
     blends = [blending.read(path) for path in FLAGS.blend] or [blending.NEMOTRON]
-    return running.run(wanted, corpus, blends, PARALLEL.value, options())
+    return running.run(
+        wanted, corpus, blends, FLAGS.workdir, options(),
+        start=FLAGS.start, allow_data_change=FLAGS.allow_data_change,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def job() -> run.Job:
             min_chosen_reward=FLAGS.min_chosen_reward,
         ),
         values=2,
+        reference=FLAGS.reference,
     )
 
 

@@ -23,6 +23,7 @@ from nemojax.recipe.align import run, stage
 from nemojax.recipe.align.run import Data, Job
 from nemojax.recipe.align.settings import Settings
 from nemojax.recipe.pretrain.run import Parallel
+from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
 # Flags and the fields of `Settings` that they change.
@@ -65,7 +66,12 @@ def define(preset: Settings) -> None:
     config_flags.DEFINE_config_dataclass(
         "optimizer",
         command.settable(preset.optimizer),
-        "--optimizer.peak_lr=3e-7 and so on",
+        "--optimizer.weight_decay=0.01 and so on",
+    )
+    config_flags.DEFINE_config_dataclass(
+        "learning_rate",
+        command.settable(preset.learning_rate),
+        "--learning_rate.peak=3e-7 and so on",
     )
     config_flags.DEFINE_config_dataclass("lora", Lora(), "--lora.rank=16 and so on")
     config_flags.DEFINE_config_dataclass(
@@ -135,7 +141,7 @@ def settings(preset: Settings, **changes: Any) -> Settings:
         for flag, field in _FIELDS.items()
         if FLAGS[flag].present
     }
-    for name in ("optimizer", "preference"):
+    for name in ("optimizer", "learning_rate", "preference"):
         default = getattr(preset, name)
         if default is not None:
             values[name] = dataclasses.replace(default, **_given(name))
@@ -155,7 +161,7 @@ def _given(name: str) -> dict[str, Any]:
     }
 
 
-def options() -> stage.Options:
+def options() -> Options:
     """How to run.
 
     Raises:
@@ -164,10 +170,9 @@ def options() -> stage.Options:
     sizes = {**vars(FLAGS.parallel)}
     rows = sizes.pop("rows")
     mesh = meshes.make_mesh(*(sizes.pop(axis) for axis in meshes.AXES))
-    return stage.Options(
+    return Options(
         Layout(mesh, **sizes),
         rows,
-        FLAGS.reference if "reference" in FLAGS else stage.CACHED,
         FLAGS.checkpoint_every,
         FLAGS.checkpoint_minutes,
         FLAGS.tensorboard,

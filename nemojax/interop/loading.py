@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from jax.sharding import Mesh
@@ -85,6 +85,7 @@ class LoadedModel:
       template: how conversations become tokens; None: it is no chat model.
       stop_ids: tokens that end a text.
       turn_stop_ids: tokens that end an answer in a conversation.
+      files: those of the tokenizer, by name, for models that are made of this one.
     """
 
     name: str
@@ -95,6 +96,7 @@ class LoadedModel:
     template: ChatTemplate | PartsTemplate | None
     stop_ids: tuple[int, ...]
     turn_stop_ids: tuple[int, ...]
+    files: Mapping[str, pathlib.Path]
 
     @property
     def is_reward_model(self) -> bool:
@@ -168,6 +170,7 @@ def load(
         load_template(directory, template, tokenizer),
         stops,
         tuple(dict.fromkeys((*stops, *turn_ends))),
+        tokenizer_files.find(directory),
     )
 
 

@@ -5,9 +5,9 @@ import contextlib
 import dataclasses
 import faulthandler
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
-from nemojax.training import faults, goodput, metrics, optimizer, placement, stopping
-from nemojax.training.step import TrainState, init_state
+from nemojax.training import faults, goodput, metrics, placement, stopping
+from nemojax.training.sources import Source
+from nemojax.training.step import TrainState
 
 # Processes agree on the time only so often, since each has to wait for the others then.
 _CLOCK_STEPS = 10
@@ -28,45 +29,45 @@ _CLOCK_STEPS = 10
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """What a run needs besides the batches.
+    """Settings of a run, besides its state, step and batches.
 
     Attributes:
-      name: shown in the progress line.
-      optimizer: AdamW and the schedule.
-      directory: holds `metrics.jsonl`, `goodput.jsonl` and `checkpoints/`.
-      layout: how a step is spread over the devices.
-      checkpoint_every: steps between checkpoints; 0: none.
-      config: of the model; needed where the layout packs parameters, since batches go
-        in and parameters come out in the plain shape, which checkpoints have too.
-      checkpoint_minutes: there is also one when so much time went by; 0: not.
-      save_last: whether there is a checkpoint of the last step.
-      learning_rate: of step k, from 0; default: the optimizer's schedule.
+      name: Name in the progress line.
+      directory: Folder of `metrics.jsonl`, `goodput.jsonl` and `checkpoints/`.
+      layout: How a step is spread over the devices.
+      learning_rate: Rate of step k, from 0.
+      checkpoint_every: Steps between checkpoints; 0 is none.
+      config: Sizes of the model, needed where the layout packs parameters: states go in
+        and out in the plain shape, which checkpoints have too. None for adapters.
+      checkpoint_minutes: Longest time without a checkpoint; 0 is no limit.
+      save_last: Whether there is a checkpoint of the last step.
       validate: (parameters as the layout has them) -> values for the metrics.
-      validate_at: whether to do so after so many steps.
+      validate_at: Whether to validate after so many steps.
       describe: (step k, its metrics) -> more metrics, such as tokens per second, for
         which there is `seconds`.
-      writer: gets each row of metrics, in the first process.
-      spike_factor: a step is not applied whose gradient is so many times longer than
-        the median of the last 100 applied ones; 0: only if it is not finite.
-      max_skipped: steps in a row that may not be applied.
-      profile_steps: (first, last) step to write a profile of, from 0.
-      hang_seconds: a step that takes longer ends the process with the stacks of all
-        its threads on stderr; 0: never.
+      writer: Gets each row of metrics, in the first process.
+      place: Puts a batch on the mesh; by default `placement.place_batch`.
+      spike_factor: A step is not applied whose gradient norm is so many times the
+        median of the last 100 applied ones; 0 is only if it is not finite.
+      max_skipped: Steps in a row that may not be applied.
+      profile_steps: First and last step of a profile, from 0.
+      hang_seconds: A step that takes longer ends the process with the stacks of all
+        its threads on stderr; 0 is never.
     """
 
     name: str
-    optimizer: optimizer.OptimizerConfig
     directory: Path
     layout: Layout
+    learning_rate: Callable[[int], float]
     checkpoint_every: int = 0
     config: ModelConfig | None = None
     checkpoint_minutes: float = 0.0
     save_last: bool = False
-    learning_rate: Callable[[int], float] | None = None
     validate: Callable[[Any], dict[str, float]] | None = None
     validate_at: Callable[[int], bool] = lambda done: False
     describe: Callable[[int, dict[str, float]], dict[str, float]] | None = None
     writer: Callable[[dict[str, Any]], None] | None = None
+    place: Callable[[Any], Any] | None = None
     spike_factor: float = 0.0
     max_skipped: int = 3
     profile_steps: tuple[int, int] | None = None
@@ -74,23 +75,21 @@ class TrainingRun:
 
 
 def train(
-    run: TrainingRun, params: Any, train_step: Any, batches: Sequence[Any]
-) -> tuple[Any, list[dict[str, float]]]:
+    run: TrainingRun, state: TrainState, train_step: Any, source: Source
+) -> tuple[TrainState, list[dict[str, float]]]:
     """Takes one step per batch, from the newest checkpoint if there is one.
 
-    The batches are indexed by the step, so a resumed run sees exactly what an
-    uninterrupted one sees. Metrics are fetched one step late: the device never waits
-    for the host. The next batch is made while a step is taken.
+    A resumed run sees exactly the batches that an uninterrupted one sees. Metrics are
+    fetched one step late, so that the device never waits for the host.
 
     Args:
       run: settings.
-      params: the starting parameters; not changed.
+      state: where to begin, as `step.init_state` makes it; its arrays are used up.
       train_step: as `step.make_train_step` compiles it.
-      batches: `batches[k]` is the batch of step k, a pytree of numpy arrays whose
-        first dim is split over `data` and `pipe` where they divide it.
+      source: batches; dims of rows are split over `data` and `pipe` where they divide.
 
     Returns:
-      The parameters after the last step, and one row of metrics a step.
+      The state after the last step, and one row of metrics a step.
 
     Raises:
       ValueError: there is no batch.
@@ -99,20 +98,9 @@ def train(
       Stopped: SIGTERM; a checkpoint has been saved. Without checkpoints it is not
         listened to.
     """
-    state, rows = train_state(run, params, train_step, batches)
-    return state.params, rows
-
-
-def train_state(
-    run: TrainingRun, params: Any, train_step: Any, batches: Sequence[Any]
-) -> tuple[TrainState, list[dict[str, float]]]:
-    """As `train`; gives the whole state."""
-    if not batches:
+    if not len(source):
         raise ValueError(f"{run.name}: the data do not fill one batch")
     clock = goodput.Clock()
-    params = placement.put(params, partition.param_shardings(params, run.layout))
-    state = init_state(params, optimizer.make_optimizer(run.optimizer))
-    del params  # a copy is trained
     state = placement.put(state, placement.state_shardings(state, run.layout))
     saved = None
     if run.checkpoint_every:
@@ -132,7 +120,7 @@ def train_state(
         if saved is not None:
             stack.callback(saved.close)
             told = stack.enter_context(stopping.asked())
-        steps = _Steps(run, train_step, batches, log, saved, told, clock)
+        steps = _Steps(run, train_step, source, log, saved, told, clock)
         stack.callback(steps.close)
         clock.until_now("start")
         state = steps.run(state, done)
@@ -140,17 +128,34 @@ def train_state(
     return placement.reshaped(run.config, run.layout, state, partition.unpack), rows
 
 
-class _Steps:
-    """The steps of a run, and what is told of them: a step late, so that the device
-    never waits for the host."""
+class _Taken(NamedTuple):
+    """A step whose metrics were not fetched yet."""
 
-    def __init__(self, run: TrainingRun, train_step, batches, log, saved, told, clock):
-        self.settings, self.train_step, self.batches = run, train_step, batches
+    done: int
+    batch: Any
+    limit: float | None
+    scalars: dict[str, Any]
+
+
+class _Steps:
+    """The steps of a run. Metrics are reported a step late."""
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        train_step: Any,
+        source: Source,
+        log: metrics.MetricsLog | None,
+        saved: ckpt.Checkpoints | None,
+        told: Callable[[int], bool] | None,
+        clock: goodput.Clock,
+    ):
+        self.settings, self.train_step, self.source = run, train_step, source
         self.log, self.saved, self.told, self.clock = log, saved, told, clock
-        self.total = len(batches)
+        self.total = len(source)
         self.progress = metrics.Progress(run.name, self.total)
         self.watch = faults.Watch(run.directory, run.spike_factor, run.max_skipped)
-        self.pending = None
+        self.pending: _Taken | None = None
         self.shapes: set[Any] = set()
         self.reader = concurrent.futures.ThreadPoolExecutor(1, "batches")
         self.next: tuple[int, concurrent.futures.Future] | None = None
@@ -173,9 +178,11 @@ class _Steps:
                 faulthandler.dump_traceback_later(self.settings.hang_seconds, exit=True)
             self.profile(k)
             limit = self.watch.limit(before=k)
-            state, scalars = self._take(k, state, limit)
+            with self.clock.spent("data"):
+                batch = self._batch(k, state)
+            state, scalars = self._step(k, state, batch, limit)
             self._report(state)
-            self.pending = (k + 1, limit, scalars)
+            self.pending = _Taken(k + 1, batch, limit, scalars)
             self._validate(k + 1, state)
             if self.saved is not None:
                 self._save(k + 1, state)
@@ -194,38 +201,33 @@ class _Steps:
             jax.profiler.stop_trace()
             self.profiling = False
 
-    def _rate(self, k: int) -> float:
-        run = self.settings
-        if run.learning_rate is not None:
-            return run.learning_rate(k)
-        return optimizer.learning_rate(run.optimizer, k, self.total)
-
-    def _batch(self, k: int) -> Any:
-        """The batch of step k; the one after it is begun."""
+    def _batch(self, k: int, state: TrainState) -> Any:
+        """Gives the batch of step k, and begins the one after it where that may be."""
+        if self.source.on_policy:
+            return self.source.batch(k, state.params)
         if self.next is not None and self.next[0] == k:
             batch = self.next[1].result()
         else:
-            batch = self.batches[k]
+            batch = self.source.batch(k, None)
         self.next = None
         if k + 1 < self.total:
-            self.next = k + 1, self.reader.submit(self.batches.__getitem__, k + 1)
+            self.next = k + 1, self.reader.submit(self.source.batch, k + 1, None)
         return batch
 
-    def _take(self, k: int, state: TrainState, limit: float | None):
-        with self.clock.spent("data"):
-            batch = self._batch(k)
-        return self._step(k, state, batch, limit)
-
     def _step(self, k: int, state: TrainState, batch: Any, limit: float | None):
-        layout = self.settings.layout
-        batch = jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), batch)
+        run = self.settings
+        if run.place is None:
+            batch = placement.place_batch(batch, run.layout)
+        else:
+            batch = run.place(batch)
+        rate = np.float32(run.learning_rate(k))
         options = {} if limit is None else {"limit": np.float32(limit)}
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
         with contextlib.ExitStack() as stack:
             if shapes not in self.shapes:  # compiled in this call
                 self.shapes.add(shapes)
                 stack.enter_context(self.clock.spent("compile"))
-            return self.train_step(state, batch, np.float32(self._rate(k)), **options)
+            return self.train_step(state, batch, rate, **options)
 
     def _validate(self, done: int, state: TrainState) -> None:
         run = self.settings
@@ -234,10 +236,10 @@ class _Steps:
         jax.block_until_ready(state.step)
         with self.clock.spent("validate"):
             found = run.validate(state.params)
-        step, limit, scalars = self.pending
-        self.pending = step, limit, scalars | found
+        self.pending = self.pending._replace(scalars=self.pending.scalars | found)
 
     def _save(self, done: int, state: TrainState) -> None:
+        assert self.saved is not None and self.told is not None
         self.saved.check()
         told = self.told(done) if done < self.total else False
         if done == self.total:
@@ -272,15 +274,15 @@ class _Steps:
         return bool(multihost_utils.broadcast_one_to_all(np.bool_(due)))
 
     def _report(self, state: TrainState) -> None:
-        """Of the step before; `state` is the newest, to repeat it if need be."""
+        """Reports the step before; `state` is the newest, to repeat it if need be."""
         if self.pending is None:
             return
-        step, limit, scalars = self.pending
+        step, batch, limit, scalars = self.pending
         self.pending = None
         row = {name: float(value) for name, value in jax.device_get(scalars).items()}
         skipped = row.pop("skipped", 0.0)
         now = time.monotonic() - self.clock.apart  # the clock of the steps alone
-        times = {"step": step, "learning_rate": self._rate(step - 1)}
+        times = {"step": step, "learning_rate": self.settings.learning_rate(step - 1)}
         row = times | {"seconds": now - self.reported} | row
         self.reported = now
         if self.settings.describe is not None:
@@ -292,8 +294,8 @@ class _Steps:
                 self.settings.writer(row)
             self.progress.show(step, metrics.summary(row))
         if skipped:
-            # By the thread that reads, since another could read at the same time.
-            batch = self.reader.submit(self.batches.__getitem__, step - 1).result()
+            if not self.source.on_policy:  # read again, by the thread that reads
+                batch = self.reader.submit(self.source.batch, step - 1, None).result()
             copy = jax.tree.map(jnp.copy, state)
             again = jax.device_get(self._step(step - 1, copy, batch, limit)[1])
             self.watch.skipped(self.settings.name, step, limit, row, again)

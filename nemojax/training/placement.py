@@ -16,13 +16,26 @@ from nemojax.parallel.layout import Layout
 from nemojax.training.step import TrainState
 
 
-def place_batch(leaf: np.ndarray, layout: Layout) -> jax.Array:
-    """A leaf of a batch: rows over `data` and `pipe` where they divide; all else on
-    every device."""
-    leaf = np.asarray(leaf)
-    rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*stages.ROWS) == 0
-    spec = PartitionSpec(stages.ROWS) if rows else PartitionSpec()
-    return put(leaf, NamedSharding(layout.mesh, spec))
+def place_batch(batch: Any, layout: Layout, passes: int = 1) -> Any:
+    """Puts a batch on the mesh: rows over `data` and `pipe` where they divide.
+
+    All else is on every device.
+
+    Args:
+      batch: a pytree of numpy arrays.
+      layout: has the mesh.
+      passes: with more than 1 a dim of that size stands before the rows.
+    """
+
+    def one(leaf):
+        leaf = np.asarray(leaf)
+        before = (None,) if passes > 1 else ()
+        dims = leaf.shape[len(before) :]
+        rows = len(dims) >= 2 and dims[0] % layout.size(*stages.ROWS) == 0
+        spec = PartitionSpec(*before, stages.ROWS) if rows else PartitionSpec()
+        return put(leaf, NamedSharding(layout.mesh, spec))
+
+    return jax.tree.map(one, batch)
 
 
 def everywhere(layout: Layout) -> NamedSharding:

@@ -6,9 +6,10 @@ goes on with another number of devices, does the same steps.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from nemojax.training.learning_rate import LearningRate
 
 
 class Phase(NamedTuple):
@@ -34,10 +35,7 @@ class Schedule:
     Attributes:
       samples: of the whole run.
       batch: sequences a step, at last.
-      peak_lr: learning rate after the warm-up.
-      final_lr: and at the end of the cosine.
-      warmup_samples: of linear warm-up from 0.
-      decay_samples: where the cosine ends; 0: at the end of the run.
+      learning_rate: counted in samples.
       ramp_start: sequences of the first step; 0: `batch`.
       ramp_increment: by how much the batch grows.
       ramp_samples: of the ramp, divided evenly among the increments.
@@ -47,10 +45,7 @@ class Schedule:
 
     samples: int
     batch: int
-    peak_lr: float
-    final_lr: float
-    warmup_samples: int = 0
-    decay_samples: int = 0
+    learning_rate: LearningRate
     ramp_start: int = 0
     ramp_increment: int = 0
     ramp_samples: int = 0
@@ -61,10 +56,6 @@ class Schedule:
             raise ValueError(
                 f"{self.samples} samples do not fill a batch of {self.batch}"
             )
-        if not 0 <= self.final_lr <= self.peak_lr or not self.peak_lr > 0:
-            raise ValueError(
-                f"learning rates {self.peak_lr} and {self.final_lr} at the end"
-            )
         growth = self.batch - self.ramp_start
         if self.ramp_start and (
             self.ramp_increment < 1 or growth < 0 or growth % self.ramp_increment
@@ -73,23 +64,8 @@ class Schedule:
                 f"a batch of {self.ramp_start} does not grow to {self.batch} by "
                 f"{self.ramp_increment} at a time"
             )
-        if self._decay_end <= self.warmup_samples:
-            raise ValueError("the warm-up is longer than the decay")
-
-    @property
-    def _decay_end(self) -> int:
-        return self.decay_samples or self.samples
-
-    def learning_rate(self, samples: int) -> float:
-        """Of the step that `samples` samples went before (Megatron's rule)."""
-        if samples < self.warmup_samples:
-            return self.peak_lr * samples / self.warmup_samples
-        if samples >= self._decay_end:
-            return self.final_lr
-        decay = self._decay_end - self.warmup_samples
-        progress = (samples - self.warmup_samples) / decay
-        cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-        return self.final_lr + (self.peak_lr - self.final_lr) * cosine
+        if self.samples <= self.learning_rate.warmup:
+            raise ValueError("the warm-up is longer than the run")
 
     def batch_after(self, samples: int) -> int:
         """Sequences of the step that `samples` samples went before."""
@@ -132,7 +108,7 @@ class Schedule:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
-        return self.learning_rate(self.at(step)[0])
+        return self.learning_rate.at(self.at(step)[0], self.samples)
 
     @property
     def switch_step(self) -> int | None:
@@ -142,8 +118,11 @@ class Schedule:
         low, high = 0, self.steps
         while low < high:
             middle = (low + high) // 2
-            warm = self.at(middle)[0] >= self.warmup_samples
-            if warm and self.rate_at(middle) <= self.switch_at * self.peak_lr:
+            warm = self.at(middle)[0] >= self.learning_rate.warmup
+            if (
+                warm
+                and self.rate_at(middle) <= self.switch_at * self.learning_rate.peak
+            ):
                 high = middle
             else:
                 low = middle + 1
@@ -156,42 +135,36 @@ class Schedule:
         return dataclasses.replace(
             self,
             samples=samples,
-            warmup_samples=int(self.warmup_samples * scale),
-            decay_samples=int(self.decay_samples * scale),
+            learning_rate=dataclasses.replace(
+                self.learning_rate,
+                warmup=int(self.learning_rate.warmup * scale),
+                decay=int(self.learning_rate.decay * scale),
+            ),
             ramp_samples=int(self.ramp_samples * scale),
         )
 
 
-_RAMP = {"ramp_samples": 97_656_250}  # 400e9 tokens in sequences of 4,096
-# 8e12 tokens; NVIDIA's released training script has the numbers, the report has not.
-_PRETRAINING = {
-    "samples": 1_953_125_000,
-    "warmup_samples": 3_906_252,
-    "decay_samples": 1_949_218_748,
-} | _RAMP
+_RAMP_SAMPLES = 97_656_250  # 400e9 tokens in sequences of 4,096
+_SAMPLES = 1_953_125_000  # 8e12 tokens
+
+
+def _pretraining(peak: float) -> LearningRate:
+    """NVIDIA's released training script has the numbers, the report has not."""
+    return LearningRate(peak, 0.1, warmup=3_906_252, decay=1_949_218_748)
+
 
 PRESETS = {
     "nemotron4_340b_pretrain": Schedule(
-        batch=2304,
-        peak_lr=1e-4,
-        final_lr=1e-5,
-        ramp_start=768,
-        ramp_increment=768,
-        **_PRETRAINING,
+        _SAMPLES, 2304, _pretraining(1e-4), 768, 768, _RAMP_SAMPLES
     ),
     "nemotron4_15b_pretrain": Schedule(
-        batch=1152,
-        peak_lr=4.5e-4,
-        final_lr=4.5e-5,
-        ramp_start=384,
-        ramp_increment=384,
-        **_PRETRAINING,
+        _SAMPLES, 1152, _pretraining(4.5e-4), 384, 384, _RAMP_SAMPLES
     ),
     # 1e12 tokens from the learning rate at which pretraining ended, without warm-up, to
     # a hundredth of it; the second blend from a fifth on ("Reuse, Don't Retrain",
     # Parmar et al. 2024, rules 2 and 3; for 340B the report gives no numbers).
     "nemotron4_continued": Schedule(
-        samples=244_140_625, batch=2304, peak_lr=1e-5, final_lr=1e-7, switch_at=0.2
+        244_140_625, 2304, LearningRate(1e-5, 0.01), switch_at=0.2
     ),
 }
 
@@ -210,8 +183,9 @@ def get(name: str) -> Schedule:
 def chosen(
     preset: str | None,
     model: str,
-    values: Mapping[str, Any],
+    values: Schedule,
     given: Mapping[str, Any],
+    rate: Mapping[str, Any],
     steps: int = 0,
 ) -> Schedule:
     """The preset, or the model's own, or a default, with what is asked for.
@@ -219,8 +193,9 @@ def chosen(
     Args:
       preset: its name; None: `{model}_pretrain` if there is one.
       model: name of a model.
-      values: of the default, with what is asked for.
-      given: what is asked for.
+      values: the default.
+      given: fields that are asked for.
+      rate: fields of the learning rate that are asked for.
       steps: as long as so many steps of the last batch, in proportion; 0: as it is.
 
     Raises:
@@ -228,6 +203,7 @@ def chosen(
     """
     own = f"{model}_pretrain"
     name = preset or (own if own in PRESETS else None)
-    base = dataclasses.asdict(get(name)) if name else values
-    found = Schedule(**{**base, **given})
+    base = get(name) if name else values
+    rates = dataclasses.replace(base.learning_rate, **rate)
+    found = dataclasses.replace(base, **given, learning_rate=rates)
     return found.of_steps(steps) if steps else found

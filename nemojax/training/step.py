@@ -19,9 +19,19 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
-def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. Copies `params`, since steps donate them."""
-    params = jax.tree.map(jnp.copy, params)
+def init_state(
+    params, optimizer: optax.GradientTransformation, *, consume: bool = False
+) -> TrainState:
+    """Makes the state before the first step.
+
+    Args:
+      params: to begin with.
+      optimizer: as `make_optimizer` makes it.
+      consume: whether the state takes the arrays of `params`, which steps donate, or
+        copies of them.
+    """
+    if not consume:
+        params = jax.tree.map(jnp.copy, params)
     opt_state = jax.jit(optimizer.init)(params)
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
 

@@ -35,7 +35,7 @@ def test_a_dry_run_of_340b_prints_the_three_phases_of_the_report():
 
 def test_a_value_on_the_command_line_changes_the_preset():
     done = pretrain(
-        "--model=nemotron4_15b", "--dry_run", "--json=-", "--schedule.peak_lr=1e-3"
+        "--model=nemotron4_15b", "--dry_run", "--json=-", "--learning_rate.peak=1e-3"
     )
     found = json.loads(done.stdout)
     assert found["phases"][0]["batch"] == 384

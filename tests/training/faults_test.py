@@ -8,8 +8,7 @@ import pytest
 
 from nemojax.models import forward
 from nemojax.parallel import fingerprint
-from nemojax.parallel.layout import Layout
-from nemojax.training import faults, loop, metrics, optimizer, step
+from nemojax.training import faults, metrics, optimizer, step
 from nemojax.training.stopping import Diverged
 from tests.training import toy_run
 
@@ -31,11 +30,7 @@ class Faulty(toy_run.Batches):
 
 
 def train(folder, batches, checkpoint_every=0, **options):
-    run = loop.TrainingRun(
-        "toy", toy_run.OPTIMIZER, folder, Layout(), checkpoint_every, **options
-    )
-    params = jax.jit(forward.init, static_argnums=0)(toy_run.CONFIG, jax.random.key(0))
-    return loop.train(run, params, toy_run.STEP, batches)
+    return toy_run.train(folder, batches, checkpoint_every, **options)
 
 
 def told(folder):

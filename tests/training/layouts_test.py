@@ -1,6 +1,7 @@
 """A layout is no part of the result: runs, checkpoints and processes agree."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -17,7 +18,15 @@ import pytest
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import loop, manifest, metrics, objectives, optimizer, step
+from nemojax.training import (
+    loop,
+    manifest,
+    metrics,
+    objectives,
+    optimizer,
+    sources,
+    step,
+)
 from tests.training import process_run, toy_run
 
 # Vocabulary 29 is padded where tensor=2.
@@ -32,11 +41,13 @@ def trained(directory, layout, checkpoint_every=0, batches=None):
     take_step = step.make_train_step(
         objective, optimizer.make_optimizer(toy_run.OPTIMIZER)
     )
-    run = loop.TrainingRun(
-        "toy", toy_run.OPTIMIZER, directory, layout, checkpoint_every, CONFIG
-    )
+    batches = batches or process_run.Batches()
+    rate = functools.partial(toy_run.RATE.at, total=len(batches))
+    run = loop.TrainingRun("toy", directory, layout, rate, checkpoint_every, CONFIG)
     params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
-    return loop.train(run, params, take_step, batches or process_run.Batches())
+    state = step.init_state(params, optimizer.make_optimizer(toy_run.OPTIMIZER))
+    state, rows = loop.train(run, state, take_step, sources.Fixed(batches))
+    return state.params, rows
 
 
 def assert_near(one, other):

@@ -20,6 +20,7 @@ from nemojax.training import (
     loop,
     optimizer,
     placement,
+    sources,
     step,
 )
 from tests.training import toy_run
@@ -57,7 +58,7 @@ def test_metrics_have_a_row_a_step_and_the_rate_of_the_schedule(uninterrupted):
     rows = uninterrupted[1]
     assert [row["step"] for row in rows] == list(range(1, 8))
     assert [row["learning_rate"] for row in rows] == [
-        optimizer.learning_rate(toy_run.OPTIMIZER, k, 7) for k in range(7)
+        toy_run.RATE.at(k, 7) for k in range(7)
     ]
     assert all(row["weight"] == 4 * 11 and row["grad_norm"] > 0 for row in rows)
 
@@ -171,10 +172,12 @@ def test_the_parameters_given_are_not_changed(tmp_path):
         scalars = {"loss": np.float32(1)}
         return state._replace(params=moved, step=state.step + 1), scalars
 
-    run = loop.TrainingRun("x", toy_run.OPTIMIZER, tmp_path, Layout())
-    after, rows = loop.train(run, given, take_step, [np.ones((2, 2), np.float32)])
+    run = loop.TrainingRun("x", tmp_path, Layout(), lambda k: 1e-2)
+    state = step.init_state(given, optimizer.make_optimizer(toy_run.OPTIMIZER))
+    batches = sources.Fixed([np.ones((2, 2), np.float32)])
+    after, rows = loop.train(run, state, take_step, batches)
     np.testing.assert_array_equal(given["mlp"]["up"], 1)
-    assert (np.asarray(after["mlp"]["up"]) < 1).all()
+    assert (np.asarray(after.params["mlp"]["up"]) < 1).all()
     assert [row["loss"] for row in rows] == [1.0]
 
 

@@ -7,6 +7,7 @@ prints a hash of the parameters. MODE `forever` takes steps until it is killed;
 the last process has no finite loss of its rows in batch STEP.
 """
 
+import functools
 import pathlib
 import sys
 import tempfile
@@ -22,7 +23,8 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel import distributed, fingerprint
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import loop, objectives, optimizer, step
+from nemojax.training import loop, objectives, optimizer, sources, step
+from nemojax.training.learning_rate import LearningRate
 
 STEPS = 10
 CONFIG = ModelConfig(
@@ -35,7 +37,8 @@ CONFIG = ModelConfig(
     d_ff=32,
     compute_dtype="float32",
 )
-OPTIMIZER = optimizer.OptimizerConfig(1e-2)
+RATE = LearningRate(1e-2)
+OPTIMIZER = optimizer.OptimizerConfig()
 
 
 class Batches:
@@ -66,11 +69,14 @@ def run(layout, folder, batches=None, told=lambda state: None, every=0):
         return take_step(state, batch, rate)
 
     params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
+    batches = batches or Batches()
+    rate = functools.partial(RATE.at, total=len(batches))
     settings = loop.TrainingRun(
-        "toy", OPTIMIZER, pathlib.Path(folder), layout, every, config=CONFIG
+        "toy", pathlib.Path(folder), layout, rate, every, config=CONFIG
     )
-    params, _ = loop.train(settings, params, take, batches or Batches())
-    return fingerprint.parameters_sha256(params)
+    state = step.init_state(params, optimizer.make_optimizer(OPTIMIZER))
+    state, _ = loop.train(settings, state, take, sources.Fixed(batches))
+    return fingerprint.parameters_sha256(state.params)
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from nemojax.training import schedule
+from nemojax.training.learning_rate import LearningRate
 from nemojax.training.schedule import Schedule
 
 PRETRAIN = schedule.get("nemotron4_340b_pretrain")
@@ -36,7 +37,8 @@ def test_pretraining_has_the_three_phases_of_table_2():
     ],
 )
 def test_the_learning_rate_at_named_samples(samples, rate):
-    assert PRETRAIN.learning_rate(samples) == pytest.approx(rate, rel=1e-9, abs=1e-15)
+    found = PRETRAIN.learning_rate.at(samples, PRETRAIN.samples)
+    assert found == pytest.approx(rate, rel=1e-9, abs=1e-15)
 
 
 def test_the_batch_grows_after_48_828_125_samples_each():
@@ -47,8 +49,10 @@ def test_the_batch_grows_after_48_828_125_samples_each():
 
 
 def test_continued_training_starts_where_pretraining_ends_and_changes_at_a_fifth():
-    assert CONTINUED.rate_at(0) == PRETRAIN.rate_at(PRETRAIN.steps - 1) == 1e-5
-    assert CONTINUED.learning_rate(CONTINUED.samples) == pytest.approx(1e-7)
+    assert CONTINUED.rate_at(0) == 1e-5
+    assert PRETRAIN.rate_at(PRETRAIN.steps - 1) == pytest.approx(1e-5)
+    end = CONTINUED.learning_rate.at(CONTINUED.samples, CONTINUED.samples)
+    assert end == pytest.approx(1e-7)
     switch = CONTINUED.switch_step
     assert CONTINUED.rate_at(switch) <= 0.2 * 1e-5 < CONTINUED.rate_at(switch - 1)
     # cos(pi t) = 2 (0.2 - 0.01) / 0.99 - 1
@@ -57,26 +61,18 @@ def test_continued_training_starts_where_pretraining_ends_and_changes_at_a_fifth
     assert share == pytest.approx(0.711, abs=5e-4)
 
 
-RAMPED = Schedule(
-    100,
-    12,
-    1.0,
-    0.1,
-    warmup_samples=10,
-    ramp_start=4,
-    ramp_increment=4,
-    ramp_samples=50,
-)
+RAMPED = Schedule(100, 12, LearningRate(1.0, warmup=10), 4, 4, ramp_samples=50)
 
 
-@pytest.mark.parametrize(
-    "one", [RAMPED, Schedule(7, 2, 1.0, 0.0)], ids=["ramp", "flat"]
-)
+FLAT = Schedule(7, 2, LearningRate(1.0, 0.0))
+
+
+@pytest.mark.parametrize("one", [RAMPED, FLAT], ids=["ramp", "flat"])
 def test_steps_take_all_samples_in_order(one):
     at, step = 0, 0
     while at < one.samples:
         assert one.at(step) == (at, one.batch_after(at))
-        assert one.rate_at(step) == one.learning_rate(at)
+        assert one.rate_at(step) == one.learning_rate.at(at, one.samples)
         at, step = at + one.batch_after(at), step + 1
     assert one.steps == step
     assert [p.first_step for p in one.phases] == sorted(
@@ -97,13 +93,12 @@ def test_a_shorter_run_keeps_its_proportions():
     ("changes", "problem"),
     [
         ({"samples": 1}, "do not fill a batch"),
-        ({"final_lr": 2.0}, "learning rates"),
         ({"ramp_start": 5}, "does not grow"),
-        ({"warmup_samples": 100}, "warm-up is longer"),
+        ({"learning_rate": LearningRate(1.0, warmup=100)}, "warm-up is longer"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(changes, problem):
-    values = {"samples": 100, "batch": 8, "peak_lr": 1.0, "final_lr": 0.1} | changes
+    values = {"samples": 100, "batch": 8, "learning_rate": LearningRate(1.0)} | changes
     with pytest.raises(ValueError, match=problem):
         Schedule(**values)
 

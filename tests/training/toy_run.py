@@ -5,6 +5,7 @@ As a program, `python -m tests.training.toy_run FOLDER STEP` is killed at a step
 and prints a hash of the parameters.
 """
 
+import functools
 import os
 import pathlib
 import signal
@@ -20,7 +21,8 @@ from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import fingerprint
 from nemojax.parallel.layout import Layout
-from nemojax.training import loop, objectives, optimizer, step
+from nemojax.training import loop, objectives, optimizer, sources, step
+from nemojax.training.learning_rate import LearningRate
 
 STEPS = 7
 CHECKPOINT_EVERY = 3
@@ -34,7 +36,8 @@ CONFIG = ModelConfig(
     d_ff=16,
     compute_dtype="float32",
 )
-OPTIMIZER = optimizer.OptimizerConfig(1e-2, warmup_steps=2)
+RATE = LearningRate(1e-2, warmup=2)
+OPTIMIZER = optimizer.OptimizerConfig()
 STEP = step.make_train_step(
     objectives.language_model_objective(CONFIG), optimizer.make_optimizer(OPTIMIZER)
 )
@@ -60,11 +63,16 @@ class Batches:
         return data_batches.from_rows(rows.astype(np.int32))
 
 
-def train(directory, batches, checkpoint_every=CHECKPOINT_EVERY):
+def train(directory, batches, checkpoint_every=CHECKPOINT_EVERY, **options):
     """(parameters, metrics rows) of the run in a folder."""
-    run = loop.TrainingRun("toy", OPTIMIZER, directory, Layout(), checkpoint_every)
+    rate = functools.partial(RATE.at, total=len(batches))
+    run = loop.TrainingRun(
+        "toy", directory, Layout(), rate, checkpoint_every, **options
+    )
     params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
-    return loop.train(run, params, STEP, batches)
+    state = step.init_state(params, optimizer.make_optimizer(OPTIMIZER))
+    state, rows = loop.train(run, state, STEP, sources.Fixed(batches))
+    return state.params, rows
 
 
 def _kill():

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile", "one_thread")
 STEPS, PAIRS = 20, 4  # pairs of a step
 BETA = 0.1
 # Clips most of the gradients, and learns the pairs in these steps.
-ADAM = OptimizerConfig(1e-3, schedule="constant")
+RATE = 1e-3
+ADAM = OptimizerConfig()
 VOCABULARY = 310
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -132,7 +133,7 @@ def ours(saved, groups):
         state = step.init_state(params, adam)
         rows = []
         for batch in batches(config, params, groups):
-            state, metrics = train_step(state, batch, ADAM.peak_lr)
+            state, metrics = train_step(state, batch, RATE)
             rows.append(metrics)
         assert len(rows) == STEPS
         return {
@@ -173,7 +174,7 @@ def theirs(path, pairs, output, **options):
     settings = trl.DPOConfig(
         output_dir=str(output),
         max_steps=STEPS,
-        learning_rate=ADAM.peak_lr,
+        learning_rate=RATE,
         lr_scheduler_type="constant",
         adam_beta1=ADAM.beta1,
         adam_beta2=ADAM.beta2,

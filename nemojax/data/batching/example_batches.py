@@ -5,7 +5,6 @@ epochs, each in an order of its own. They are packed into rows, or have a row ea
 batches have one shape. Neither decides what is learned from.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -101,12 +100,6 @@ class ExampleBatches(Sequence[PackedBatch]):
     def epoch_steps(self) -> int:
         """Steps until every example was met once."""
         return -(-len(self._groups) // self._batch)
-
-    @functools.cached_property
-    def padding(self) -> float:
-        """Share of all slots that hold nothing."""
-        slots = len(self) * self.rows * self.length
-        return 1 - self._epochs * sum(map(sum, self._sizes)) / slots
 
     def _rows(self, k: int) -> list[int]:
         """The row of each sequence of step k."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nemojax.recipe.align.measures import VALIDATION
+from nemojax.training.stage import VALIDATION
 
 Rows = Sequence[Mapping[str, float]]
 # Panels of the picture of a preference stage: title, unit, and the metrics in it.
@@ -19,7 +19,7 @@ _PAIRS = (
     ("pairs in the right order", "share", ("accuracy",)),
     ("distance from the reference", "nats", ("kl_estimate",)),
     ("length of the responses", "tokens", ("chosen_tokens", "rejected_tokens")),
-    ("length of the gradient", "", ("grad_norm",)),
+    ("gradient norm", "", ("grad_norm",)),
 )
 _REWARDS = (
     ("loss", "", ("loss",)),
@@ -29,7 +29,7 @@ _REWARDS = (
 )
 _TEXT = (
     ("loss", "nats a token", ("loss",)),
-    ("length of the gradient", "", ("grad_norm",)),
+    ("gradient norm", "", ("grad_norm",)),
 )
 
 
@@ -75,7 +75,7 @@ def picture(rows: Rows, path: Path) -> None:
 def table(rows: Rows) -> list[str]:
     """Metrics of the first and the last step, and the last ones held out."""
     skip = {"step", "seconds", "learning_rate", "weight", "skipped", "tokens"}
-    skip |= {"tokens_per_second"}
+    skip |= {"tokens_per_second", "padding"}
     first, last = rows[0], rows[-1]
     measured = [row for row in rows if any(name.startswith(VALIDATION) for name in row)]
     held = measured[-1] if measured else {}

@@ -20,22 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from nemojax.interop import loading, model_folder, tokenizer_files
+from nemojax.interop import loading, model_folder
 from nemojax.interop.loading import LoadedModel
 from nemojax.io import files
 from nemojax.io.shared_workdir import SharedWorkdir
 from nemojax.io.workdir import StageOutput, WorkdirError, write_json
-from nemojax.models.config import ModelConfig
 from nemojax.parallel import fingerprint, processes
 from nemojax.recipe.align import examples as reading
-from nemojax.recipe.align import report, rewards
+from nemojax.recipe.align import report, rewards, stage
 from nemojax.recipe.align.examples import Encode, Examples
-from nemojax.recipe.align.measures import VALIDATION
 from nemojax.recipe.align.settings import Settings
-from nemojax.recipe.align.stage import Options, Stage, Trained
+from nemojax.recipe.align.stage import CACHED
 from nemojax.training import checkpoints, goodput
+from nemojax.training.stage import VALIDATION, Options, Trained
 
 MODEL, REPORT, REJECTS, EXAMPLES = "model", "report.json", "rejects.jsonl", "data.json"
 
@@ -130,6 +128,7 @@ class Job:
       data: of all stages.
       encode: (tokenizer, template) -> makes examples of records.
       values: numbers that an example has.
+      reference: see `stage.train`.
     """
 
     workdir: str | Path
@@ -139,6 +138,7 @@ class Job:
     data: Data
     encode: Callable[[Any, Any], Encode]
     values: int = 0
+    reference: str = CACHED
 
 
 def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
@@ -162,34 +162,30 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
         examples()  # what is wrong with them leaves no folder behind
     workdir = SharedWorkdir(job.workdir, configuration)
     try:
-        return _run(job, options, workdir, examples)
+        start, found, output = str(job.model), {}, None
+        for name, settings in job.stages:
+
+            def train(directory: Path, name=name, settings=settings, start=start):
+                train, held = examples()
+                _check_same(workdir.path, train)
+                model = loading.load(start, options.layout.mesh, template=job.template)
+                return train_model(
+                    name, settings, model, train, held, directory, options,
+                    reference_log_probs=job.reference,
+                )  # fmt: skip
+
+            output = workdir.stage(name, train)
+            start, found[name] = str(output.directory / MODEL), output.result
+        assert output is not None
+        result = _result(output, found)
+        processes.of_first(lambda: write_json(workdir.path / REPORT, result))
+        return result, _text(result)
     finally:
         workdir.close()
 
 
-def _run(
-    job: Job,
-    options: Options,
-    workdir: SharedWorkdir,
-    examples: Callable[[], tuple[Examples, Examples | None]],
-) -> tuple[dict[str, Any], str]:
-    start, found = str(job.model), {}
-    name, output = "", None
-    for name, settings in job.stages:
-        make = functools.partial(Stage, name, settings, options)
-        run_stage = functools.partial(
-            _stage, job, workdir, examples, start, make, options.layout.mesh
-        )
-        output = workdir.stage(name, run_stage)
-        start, found[name] = str(output.directory / MODEL), output.result
-    assert output is not None
-    result = _result(name, output, found)
-    processes.of_first(lambda: write_json(workdir.path / REPORT, result))
-    return result, _text(result)
-
-
 def _examples(job: Job) -> tuple[Examples, Examples | None]:
-    """What is trained on, and what is measured on."""
+    """Reads what is trained on, and what is measured on."""
     tokenizer = loading.load_tokenizer(job.model)
     template = loading.load_template(job.model, job.template, tokenizer)
     if template is None:
@@ -205,29 +201,44 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
     return train, held
 
 
-def _stage(
-    job: Job,
-    workdir: SharedWorkdir,
-    examples: Callable[[], tuple[Examples, Examples | None]],
-    start: str,
-    make: Callable[[LoadedModel, Examples, Examples | None], Stage],
-    mesh: Mesh,
+def train_model(
+    name: str,
+    settings: Settings,
+    model: LoadedModel,
+    train: Examples,
+    held_out: Examples | None,
     directory: Path,
+    options: Options,
+    **how: Any,
 ) -> dict[str, Any]:
-    """Trains a stage that begins with the model in `start`."""
-    train, held = examples()
-    processes.of_first(lambda: train.quarantine.write(workdir.path / REJECTS))
-    processes.of_first(lambda: _check_same(workdir.path / EXAMPLES, train))
-    _check_everywhere(train)
-    model = loading.load(start, mesh, template=job.template)
-    stage, config = make(model, train, held), model.config
-    dtypes = {
-        path: leaf.dtype
-        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
-    }
-    del model  # the devices hold its parameters no longer than needed
-    trained = stage.run(directory)
-    _write(directory / MODEL, config, dtypes, trained.params, start)
+    """Trains a stage and writes its model folder, `directory/model`.
+
+    Args:
+      name: in the progress line.
+      settings: of the stage.
+      model: where it begins; its parameters are used up.
+      train: examples to train on.
+      held_out: examples to measure on.
+      directory: of the stage.
+      options: how it is done.
+      how: see `stage.train`.
+
+    Returns:
+      The facts of the stage as JSON, in the first process.
+    """
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, model.params)
+    trained = stage.train(
+        name, settings, model, train, held_out, directory, options,
+        consume=True, **how,
+    )  # fmt: skip
+    model_folder.save(
+        directory / MODEL,
+        model.config,
+        trained.params,
+        like=dtypes,
+        files=model.files,
+        exist_ok=True,
+    )
     if trained.adapters is not None:
         checkpoints.save_params(directory / "adapters", trained.adapters)
     digest = fingerprint.parameters_sha256(trained.params)
@@ -254,7 +265,6 @@ def _finish(
             row for row in history if any(key.startswith(VALIDATION) for key in row)
         ],
         "table": report.table(history),
-        "padding": trained.padding,
         "counts": train.counts,
         "formats": train.detected,
         "goodput": goodput.total(directory),
@@ -265,39 +275,26 @@ def _finish(
     return facts
 
 
-def _write(
-    directory: Path,
-    config: ModelConfig,
-    dtypes: dict[Any, Any],
-    params: Any,
-    source: str,
-) -> None:
-    """The model folder, in the dtypes that the model came in."""
-    if processes.of_first(directory.exists):
-        return
-    leaves = [
-        (tuple(entry.key for entry in path), leaf.astype(dtypes.get(path, leaf.dtype)))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    tokenizer = tokenizer_files.find(Path(source))
-    model_folder.write(directory, config, leaves, tokenizer)
+def _check_same(folder: Path, train: Examples) -> None:
+    """Raises an error where the examples are not those that the run began with.
 
+    Stores what they are, with the rows that are not trained on.
+    """
+    now = {"examples": train.fingerprint}
 
-def _check_same(path: Path, examples: Examples) -> None:
-    """Stores what the examples are, or compares with what they were."""
-    now = {"examples": examples.fingerprint}
-    if path.exists() and json.loads(path.read_text()) != now:
-        raise WorkdirError(
-            f"{path.parent} holds a run on other examples: the data, the tokenizer or "
-            "the template has changed; choose another --workdir"
-        )
-    write_json(path, now)
+    def check():
+        train.quarantine.write(folder / REJECTS)
+        path = folder / EXAMPLES
+        if path.exists() and json.loads(path.read_text()) != now:
+            raise WorkdirError(
+                f"{folder} holds a run on other examples: the data, the tokenizer or "
+                "the template has changed; choose another --workdir"
+            )
+        write_json(path, now)
 
-
-def _check_everywhere(examples: Examples) -> None:
-    """All processes have to read the same."""
-    first = processes.of_first(lambda: examples.fingerprint)
-    others = processes.total(int(examples.fingerprint != first))
+    processes.of_first(check)
+    first = processes.of_first(lambda: train.fingerprint)
+    others = processes.total(int(train.fingerprint != first))
     if others:
         raise ValueError(
             f"{others} of {jax.process_count()} processes read other examples than the "
@@ -305,21 +302,21 @@ def _check_everywhere(examples: Examples) -> None:
         )
 
 
-def _result(name: str, output: StageOutput, found: dict[str, Any]) -> dict[str, Any]:
+def _result(output: StageOutput, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "final": output.result["final"],
         "goodput": output.result["goodput"],
         "counts": output.result["counts"],
         "model": str(output.directory / MODEL),
-        "last": name,
+        "last": output.name,
         "stages": found,
     }
 
 
 def _text(result: dict[str, Any]) -> str:
     lines = []
-    for name, stage in result["stages"].items():
-        lines += [f"{name}: {stage['final']['step']:,} steps", *stage["table"], ""]
+    for name, found in result["stages"].items():
+        lines += [f"{name}: {found['final']['step']:,} steps", *found["table"], ""]
     counts = dict(result["counts"])
     rows, kept = counts.pop("rows"), counts.pop("examples")
     if replayed := counts.pop("replayed", 0):

@@ -6,8 +6,9 @@ from typing import Any
 
 from nemojax.losses import PAIRWISE
 from nemojax.models.lora import LoraConfig
+from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
-from nemojax.training.optimizer import OptimizerConfig
+from nemojax.training.optimizer import ADAMW, OptimizerConfig
 
 SFT, REGRESSION, BRADLEY_TERRY, PREFERENCE = (
     "sft",
@@ -24,7 +25,8 @@ class Settings:
 
     Attributes:
       objective: "sft", "regression", "bradley_terry" or "preference".
-      optimizer: AdamW and its schedule.
+      learning_rate: counted in steps.
+      optimizer: constants of AdamW.
       batch: examples of a step: dialogues, responses or pairs.
       epochs: passes over the examples.
       length: tokens of a row; longer examples are left out.
@@ -41,7 +43,8 @@ class Settings:
     """
 
     objective: str
-    optimizer: OptimizerConfig
+    learning_rate: LearningRate
+    optimizer: OptimizerConfig = ADAMW
     batch: int = 128
     epochs: int = 1
     length: int = 4096
@@ -74,38 +77,40 @@ class Settings:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
-# NeMo-Aligner's optimizer, since the report names none: AdamW, betas 0.9 and 0.98.
-def _adam(rate: float, weight_decay: float, warmup: int = 10) -> OptimizerConfig:
-    return OptimizerConfig(
-        rate,
-        "constant",
-        warmup_steps=warmup,
-        beta2=0.98,
-        weight_decay=weight_decay,
-    )
+# NeMo-Aligner's optimizer and warm-up, since the report names none.
+_POLICY = OptimizerConfig(beta2=0.98, weight_decay=0.01)
+_OTHERS = OptimizerConfig(beta2=0.98)
+
+
+def _constant(rate: float) -> LearningRate:
+    return LearningRate(rate, final_fraction=1.0, warmup=10)
 
 
 # What the report tells of its stages (sections 3.1 and 3.3, HelpSteer2 section 3).
 # Where it gives a range the value is the middle of it, on a logarithmic scale.
 PRESETS = {
-    "code_sft": Settings(SFT, _adam(3e-7, 0.01), batch=128, epochs=1),
-    "general_sft": Settings(SFT, _adam(2.2e-7, 0.01), batch=128, epochs=3),
+    "code_sft": Settings(SFT, _constant(3e-7), _POLICY, batch=128, epochs=1),
+    "general_sft": Settings(SFT, _constant(2.2e-7), _POLICY, batch=128, epochs=3),
     "reward": Settings(
-        REGRESSION, _adam(7e-7, 0.1), batch=128, epochs=2, keep_best=True
+        REGRESSION, _constant(7e-7), _OTHERS, batch=128, epochs=2, keep_best=True
     ),
     "reward_70b": Settings(
-        REGRESSION, _adam(2e-6, 0.1), batch=128, epochs=2, keep_best=True
+        REGRESSION, _constant(2e-6), _OTHERS, batch=128, epochs=2, keep_best=True
     ),
-    "bradley_terry": Settings(BRADLEY_TERRY, _adam(5e-6, 0.1), batch=512, epochs=1),
+    "bradley_terry": Settings(
+        BRADLEY_TERRY, _constant(5e-6), _OTHERS, batch=512, epochs=1
+    ),
     "dpo": Settings(
         PREFERENCE,
-        _adam(9.5e-8, 0.1),
+        _constant(9.5e-8),
+        _OTHERS,
         batch=256,
         preference=PreferenceConfig("dpo", beta=9.5e-4, sft_weight=1e-4),
     ),
     "rpo": Settings(
         PREFERENCE,
-        _adam(3e-7, 0.1),
+        _constant(3e-7),
+        _OTHERS,
         batch=256,
         preference=PreferenceConfig("rpo", beta=3e-2, eta=1.0, sft_weight=1e-5),
     ),

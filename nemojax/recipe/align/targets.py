@@ -1,6 +1,5 @@
 """What the objective of a stage takes, by step; and the objective."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,11 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
-from nemojax.recipe.align.reference import ReferenceCache
 from nemojax.recipe.align.settings import Settings
 from nemojax.training import objectives
 from nemojax.training.objectives import PreferenceBatch, RewardBatch
-from nemojax.training.step import Objective
+from nemojax.training.reference import ReferenceCache
+from nemojax.training.stage import ByLayout
 
 
 class StageBatches(Sequence[Any]):
@@ -110,27 +109,14 @@ def pack(
     )
 
 
-def micro_batched(layout: Layout, rows: int, batch_rows: int) -> Layout:
-    """The layout with micro-batches of so many rows; 0: as the layout has them.
-
-    Raises:
-      ValueError: the rows of a batch do not divide.
-    """
-    if rows:
-        count = batch_rows // (layout.size("data") * rows)
-        layout = dataclasses.replace(layout, micro_batches=count)
-    layout.count_micro_batches(batch_rows)
-    return layout
-
-
-def make_objective(
-    config: ModelConfig, settings: Settings, layout: Layout
-) -> Objective:
-    """What a stage minimises."""
+def objective(config: ModelConfig, settings: Settings) -> ByLayout:
+    """Gives what a stage minimises."""
     if settings.preference is not None:
-        return objectives.preference_objective(config, settings.preference, layout)
+        options = (("preference", settings.preference),)
+        return ByLayout(objectives.preference_objective, config, options)
     if settings.objective == kinds.BRADLEY_TERRY:
-        return objectives.bradley_terry_objective(config, layout, settings.pairwise)
+        options = (("pairwise", settings.pairwise),)
+        return ByLayout(objectives.bradley_terry_objective, config, options)
     if settings.objective == kinds.REGRESSION:
-        return objectives.reward_objective(config, layout)
-    return objectives.language_model_objective(config, layout)
+        return ByLayout(objectives.reward_objective, config)
+    return ByLayout(objectives.language_model_objective, config)

@@ -22,7 +22,7 @@ from nemojax.models import forward, partition, presets
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.planning import counts, hardware
-from nemojax.training import objectives, optimizer, placement, step
+from nemojax.training import objectives, optimizer, placement
 from nemojax.training.schedule import Schedule
 
 DATA = "data.json"
@@ -38,7 +38,7 @@ class Settings:
     Attributes:
       config: of the model.
       schedule: batch, learning rate, change of blend.
-      optimizer: AdamW's constants; its own schedule is not used.
+      optimizer: AdamW's constants.
       length: tokens of a sequence.
       seed: of the parameters and of the order of the data.
       isolate_documents: see `samples.Samples`.
@@ -184,9 +184,7 @@ def bits_per_byte(
         for name, batches in found.items():
             parts = []
             for batch in batches:
-                placed = jax.tree.map(
-                    lambda leaf: placement.place_batch(leaf, layout), batch
-                )
+                placed = placement.place_batch(batch, layout)
                 parts.append(_loss(config, layout, params, placed))
             loss, weight = np.array(jax.device_get(parts), np.float64).sum(0)
             values[LOSS + name] = float(loss / weight)
@@ -202,48 +200,6 @@ def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
     """Sum over the targets of a batch, and how many there are."""
     objective = objectives.language_model_objective(config, layout)
     return objective(params, batch)[:2]
-
-
-def layouts(layout: Layout, schedule: Schedule, rows: int) -> dict[int, Layout]:
-    """The layout of each batch size: the number of micro-batches goes with it.
-
-    Args:
-      layout: of the run.
-      schedule: has the batch sizes.
-      rows: sequences of a micro-batch; 0: one with a pipeline, else all.
-
-    Raises:
-      ValueError: a batch does not divide.
-    """
-    found = {}
-    for phase in schedule.phases:
-        count = phase.batch // (layout.size("data") * rows) if rows else None
-        one = dataclasses.replace(layout, micro_batches=count)
-        one.count_micro_batches(phase.batch)
-        found[phase.batch] = one
-    return found
-
-
-def train_steps(
-    config: ModelConfig, adam: optimizer.OptimizerConfig, by_batch: dict[int, Layout]
-) -> Callable[..., Any]:
-    """The train step of whatever batch comes."""
-    steps = {
-        batch: _train_step(config, adam, layout) for batch, layout in by_batch.items()
-    }
-
-    def train_step(state, batch: Batch, rate, **options):
-        return steps[len(batch.tokens)](state, batch, rate, **options)
-
-    return train_step
-
-
-@functools.lru_cache(maxsize=8)
-def _train_step(
-    config: ModelConfig, adam: optimizer.OptimizerConfig, layout: Layout
-) -> Callable[..., Any]:
-    objective = objectives.language_model_objective(config, layout)
-    return step.make_train_step(objective, optimizer.make_optimizer(adam))
 
 
 def speed(

@@ -5,21 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from nemojax.data.pretraining.blends import Blend
 from nemojax.data.pretraining.samples import Samples
 from nemojax.data.pretraining.token_corpus import TOKENIZER, TokenCorpus
 from nemojax.interop import model_folder
 from nemojax.io.shared_workdir import SharedWorkdir
 from nemojax.io.workdir import write_json
-from nemojax.parallel import mesh as meshes
-from nemojax.parallel import processes
+from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain.pretraining import Settings
-from nemojax.training import goodput, loop, metrics
-from nemojax.training.step import TrainState
+from nemojax.training import goodput, objectives, sources, stage
+from nemojax.training.stage import ByLayout, Options, Stage, Trained
 
 
 @dataclasses.dataclass
@@ -40,39 +37,26 @@ class Parallel:
     schedule: str = "gpipe"
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a run is done; what comes of it does not depend on it.
-
-    Attributes:
-      workdir: folder of the run.
-      start: model folder to go on from; None: fresh parameters.
-      checkpoint_every, checkpoint_minutes, spike_factor: see `loop.TrainingRun`.
-      profile_steps: the first and the last step of a profile.
-      allow_data_change: whether a run goes on with other data than it began with.
-      hang_minutes: a step that takes longer ends the process; 0: never.
-      tensorboard: whether to write its events too.
-    """
-
-    workdir: str | Path
-    start: str | Path | None = None
-    checkpoint_every: int = 500
-    checkpoint_minutes: float = 0.0
-    spike_factor: float = 0.0
-    allow_data_change: bool = False
-    profile_steps: Sequence[int] = ()
-    hang_minutes: float = 0.0
-    tensorboard: bool = False
-
-
 def run(
     settings: Settings,
     corpus: TokenCorpus,
     blends: Sequence[Blend],
-    parallel: Parallel,
+    workdir: str | Path,
     options: Options,
+    *,
+    start: str | Path | None = None,
+    allow_data_change: bool = False,
 ) -> tuple[dict[str, Any], str] | None:
     """Trains from where the folder is; the same for any number of processes.
+
+    Args:
+      settings: what decides the result, beside the data.
+      corpus: tokenized text.
+      blends: one, or two where the schedule changes the blend.
+      workdir: folder of the run.
+      options: how it is done.
+      start: model folder to go on from; None is fresh parameters.
+      allow_data_change: whether a run goes on with other data than it began with.
 
     Returns:
       The result as JSON and as text; None in all processes but the first.
@@ -81,67 +65,70 @@ def run(
       ValueError: sizes that do not divide, data that do not fit the blend, or a folder
         of another run.
     """
-    path, first = Path(options.workdir), processes.is_first()
-    workdir = SharedWorkdir(path, settings.to_json())
+    path, first = Path(workdir), processes.is_first()
+    folder = SharedWorkdir(path, settings.to_json())
     try:
         processes.of_first(
-            lambda: pretraining.check_data(
-                path, corpus, blends, options.allow_data_change
-            )
+            lambda: pretraining.check_data(path, corpus, blends, allow_data_change)
         )
-        sizes = {**vars(parallel)}
-        rows = sizes.pop("rows")
-        mesh = meshes.make_mesh(*(sizes.pop(axis) for axis in meshes.AXES))
-        layout = Layout(mesh, **sizes)
-        by_batch = pretraining.layouts(layout, settings.schedule, rows)
         faults = path / pretraining.DATA_FAULTS if first else None
         source = pretraining.open_samples(settings, corpus, blends, faults)
-        state, history = loop.train_state(
-            _training_run(settings, corpus, layout, options),
-            _start(settings, layout, options.start),
-            pretraining.train_steps(settings.config, settings.optimizer, by_batch),
-            pretraining.Batches(source, settings.schedule),
+        trained = train(
+            settings, corpus, source, _start(settings, options.layout, start), path,
+            options,
+        )  # fmt: skip
+        digest = fingerprint.parameters_sha256(trained.params)
+        return (
+            _finish(settings, source, path, trained.history, digest) if first else None
         )
-        _write(path / "model", settings, corpus, state)
-        return _finish(settings, source, path, history) if first else None
     finally:
-        workdir.close()
+        folder.close()
 
 
-def _training_run(
-    settings: Settings, corpus: TokenCorpus, layout: Layout, options: Options
-) -> loop.TrainingRun:
-    path, steps = Path(options.workdir), settings.schedule.steps
-    every, first = settings.validate_every, processes.is_first()
-    events = options.tensorboard and first
-    mesh = layout.mesh
-    return loop.TrainingRun(
-        "pretrain",
-        settings.optimizer,
-        path,
-        layout,
-        options.checkpoint_every,
-        settings.config,
-        checkpoint_minutes=options.checkpoint_minutes,
-        save_last=True,
-        learning_rate=settings.schedule.rate_at,
-        validate=pretraining.bits_per_byte(
-            settings.config, layout, corpus, settings.length, settings.validation_rows
+def train(
+    settings: Settings,
+    corpus: TokenCorpus,
+    source: Samples,
+    params: Any,
+    directory: Path,
+    options: Options,
+) -> Trained:
+    """Trains on samples and writes the model folder, `directory/model`.
+
+    Args:
+      settings: what decides the result.
+      corpus: has the tokenizer, and the held-out text that is measured.
+      source: the samples.
+      params: to begin with; they are used up.
+      directory: of the run.
+      options: how it is done.
+    """
+    mesh, rate = options.layout.mesh, settings.schedule.rate_at
+    peak = pretraining.peak_flops(mesh.devices.flat[0])
+    trained = stage.run(
+        Stage(
+            "pretrain",
+            settings.config,
+            ByLayout(objectives.language_model_objective, settings.config),
+            sources.Fixed(pretraining.Batches(source, settings.schedule)),
+            rate,
+            settings.optimizer,
+            measure=pretraining.bits_per_byte(
+                settings.config, options.layout, corpus, settings.length,
+                settings.validation_rows,
+            ),
+            measure_every=settings.validate_every,
+            describe=pretraining.speed(settings, mesh.size, peak),
         ),
-        validate_at=lambda done: done == steps or bool(every and done % every == 0),
-        describe=pretraining.speed(
-            settings, mesh.size, pretraining.peak_flops(mesh.devices.flat[0])
-        ),
-        writer=metrics.tensorboard(path / "tensorboard") if events else None,
-        spike_factor=options.spike_factor,
-        profile_steps=_pair(options.profile_steps),
-        hang_seconds=60 * options.hang_minutes,
+        params,
+        directory,
+        options,
+    )  # fmt: skip
+    files = {TOKENIZER: corpus.folder / TOKENIZER}
+    model_folder.save(
+        directory / "model", settings.config, trained.params, files=files, exist_ok=True
     )
-
-
-def _pair(steps: Sequence[int]) -> tuple[int, int] | None:
-    """The first and the last."""
-    return (steps[0], steps[-1]) if steps else None
+    return trained
 
 
 def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any:
@@ -150,21 +137,7 @@ def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any
     config, params = model_folder.read(folder, layout.mesh)
     if config != settings.config:
         raise ValueError(f"{folder} holds another model than the one that is named")
-    return params
-
-
-def _write(
-    directory: Path, settings: Settings, corpus: TokenCorpus, state: TrainState
-) -> None:
-    """The model folder, where there is none yet."""
-    if processes.of_first(directory.exists):
-        return
-    leaves = [
-        (tuple(entry.key for entry in keys), leaf)
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-    ]
-    tokenizer = {TOKENIZER: corpus.folder / TOKENIZER}
-    model_folder.write(directory, settings.config, leaves, tokenizer)
+    return stage.float32(params, consume=True)
 
 
 def _finish(
@@ -172,15 +145,20 @@ def _finish(
     source: Samples,
     path: Path,
     history: Sequence[dict[str, float]],
+    digest: str,
 ) -> tuple[dict[str, Any], str]:
-    """Writes the report and the picture."""
+    """Writes the report and the plot."""
     last, steps = history[-1], settings.schedule.steps
     mix = report.mix(source, int(last["samples"]))
     times = goodput.total(path)
     result = {
-        "steps": steps,
+        "final": {
+            "step": steps,
+            "loss": last["loss"],
+            "tokens": int(last["tokens"]),
+            "parameters_sha256": digest,
+        },
         "samples": int(last["samples"]),
-        "tokens": int(last["tokens"]),
         "metrics": last,
         "mix": mix,
         "goodput": times,

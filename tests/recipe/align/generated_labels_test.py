@@ -17,10 +17,11 @@ from nemojax.interop import loading
 from nemojax.models import forward, presets
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe.align import examples
+from nemojax.recipe.align import examples, stage
 from nemojax.recipe.align.settings import REGRESSION, Settings
-from nemojax.recipe.align.stage import Options, Stage
+from nemojax.training.learning_rate import LearningRate
 from nemojax.training.optimizer import OptimizerConfig
+from nemojax.training.stage import Options
 from tests.inference.scoring.scored import write_model
 from tests.recipe.align import toy
 
@@ -86,7 +87,8 @@ def test_every_attribute_is_learned(tmp_path):
     assert train.counts["examples"] > 19_900
     settings = Settings(
         REGRESSION,
-        OptimizerConfig(2e-3, warmup_steps=20, weight_decay=0.01),
+        LearningRate(2e-3, warmup=20),
+        OptimizerConfig(weight_decay=0.01),
         batch=128,
         epochs=2,
         length=96,
@@ -94,7 +96,7 @@ def test_every_attribute_is_learned(tmp_path):
         keep_best=True,
     )
     options = Options(Layout(mesh))
-    trained = Stage("labels", settings, options, model, train, held).run(tmp_path)
+    trained = stage.train("labels", settings, model, train, held, tmp_path, options)
     best = min(
         (row for row in trained.history if "validation_loss" in row),
         key=lambda row: row["validation_loss"],

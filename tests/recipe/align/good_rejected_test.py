@@ -17,10 +17,12 @@ from nemojax.data.records import Conversation
 from nemojax.inference.scoring import scoring
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples
+from nemojax.recipe.align import stage as stages
 from nemojax.recipe.align.settings import PREFERENCE, SFT
-from nemojax.recipe.align.stage import Options, Stage
+from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
+from nemojax.training.stage import Options
 from tests.recipe.align import toy
 from tests.recipe.conftest import WORDS
 
@@ -42,10 +44,12 @@ def stage(model, folder, objective, rows, seed, rate, epochs, **how):
         length=toy.LENGTH,
         values=values,
     )
-    adam = OptimizerConfig(rate, "constant", warmup_steps=5, weight_decay=0.0)
+    adam = OptimizerConfig(weight_decay=0.0)
+    rates = LearningRate(rate, 1.0, warmup=5)
     settings = toy.settings(objective, batch=10, epochs=epochs, seed=seed, **how)
-    settings = dataclasses.replace(settings, optimizer=adam)
-    return Stage("toy", settings, Options(Layout()), model, found).run(folder)
+    settings = dataclasses.replace(settings, learning_rate=rates, optimizer=adam)
+    options = Options(Layout())
+    return stages.train("toy", settings, model, found, None, folder, options)
 
 
 def log_probs(model, params, rows):

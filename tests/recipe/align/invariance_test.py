@@ -7,8 +7,10 @@ import pytest
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
+from nemojax.recipe.align import stage
 from nemojax.recipe.align.settings import OBJECTIVES, PREFERENCE
-from nemojax.recipe.align.stage import CACHED, IN_STEP, Options, Stage
+from nemojax.recipe.align.stage import CACHED, IN_STEP
+from nemojax.training.stage import Options
 from tests.recipe.align import toy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -38,9 +40,12 @@ def train(
     model = loading.load(folder, layout.mesh)
     examples = toy.read(tmp_path / "rows.jsonl", objective, model)
     settings = toy.settings(objective, **how)
-    options = Options(layout, rows, reference)
+    options = Options(layout, rows)
     name = f"{mesh} {rows} {reference} {how.get('pack')}"
-    trained = Stage("toy", settings, options, model, examples).run(tmp_path / name)
+    trained = stage.train(
+        "toy", settings, model, examples, None, tmp_path / name, options,
+        reference_log_probs=reference,
+    )  # fmt: skip
     assert len(trained.history) == 20
     return jax.device_get(trained.params), trained.history
 

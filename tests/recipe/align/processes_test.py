@@ -12,7 +12,7 @@ from tests.recipe.align import program, toy
 
 COMMON = (
     "--batch=6", "--epochs=2", f"--sequence_length={toy.LENGTH}",
-    "--optimizer.peak_lr=3e-3", "--checkpoint_every=3", "--seed=3",
+    "--learning_rate.peak=3e-3", "--checkpoint_every=3", "--seed=3",
     "--held_out_share=0.2", "--parallel.data=2", "--json=-",
 )  # fmt: skip
 SCRIPTS = {

@@ -17,7 +17,7 @@ def script(name, *arguments, status=0):
 def common(folder, data, workdir, *more):
     return (
         f"--model={folder}", f"--data={data}", f"--workdir={workdir}", "--batch=8",
-        f"--sequence_length={toy.LENGTH}", "--optimizer.peak_lr=1e-3", *more,
+        f"--sequence_length={toy.LENGTH}", "--learning_rate.peak=1e-3", *more,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_presets_give_what_is_not_said(folder, tmp_path):
     )  # fmt: skip
     told = json.loads((tmp_path / "run" / "configuration.json").read_text())["sft"]
     assert (told["epochs"], told["batch"]) == (3, 10)
-    assert told["optimizer"]["peak_lr"] == 2.2e-7
+    assert told["learning_rate"]["peak"] == 2.2e-7
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["counts"]["replayed"] == 20 and report["final"]["step"] == 12
     # Another configuration is refused.

@@ -11,7 +11,7 @@ from nemojax.models import forward
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe.align import examples, measures
+from nemojax.recipe.align import examples, measures, stage
 from nemojax.recipe.align.settings import (
     BRADLEY_TERRY,
     PREFERENCE,
@@ -19,7 +19,8 @@ from nemojax.recipe.align.settings import (
     SFT,
     Settings,
 )
-from nemojax.recipe.align.stage import Options, Stage, start_params
+from nemojax.recipe.align.stage import start_params
+from nemojax.training.stage import LOSS, Options
 from tests.data.rows.real_data_test import FOLDER
 from tests.recipe.align import toy
 
@@ -36,10 +37,10 @@ def run(model, tmp_path):
         held = toy.read(tmp_path / "held.jsonl", objective, model, 20)
         options = Options(layout or Layout())
         settings = toy.settings(objective, **how)
-        stage = Stage(
-            "toy", settings, options, model, examples, held if held_out else None
+        held = held if held_out else None
+        return stage.train(
+            "toy", settings, model, examples, held, tmp_path / "run", options
         )
-        return stage.run(tmp_path / "run")
 
     return run
 
@@ -48,10 +49,11 @@ def test_sft_learns_and_tells_of_every_step(run):
     trained = run(SFT, validate_every=10)
     first, last = trained.history[0], trained.history[-1]
     assert last["loss"] < 0.8 * first["loss"]
-    assert 0 <= trained.padding < 0.6 and trained.adapters is None
-    measured = [row["step"] for row in trained.history if measures.LOSS in row]
+    assert all(0 <= row["padding"] < 0.6 for row in trained.history)
+    assert trained.adapters is None
+    measured = [row["step"] for row in trained.history if LOSS in row]
     assert measured == [10, 20]
-    assert trained.history[-1][measures.LOSS] < trained.history[9][measures.LOSS]
+    assert trained.history[-1][LOSS] < trained.history[9][LOSS]
     assert all(row["tokens"] > 0 for row in trained.history)
 
 
@@ -94,7 +96,7 @@ def test_the_parameters_with_the_lowest_held_out_loss_are_kept(run, monkeypatch)
 
     def measure(params):
         seen.append(jax.device_get(params))
-        return {measures.LOSS: next(losses)}
+        return {LOSS: next(losses)}
 
     monkeypatch.setattr(measures, "make_measure", lambda *args: measure)
     trained = run(REGRESSION, keep_best=True, validate_every=5)
@@ -190,7 +192,7 @@ def test_settings_that_do_not_go_together_are_refused(changes, message):
 def test_settings_are_told_as_json():
     told = toy.settings(PREFERENCE, lora=LoraConfig(rank=4)).to_json()
     assert told["preference"]["beta"] == 0.5 and told["lora"]["rank"] == 4
-    assert isinstance(Settings(SFT, toy.ADAM).to_json(), dict)
+    assert isinstance(Settings(SFT, toy.RATE).to_json(), dict)
 
 
 @pytest.mark.slow
@@ -208,7 +210,9 @@ def test_rows_of_nvidias_reward_models_are_trained_on(model, tmp_path):
     for [(tokens, mask)] in found.groups:
         assert tokens[-1] == end and not mask.any()
     settings = toy.settings(REGRESSION, length=4096, batch=8, epochs=5)
-    stage = Stage("real", settings, Options(Layout()), model, found)
-    history = stage.run(tmp_path).history
+    options = Options(Layout())
+    history = stage.train(
+        "real", settings, model, found, None, tmp_path, options
+    ).history
     assert history[0]["weight"] == 40
     assert history[-1]["loss"] < history[0]["loss"]

@@ -12,7 +12,7 @@ from tests.recipe.align import program, toy
 
 COMMON = (
     "--batch=6", "--epochs=4", f"--sequence_length={toy.LENGTH}",
-    "--optimizer.peak_lr=3e-3", "--checkpoint_every=3", "--seed=3",
+    "--learning_rate.peak=3e-3", "--checkpoint_every=3", "--seed=3",
 )  # fmt: skip
 SCRIPTS = {
     "sft": (toy.demonstrations, ()),

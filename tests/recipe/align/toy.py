@@ -13,11 +13,13 @@ from nemojax.recipe.align.settings import (
     SFT,
     Settings,
 )
+from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
 from tests.recipe.conftest import WORDS
 
-ADAM = OptimizerConfig(3e-3, "constant", warmup_steps=2, weight_decay=0.1)
+RATE = LearningRate(3e-3, 1.0, warmup=2)
+ADAM = OptimizerConfig()
 DPO = PreferenceConfig("dpo", beta=0.5, sft_weight=0.01)
 RPO = PreferenceConfig("rpo", beta=0.5, sft_weight=0.01)
 LENGTH = 64
@@ -34,7 +36,7 @@ def settings(objective, **changes):
         # Pairs say nothing of what moves both rewards alike: of many parameters the
         # gradient is 0 but for rounding, and Adam would make steps of that.
         adam = dataclasses.replace(ADAM, epsilon=1e-5)
-    return Settings(objective, adam, **(values | changes))
+    return Settings(objective, RATE, adam, **(values | changes))
 
 
 def write(path, rows):

@@ -21,12 +21,15 @@ from nemojax.interop import model_folder
 from nemojax.io.quarantine import DataError
 from nemojax.io.workdir import WorkdirError
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
-from nemojax.recipe.pretrain.run import Options, Parallel
 from nemojax.training import schedule
+from nemojax.training.learning_rate import LearningRate
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.schedule import Schedule
+from nemojax.training.stage import Options
 from nemojax.training.stopping import Stopped
 from tests.data.pretraining.token_corpus_test import TEXTS, write_text
 
@@ -57,22 +60,24 @@ def settings(**changes):
         d_ff=32,
         compute_dtype="float32",
     )
-    ramped = Schedule(
-        72, 8, 1e-2, 1e-3, warmup_samples=8, ramp_start=4, ramp_increment=4,
-        ramp_samples=24,
-    )  # fmt: skip
+    ramped = Schedule(72, 8, LearningRate(1e-2, warmup=8), 4, 4, ramp_samples=24)
     values = {"length": 16, "validate_every": 4, "validation_rows": 8} | changes
-    return pretraining.Settings(config, ramped, OptimizerConfig(1.0), **values)
+    return pretraining.Settings(config, ramped, OptimizerConfig(), **values)
 
 
-def run(tokens, workdir, parallel=None, wanted=None, blend=EVEN, **options):
+def run(
+    tokens, workdir, layout=None, wanted=None, blend=EVEN, start=None,
+    allow_data_change=False, **options,
+):  # fmt: skip
     options = {"checkpoint_every": 5} | options
     result = running.run(
         wanted or settings(),
         TokenCorpus(tokens),
         [blend],
-        parallel or Parallel(),
-        Options(workdir, **options),
+        workdir,
+        Options(layout or Layout(), **options),
+        start=start,
+        allow_data_change=allow_data_change,
     )
     assert result is not None
     return result[0]
@@ -116,7 +121,7 @@ def test_a_run_leaves_its_metrics_report_picture_and_model(whole):
         *range(4, 25, 4),
         *range(32, 73, 8),
     ]
-    assert report["samples"] == 72 and report["tokens"] == 72 * 16
+    assert report["samples"] == 72 and report["final"]["tokens"] == 72 * 16
     assert report["mix"]["english"]["share"] == pytest.approx(1 / 3, abs=0.02)
     measured = [row["step"] for row in rows(whole) if "bits_per_byte_code" in row]
     assert measured == [4, 8, 12]
@@ -136,15 +141,16 @@ def test_on_other_meshes_a_stopped_run_takes_the_same_samples(
     folder = tmp_path / "run"
     wanted = settings(validate_every=0)
     done = 0
-    for last, parallel in ((7, Parallel()), (9, Parallel(data=2, rows=2))):
+    wide = {"layout": Layout(meshes.make_mesh(data=2)), "rows": 2}
+    for last, how in ((7, {}), (9, wide)):
         stop(last)
         asked.clear()
         with pytest.raises(Stopped):
-            run(tokens, folder, parallel, wanted)
+            run(tokens, folder, wanted=wanted, **how)
         assert asked[0] == done
         done = int(rows(folder)[-1]["step"])
     asked.clear()
-    run(tokens, folder, Parallel(tensor=2, zero=1), wanted)
+    run(tokens, folder, Layout(meshes.make_mesh(tensor=2), zero=1), wanted)
     assert asked[0] == done
     assert [row["step"] for row in rows(folder)] == list(range(1, 13))
     for name in ("loss", "grad_norm"):
@@ -208,7 +214,7 @@ def test_the_second_blend_begins_where_the_schedule_says(tokens):
 
 def test_the_mix_of_ten_thousand_samples_is_the_one_wanted(tokens):
     wanted = dataclasses.replace(
-        settings(), schedule=Schedule(10_000, 10, 1e-3, 1e-4), max_bad_fraction=1.0
+        settings(), schedule=Schedule(10_000, 10, LearningRate(1e-3)), max_bad_fraction=1.0
     )
     source = pretraining.open_samples(wanted, TokenCorpus(tokens), [blends.NEMOTRON])
     mix = report.mix(source, 10_000)

@@ -20,11 +20,10 @@ import numpy as np
 from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.batching.packing import PackedBatch
 from nemojax.io.workdir import write_json
-from nemojax.models import partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
-from nemojax.training import objectives, placement
+from nemojax.training import objectives, placement, stage
 from nemojax.training.objectives import PreferenceBatch
 
 VALUES, FINGERPRINT = "reference.npy", "reference.json"
@@ -119,17 +118,7 @@ def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
             config, params, batch.text, batch.sequence_ids, count, layout
         )
 
-    return functools.partial(log_probs, placed(config, layout, params))
-
-
-def placed(config: ModelConfig, layout: Layout, params: Any) -> Any:
-    """Parameters on the mesh, in the shape that the layout trains."""
-    params = placement.put(params, partition.param_shardings(params, layout))
-    if partition.is_plain(config, layout):
-        return params
-    pack = functools.partial(partition.pack, config, layout=layout)
-    shardings = partition.param_shardings(jax.eval_shape(pack, params), layout)
-    return jax.jit(pack, out_shardings=shardings)(params)
+    return functools.partial(log_probs, stage.packed(config, layout, params))
 
 
 def filled_in(log_probs: LogProbs, batch: PreferenceBatch) -> PreferenceBatch:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nemojax.data.batching.example_batches import ExampleBatches
-from nemojax.recipe.align.reference import ReferenceCache
+from nemojax.training.reference import ReferenceCache
 
 GROUPS = [
     [([1, 2, 3 + index % 4], [0, 1, 1]), ([1, 2, 3, 4], [0, 0, 1, 1])]
