@@ -46,7 +46,7 @@ def bare(take: Any, params: Any, layout: Layout, steps: int) -> float:
     state = step.init_state(params, optimizer.make_optimizer(train_step.ADAM))
     state = placement.put(state, placement.state_shardings(state, layout))
     placed = [
-        jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), batch)
+        placement.place_batch(batch, layout)
         for batch in (Batches(steps)[k] for k in range(steps))
     ]
     rate = np.float32(train_step.ADAM.peak_lr)

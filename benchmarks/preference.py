@@ -153,7 +153,7 @@ def jax_step(cached: bool) -> Callable[[int], None]:
         batch = PreferenceBatch(
             found.batch, found.sequence_ids, nothing, nothing, valid
         )
-        return jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), batch)
+        return placement.place_batch(batch, layout)
 
     def compute(batch: PreferenceBatch) -> jax.Array:
         return reference(params, batch.text, batch.sequence_ids)

@@ -30,8 +30,7 @@ from nemojax.data.records import MISSING, AttributeLabels
 from nemojax.data.rows import formats, writers
 from nemojax.interop import loading
 from nemojax.io.quarantine import Quarantine
-from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import examples, measures, reference, targets
 from nemojax.recipe.align.rewards import read as read_scores
 from nemojax.recipe.align.settings import PREFERENCE, SFT, Settings
@@ -152,8 +151,8 @@ def scores(model: pathlib.Path, data: pathlib.Path, out: pathlib.Path) -> None:
 
 def measure(models: dict[str, pathlib.Path], data: pathlib.Path) -> list[list[str]]:
     """A row of the table for each model."""
-    mesh = meshes.make_mesh(data=2)
-    layout, adam = Layout(mesh), OptimizerConfig(1.0)
+    spec = LayoutSpec(data=2, rows=0, zero=0, remat="none")
+    layout, adam = spec.layout(), OptimizerConfig(1.0)
     preference = PreferenceConfig("dpo", beta=FLAGS.beta)
     how = {
         "code": Settings(SFT, adam, batch=16, length=FLAGS.length),
@@ -162,7 +161,7 @@ def measure(models: dict[str, pathlib.Path], data: pathlib.Path) -> list[list[st
             PREFERENCE, adam, batch=16, length=FLAGS.length, preference=preference
         ),
     }
-    base = loading.load(models["general SFT"], mesh)
+    base = loading.load(models["general SFT"], layout.mesh)
     log_probs = reference.log_probs_of(base.config, layout, base.params)
     encode = {"pairs": examples.preferences, "code": examples.demonstrations}
     measured = {}
@@ -175,7 +174,7 @@ def measure(models: dict[str, pathlib.Path], data: pathlib.Path) -> list[list[st
             max_bad_fraction=0.5,
             values=2 if name == "pairs" else 0,
         )
-        packed = targets.pack(settings, layout, 0, found, held_out=True)
+        packed = targets.pack(settings, spec, found, held_out=True)
         batches = targets.StageBatches(settings, packed, found.values)
         fill = (
             functools.partial(reference.filled_in, log_probs)
@@ -188,7 +187,7 @@ def measure(models: dict[str, pathlib.Path], data: pathlib.Path) -> list[list[st
         )
     rows = []
     for model, path in models.items():
-        params = loading.load(path, mesh).params
+        params = loading.load(path, layout.mesh).params
         found = {name: of(params) for name, (_, of) in measured.items()}
         pairs = found["pairs"]
         count = measured["pairs"][0]

@@ -73,10 +73,7 @@ def jax_step(config: ModelConfig) -> Callable[[int], None]:
 
     def run(number: int) -> None:
         for k in range(number):
-            batch = jax.tree.map(
-                lambda leaf: placement.place_batch(leaf, layout),
-                batches.from_rows(tokens(k)),
-            )
+            batch = placement.place_batch(batches.from_rows(tokens(k)), layout)
             state[0], _ = train_step(state[0], batch, np.float32(ADAM.peak_lr))
         jax.block_until_ready(state[0].step)
 

@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from nemojax.cli import cluster, command
+from nemojax.cli import cluster, command, layout_flags
 from nemojax.data.pretraining import blends as blending
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.io.files import DataError
@@ -52,11 +52,7 @@ OPTIMIZER = config_flags.DEFINE_config_dataclass(
     command.settable(OptimizerConfig(1.0), "peak_lr", "schedule", "warmup_steps"),
     "--optimizer.weight_decay=0.1 and so on",
 )
-PARALLEL = config_flags.DEFINE_config_dataclass(
-    "parallel",
-    running.Parallel(),
-    "mesh axes and layout: --parallel.tensor=8 and so on",
-)
+layout_flags.define()
 flags.DEFINE_list("blend", [], "blend file; two where the schedule changes the blend")
 flags.DEFINE_integer("sequence_length", 4096, "tokens a sequence", lower_bound=2)
 flags.DEFINE_bool("isolate_documents", False, "a document attends to itself alone")
@@ -134,7 +130,7 @@ def train() -> tuple[dict[str, Any], str] | None:
     corpus = TokenCorpus(FLAGS.data)
     wanted = settings(corpus.tokenizer.vocab_size)
     blends = [blending.read(path) for path in FLAGS.blend] or [blending.NEMOTRON]
-    return running.run(wanted, corpus, blends, PARALLEL.value, options())
+    return running.run(wanted, corpus, blends, layout_flags.chosen(), options())
 
 
 if __name__ == "__main__":

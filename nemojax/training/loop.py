@@ -87,7 +87,8 @@ def train(
       params: the starting parameters; not changed.
       train_step: as `step.make_train_step` compiles it.
       batches: `batches[k]` is the batch of step k, a pytree of numpy arrays whose
-        first dim is split over `data` and `pipe` where they divide it.
+        first dim is split over `data` and `pipe` where they divide it, or
+        `step.Passes` of one.
 
     Returns:
       The parameters after the last step, and one row of metrics a step.
@@ -218,7 +219,7 @@ class _Steps:
 
     def _step(self, k: int, state: TrainState, batch: Any, limit: float | None):
         layout = self.settings.layout
-        batch = jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), batch)
+        batch = placement.place_batch(batch, layout)
         options = {} if limit is None else {"limit": np.float32(limit)}
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
         with contextlib.ExitStack() as stack:

@@ -13,16 +13,33 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
-from nemojax.training.step import TrainState
+from nemojax.training.step import Passes, TrainState
 
 
-def place_batch(leaf: np.ndarray, layout: Layout) -> jax.Array:
-    """A leaf of a batch: rows over `data` and `pipe` where they divide; all else on
-    every device."""
-    leaf = np.asarray(leaf)
-    rows = leaf.ndim >= 2 and leaf.shape[0] % layout.size(*stages.ROWS) == 0
-    spec = PartitionSpec(stages.ROWS) if rows else PartitionSpec()
-    return put(leaf, NamedSharding(layout.mesh, spec))
+def place_batch(batch: Any, layout: Layout) -> Any:
+    """Puts a batch (a tree of host arrays) where `batch_shardings` says."""
+    return put(batch, batch_shardings(batch, layout))
+
+
+def batch_shardings(batch: Any, layout: Layout) -> Any:
+    """Returns the shardings of a batch (arrays or shapes), `step.Passes` included.
+
+    Rows are split over `data` and `pipe` where they divide; all else is on every
+    device.
+    """
+    if isinstance(batch, Passes):
+        return Passes(_batch_shardings(batch.parts, layout, (None,)))
+    return _batch_shardings(batch, layout, ())
+
+
+def _batch_shardings(batch: Any, layout: Layout, before: tuple[None, ...]) -> Any:
+    def one(leaf):
+        shape = np.shape(leaf)[len(before) :]
+        rows = len(shape) >= 2 and shape[0] % layout.size(*stages.ROWS) == 0
+        spec = PartitionSpec(*before, stages.ROWS) if rows else PartitionSpec()
+        return NamedSharding(layout.mesh, spec)
+
+    return jax.tree.map(one, batch)
 
 
 def everywhere(layout: Layout) -> NamedSharding:

@@ -61,9 +61,7 @@ def make_measure(
         predictions, labels = [], []
         for k in range(len(batches)):
             host = batches[k]
-            batch = fill(
-                jax.tree.map(lambda leaf: placement.place_batch(leaf, layout), host)
-            )
+            batch = fill(placement.place_batch(host, layout))
             for name, pair in jax.device_get(sums(params, batch)).items():
                 totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
             if settings.objective == kinds.REGRESSION:

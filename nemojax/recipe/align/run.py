@@ -178,7 +178,7 @@ def _run(
     for name, settings in job.stages:
         make = functools.partial(Stage, name, settings, options)
         run_stage = functools.partial(
-            _stage, job, workdir, examples, start, make, options.layout.mesh
+            _stage, job, workdir, examples, start, make, options.spec.mesh()
         )
         output = workdir.stage(name, run_stage)
         start, found[name] = str(output.directory / MODEL), output.result

@@ -14,7 +14,7 @@ from nemojax.data.batching.packing import PackedBatch
 from nemojax.interop.loading import LoadedModel
 from nemojax.models import forward, lora, partition
 from nemojax.parallel import fingerprint, processes
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.recipe.align import measures, reference, targets
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
@@ -34,16 +34,14 @@ class Options:
     """How a stage is done; what comes of it does not depend on it.
 
     Attributes:
-      layout: on the mesh.
-      rows: of a micro-batch; 0: one with a pipeline, else all.
+      spec: the layout.
       reference: "cached": log-probs of the reference are computed before and kept;
         "in_step": with each step, by a second copy of the parameters.
       checkpoint_every, checkpoint_minutes: see `loop.TrainingRun`.
       tensorboard: whether to write its events.
     """
 
-    layout: Layout
-    rows: int = 0
+    spec: LayoutSpec
     reference: str = CACHED
     checkpoint_every: int = 100
     checkpoint_minutes: float = 0.0
@@ -96,7 +94,7 @@ class Stage:
         self._name, self._settings, self._options = name, settings, options
         self._config, self._examples, self._held_out = model.config, examples, held_out
         self._start = _float32(start_params(settings, model))
-        pack = functools.partial(targets.pack, settings, options.layout, options.rows)
+        pack = functools.partial(targets.pack, settings, options.spec)
         self._packed = pack(examples)
         self._measured = None if held_out is None else pack(held_out, held_out=True)
         self._layout = self._layout_of(self._packed)
@@ -105,8 +103,7 @@ class Stage:
             raise ValueError("adapters are trained without a pipeline and with zero=0")
 
     def _layout_of(self, packed: ExampleBatches) -> Layout:
-        options = self._options
-        return targets.micro_batched(options.layout, options.rows, packed.rows)
+        return targets.micro_batched(self._options.spec, packed.rows)
 
     def run(self, directory: Path) -> Trained:
         """Trains from where the folder is, which has checkpoints and metrics. Once."""
@@ -191,10 +188,7 @@ class Stage:
 
         def compute(one: PackedBatch) -> np.ndarray:
             batch = batches.pairs(one, None)
-            on_mesh = jax.tree.map(
-                lambda leaf: placement.place_batch(leaf, layout), batch
-            )
-            return np.asarray(log_probs(on_mesh))
+            return np.asarray(log_probs(placement.place_batch(batch, layout)))
 
         bar = metrics.Progress(f"{self._name} reference", packed.epoch_steps)
         show = bar.show if processes.is_first() else lambda done: None

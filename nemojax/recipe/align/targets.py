@@ -10,7 +10,7 @@ from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.batching.packing import PackedBatch
 from nemojax.data.records import MISSING
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.reference import ReferenceCache
@@ -83,8 +83,7 @@ class StageBatches(Sequence[Any]):
 
 def pack(
     settings: Settings,
-    layout: Layout,
-    rows: int,
+    spec: LayoutSpec,
     examples: Examples,
     *,
     held_out: bool = False,
@@ -93,34 +92,28 @@ def pack(
 
     Args:
       settings: of the stage.
-      layout: that has to divide the rows.
-      rows: of a micro-batch; 0: not decided.
+      spec: the layout, which has to divide the rows.
       examples: of the stage.
       held_out: whether they are only measured.
     """
-    tensor = layout.size("tensor")
     return ExampleBatches(
         examples.groups,
         batch=settings.batch,
         epochs=1 if held_out else settings.epochs,
         seed=None if held_out else settings.seed,
-        length=-(-settings.length // tensor) * tensor,
-        row_multiple=layout.size("data", "pipe") * max(1, rows),
+        length=-(-settings.length // spec.tensor) * spec.tensor,
+        row_multiple=spec.data * spec.pipe * max(1, spec.rows),
         pack=settings.pack,
     )
 
 
-def micro_batched(layout: Layout, rows: int, batch_rows: int) -> Layout:
-    """The layout with micro-batches of so many rows; 0: as the layout has them.
+def micro_batched(spec: LayoutSpec, batch_rows: int) -> Layout:
+    """Returns the layout for batches of so many rows, all in one pass.
 
     Raises:
       ValueError: the rows of a batch do not divide.
     """
-    if rows:
-        count = batch_rows // (layout.size("data") * rows)
-        layout = dataclasses.replace(layout, micro_batches=count)
-    layout.count_micro_batches(batch_rows)
-    return layout
+    return dataclasses.replace(spec, passes=1).split(batch_rows)[0]
 
 
 def make_objective(

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.io.workdir import WorkdirError, write_json
 from nemojax.models import forward, partition, presets
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.planning import counts, hardware
-from nemojax.training import objectives, optimizer, placement, step
+from nemojax.training import objectives, optimizer, placement, programs
 from nemojax.training.schedule import Schedule
+from nemojax.training.step import Passes
 
 DATA = "data.json"
 DATA_FAULTS = "data_faults.jsonl"
@@ -80,19 +81,33 @@ def model_config(name: str, vocab_size: int | None = None) -> ModelConfig:
     return config
 
 
-class Batches(Sequence[Batch]):
-    """`batches[k]` is the batch of step k."""
+class Batches(Sequence[Batch | Passes]):
+    """`batches[k]` is the batch of step k, in the passes of its layout."""
 
-    def __init__(self, source: Samples, schedule: Schedule):
-        self.source, self.schedule = source, schedule
+    def __init__(
+        self,
+        source: Samples,
+        schedule: Schedule,
+        by_batch: Mapping[int, tuple[Layout, int]],
+    ):
+        """Nothing is read before it is asked for.
+
+        Args:
+          source: of the samples.
+          schedule: has the batch sizes.
+          by_batch: as `layouts` gives it.
+        """
+        self.source, self.schedule, self._by_batch = source, schedule, by_batch
 
     def __len__(self) -> int:
         return self.schedule.steps
 
-    def __getitem__(self, k: int) -> Batch:  # pyright: ignore
+    def __getitem__(self, k: int) -> Batch | Passes:  # pyright: ignore
         if not 0 <= k < len(self):
             raise IndexError(k)
-        return self.source.batch(*self.schedule.at(k))
+        first, rows = self.schedule.at(k)
+        _, passes = self._by_batch[rows]
+        return programs.in_passes(self.source.batch(first, rows), passes)
 
 
 def open_samples(
@@ -184,9 +199,7 @@ def bits_per_byte(
         for name, batches in found.items():
             parts = []
             for batch in batches:
-                placed = jax.tree.map(
-                    lambda leaf: placement.place_batch(leaf, layout), batch
-                )
+                placed = placement.place_batch(batch, layout)
                 parts.append(_loss(config, layout, params, placed))
             loss, weight = np.array(jax.device_get(parts), np.float64).sum(0)
             values[LOSS + name] = float(loss / weight)
@@ -204,46 +217,32 @@ def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
     return objective(params, batch)[:2]
 
 
-def layouts(layout: Layout, schedule: Schedule, rows: int) -> dict[int, Layout]:
-    """The layout of each batch size: the number of micro-batches goes with it.
-
-    Args:
-      layout: of the run.
-      schedule: has the batch sizes.
-      rows: sequences of a micro-batch; 0: one with a pipeline, else all.
+def layouts(
+    spec: LayoutSpec, schedule: Schedule, mesh: Any = None
+) -> dict[int, tuple[Layout, int]]:
+    """Returns layout and passes of each batch size, see `LayoutSpec.split`.
 
     Raises:
       ValueError: a batch does not divide.
     """
-    found = {}
-    for phase in schedule.phases:
-        count = phase.batch // (layout.size("data") * rows) if rows else None
-        one = dataclasses.replace(layout, micro_batches=count)
-        one.count_micro_batches(phase.batch)
-        found[phase.batch] = one
-    return found
+    sizes = {phase.batch for phase in schedule.phases}
+    return {size: spec.split(size, mesh) for size in sorted(sizes)}
 
 
 def train_steps(
-    config: ModelConfig, adam: optimizer.OptimizerConfig, by_batch: dict[int, Layout]
+    config: ModelConfig,
+    adam: optimizer.OptimizerConfig,
+    by_batch: Mapping[int, tuple[Layout, int]],
 ) -> Callable[..., Any]:
-    """The train step of whatever batch comes."""
-    steps = {
-        batch: _train_step(config, adam, layout) for batch, layout in by_batch.items()
-    }
+    """Returns the train step of whatever batch of `Batches` comes."""
 
-    def train_step(state, batch: Batch, rate, **options):
-        return steps[len(batch.tokens)](state, batch, rate, **options)
+    def train_step(state, batch: Batch | Passes, rate, **options):
+        text = batch.parts if isinstance(batch, Passes) else batch
+        layout, _ = by_batch[text.tokens.size // text.tokens.shape[-1]]
+        take = programs.language_model_step(config, adam, layout)
+        return take(state, batch, rate, **options)
 
     return train_step
-
-
-@functools.lru_cache(maxsize=8)
-def _train_step(
-    config: ModelConfig, adam: optimizer.OptimizerConfig, layout: Layout
-) -> Callable[..., Any]:
-    objective = objectives.language_model_objective(config, layout)
-    return step.make_train_step(objective, optimizer.make_optimizer(adam))
 
 
 def speed(

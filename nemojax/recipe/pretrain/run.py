@@ -13,31 +13,12 @@ from nemojax.data.pretraining.token_corpus import TOKENIZER, TokenCorpus
 from nemojax.interop import model_folder
 from nemojax.io.shared_workdir import SharedWorkdir
 from nemojax.io.workdir import write_json
-from nemojax.parallel import mesh as meshes
 from nemojax.parallel import processes
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain.pretraining import Settings
 from nemojax.training import goodput, loop, metrics
 from nemojax.training.step import TrainState
-
-
-@dataclasses.dataclass
-class Parallel:
-    """Sizes of the mesh axes and the layout on it, see `parallel.layout.Layout`.
-
-    `rows` are the sequences of a micro-batch; 0: one with a pipeline, else all.
-    """
-
-    data: int = 1
-    pipe: int = 1
-    tensor: int = 1
-    virtual_stages: int = 1
-    rows: int = 0
-    remat: str = "none"
-    zero: int = 0
-    accumulate: str = "float32"
-    schedule: str = "gpipe"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +50,7 @@ def run(
     settings: Settings,
     corpus: TokenCorpus,
     blends: Sequence[Blend],
-    parallel: Parallel,
+    spec: LayoutSpec,
     options: Options,
 ) -> tuple[dict[str, Any], str] | None:
     """Trains from where the folder is; the same for any number of processes.
@@ -89,18 +70,15 @@ def run(
                 path, corpus, blends, options.allow_data_change
             )
         )
-        sizes = {**vars(parallel)}
-        rows = sizes.pop("rows")
-        mesh = meshes.make_mesh(*(sizes.pop(axis) for axis in meshes.AXES))
-        layout = Layout(mesh, **sizes)
-        by_batch = pretraining.layouts(layout, settings.schedule, rows)
+        layout = spec.layout()
+        by_batch = pretraining.layouts(spec, settings.schedule, layout.mesh)
         faults = path / pretraining.DATA_FAULTS if first else None
         source = pretraining.open_samples(settings, corpus, blends, faults)
         state, history = loop.train_state(
             _training_run(settings, corpus, layout, options),
             _start(settings, layout, options.start),
             pretraining.train_steps(settings.config, settings.optimizer, by_batch),
-            pretraining.Batches(source, settings.schedule),
+            pretraining.Batches(source, settings.schedule, by_batch),
         )
         _write(path / "model", settings, corpus, state)
         return _finish(settings, source, path, history) if first else None

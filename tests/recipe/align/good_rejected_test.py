@@ -15,7 +15,6 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.inference.scoring import scoring
-from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples
 from nemojax.recipe.align.settings import PREFERENCE, SFT
 from nemojax.recipe.align.stage import Options, Stage
@@ -45,7 +44,7 @@ def stage(model, folder, objective, rows, seed, rate, epochs, **how):
     adam = OptimizerConfig(rate, "constant", warmup_steps=5, weight_decay=0.0)
     settings = toy.settings(objective, batch=10, epochs=epochs, seed=seed, **how)
     settings = dataclasses.replace(settings, optimizer=adam)
-    return Stage("toy", settings, Options(Layout()), model, found).run(folder)
+    return Stage("toy", settings, Options(toy.WHOLE), model, found).run(folder)
 
 
 def log_probs(model, params, rows):

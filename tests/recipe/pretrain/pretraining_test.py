@@ -21,9 +21,10 @@ from nemojax.interop import model_folder
 from nemojax.io.quarantine import DataError
 from nemojax.io.workdir import WorkdirError
 from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
-from nemojax.recipe.pretrain.run import Options, Parallel
+from nemojax.recipe.pretrain.run import Options
 from nemojax.training import schedule
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.schedule import Schedule
@@ -32,6 +33,8 @@ from tests.data.pretraining.token_corpus_test import TEXTS, write_text
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
+# All rows at once, nothing computed again: quick for a small model.
+WHOLE = LayoutSpec(rows=0, zero=0, remat="none")
 EVEN = {name: ClassBlend(1.0) for name in TEXTS}
 
 
@@ -65,13 +68,13 @@ def settings(**changes):
     return pretraining.Settings(config, ramped, OptimizerConfig(1.0), **values)
 
 
-def run(tokens, workdir, parallel=None, wanted=None, blend=EVEN, **options):
+def run(tokens, workdir, spec=WHOLE, wanted=None, blend=EVEN, **options):
     options = {"checkpoint_every": 5} | options
     result = running.run(
         wanted or settings(),
         TokenCorpus(tokens),
         [blend],
-        parallel or Parallel(),
+        spec,
         Options(workdir, **options),
     )
     assert result is not None
@@ -129,22 +132,22 @@ def test_a_run_leaves_its_metrics_report_picture_and_model(whole):
 def test_on_other_meshes_a_stopped_run_takes_the_same_samples(
     tokens, whole, tmp_path, stop_at
 ):
-    """One device, then data=2, then tensor=2: each step once, the losses the same.
+    """One device in passes, then data=2, then tensor=2: each step once, same losses.
 
     The batch grows in the first part, so that each mesh compiles one step."""
     stop, asked = stop_at
     folder = tmp_path / "run"
     wanted = settings(validate_every=0)
     done = 0
-    for last, parallel in ((7, Parallel()), (9, Parallel(data=2, rows=2))):
+    for last, spec in ((7, LayoutSpec()), (9, LayoutSpec(data=2, rows=2))):
         stop(last)
         asked.clear()
         with pytest.raises(Stopped):
-            run(tokens, folder, parallel, wanted)
+            run(tokens, folder, spec, wanted)
         assert asked[0] == done
         done = int(rows(folder)[-1]["step"])
     asked.clear()
-    run(tokens, folder, Parallel(tensor=2, zero=1), wanted)
+    run(tokens, folder, dataclasses.replace(WHOLE, tensor=2), wanted)
     assert asked[0] == done
     assert [row["step"] for row in rows(folder)] == list(range(1, 13))
     for name in ("loss", "grad_norm"):
