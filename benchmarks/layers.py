@@ -16,6 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from absl import app, flags
 
 from nemojax.models import presets
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.planning import compiled, hardware
 from nemojax.planning.scenario import Scenario
 
@@ -25,23 +26,25 @@ flags.DEFINE_multi_integer("layers", [12, 24, 48, 96], "multiples of 12")
 
 def main(argv: list[str]) -> None:
     del argv
-    print(f"{'schedule':<10}{'remat':<19}{'layers':>7}{'GiB':>7}{'seconds':>9}")
-    for schedule, remat in (("gpipe", "mlp_preactivation"), ("1f1b", "selective")):
+    print(f"{'pipeline':<10}{'remat':<19}{'layers':>7}{'GiB':>7}{'seconds':>9}")
+    for pipeline, remat in (("gpipe", "mlp_preactivation"), ("1f1b", "selective")):
         for layers in FLAGS.layers:
             scenario = Scenario(
                 dataclasses.replace(presets.nemotron4_340b(), num_layers=layers),
                 hardware.get("h100"),
-                data=16,
-                pipe=12,
-                tensor=8,
-                virtual_stages=layers // 12,
+                LayoutSpec(
+                    data=16,
+                    pipe=12,
+                    tensor=8,
+                    virtual_stages=layers // 12,
+                    remat=remat,
+                    pipeline=pipeline,
+                ),
                 global_batch=768,
-                remat=remat,
-                schedule=schedule,
             )
             found = compiled.compile_step(scenario)
             print(
-                f"{schedule:<10}{remat:<19}{layers:>7}"
+                f"{pipeline:<10}{remat:<19}{layers:>7}"
                 f"{found.per_device_bytes / 2**30:>7.1f}{found.seconds:>9.1f}",
                 flush=True,
             )

@@ -31,7 +31,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 from absl import flags
 from ml_collections import config_flags
 
-from nemojax.cli import command
+from nemojax.cli import command, layout_flags
 from nemojax.io.files import DataError
 from nemojax.models import presets
 from nemojax.planning import compiled as compiling
@@ -41,11 +41,7 @@ from nemojax.planning.scenario import Scenario
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "nemotron4_340b", "a preset")
 flags.DEFINE_string("hardware", "h100", f"one of {', '.join(hardware.HARDWARE)}")
-PARALLEL = config_flags.DEFINE_config_dataclass(
-    "parallel",
-    command.settable(Scenario, "config", "hardware", "global_batch", "length"),
-    "mesh axes and layout: --parallel.tensor=8 and so on",
-)
+layout_flags.define()
 ASSUMED = config_flags.DEFINE_config_dataclass(
     "assume",
     command.settable(roofline.Assumptions),
@@ -72,9 +68,8 @@ def chosen() -> tuple[Scenario, str]:
         config, accelerator = presets.get(FLAGS.model), hardware.get(FLAGS.hardware)
         batch, length = FLAGS.global_batch, FLAGS.sequence_length
         if not FLAGS.search:
-            options = dataclasses.asdict(PARALLEL.value)
-            options |= {"global_batch": batch, "length": length}
-            return Scenario(config, accelerator, **options), ""
+            spec = layout_flags.chosen()
+            return Scenario(config, accelerator, spec, batch, length), ""
         found = search.search(
             config, accelerator, FLAGS.search, batch, length, assumptions()
         )
@@ -97,7 +92,7 @@ def assumptions() -> roofline.Assumptions:
 
 def serve() -> int:
     """Plans answering."""
-    parallel = PARALLEL.value
+    parallel = layout_flags.chosen()
     if parallel.pipe != 1 or FLAGS.search or FLAGS.picture:
         raise DataError("--serve takes no pipeline, no --search and no --picture")
     try:

@@ -21,12 +21,10 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from nemojax.cli import cluster, command
+from nemojax.cli import cluster, command, layout_flags
 from nemojax.data.pretraining import blends as blending
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.io.files import DataError
-from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
 from nemojax.training import schedule
@@ -60,11 +58,7 @@ OPTIMIZER = config_flags.DEFINE_config_dataclass(
     command.settable(OptimizerConfig()),
     "--optimizer.weight_decay=0.1 and so on",
 )
-PARALLEL = config_flags.DEFINE_config_dataclass(
-    "parallel",
-    running.Parallel(),
-    "mesh axes and layout: --parallel.tensor=8 and so on",
-)
+layout_flags.define()
 flags.DEFINE_list("blend", [], "blend file; two where the schedule changes the blend")
 flags.DEFINE_integer("sequence_length", 4096, "tokens a sequence", lower_bound=2)
 flags.DEFINE_bool("isolate_documents", False, "a document attends to itself alone")
@@ -118,13 +112,9 @@ def _given(name: str) -> dict[str, Any]:
 
 def options() -> Options:
     """Gives how to train."""
-    sizes = {**vars(PARALLEL.value)}
-    rows = sizes.pop("rows")
-    mesh = meshes.make_mesh(*(sizes.pop(axis) for axis in meshes.AXES))
     steps = FLAGS.profile_steps
     return Options(
-        Layout(mesh, **sizes),
-        rows,
+        layout_flags.chosen(),
         FLAGS.checkpoint_every,
         FLAGS.checkpoint_minutes,
         FLAGS.tensorboard,

@@ -11,18 +11,15 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from nemojax.cli import cluster, command
+from nemojax.cli import cluster, command, layout_flags
 from nemojax.interop import loading
 from nemojax.io.files import DataError
 from nemojax.losses import ATTRIBUTE_WEIGHTS
 from nemojax.models.lora import LoraConfig
-from nemojax.parallel import mesh as meshes
 from nemojax.parallel import processes
-from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import run, stage
 from nemojax.recipe.align.run import Data, Job
 from nemojax.recipe.align.settings import Settings
-from nemojax.recipe.pretrain.run import Parallel
 from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
@@ -74,9 +71,7 @@ def define(preset: Settings) -> None:
         "--learning_rate.peak=3e-7 and so on",
     )
     config_flags.DEFINE_config_dataclass("lora", Lora(), "--lora.rank=16 and so on")
-    config_flags.DEFINE_config_dataclass(
-        "parallel", Parallel(), "mesh axes and layout: --parallel.tensor=8 and so on"
-    )
+    layout_flags.define()
     if preset.preference is not None:
         config_flags.DEFINE_config_dataclass(
             "preference",
@@ -167,12 +162,8 @@ def options() -> Options:
     Raises:
       ValueError: sizes that there are no devices for.
     """
-    sizes = {**vars(FLAGS.parallel)}
-    rows = sizes.pop("rows")
-    mesh = meshes.make_mesh(*(sizes.pop(axis) for axis in meshes.AXES))
     return Options(
-        Layout(mesh, **sizes),
-        rows,
+        layout_flags.chosen(),
         FLAGS.checkpoint_every,
         FLAGS.checkpoint_minutes,
         FLAGS.tensorboard,

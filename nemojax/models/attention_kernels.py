@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nemojax.models import attention
+from nemojax.parallel.layout import AUTO
 
 # (queries_BSHK, keys_BSGK, values_BSGK, segment_ids_BS) -> outputs_BSHK
 CausalAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -129,13 +130,22 @@ KERNELS: dict[str, CausalAttention] = {
 _BY_PLATFORM = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
 
 
-def choose(name: str | None, platform: str) -> CausalAttention:
-    """The kernel of that name, or the one for a platform.
+def choose(name: str, platform: str, pipeline: str = "gpipe") -> CausalAttention:
+    """Returns the kernel of that name; "auto": the one for a platform and pipeline.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name, or splash in 1F1B, which needs an attention whose
+        result says along which axes it differs.
     """
-    name = name or _BY_PLATFORM.get(platform, "blocks")
+    one_f_one_b = pipeline == "1f1b"
+    if name == AUTO:
+        name = _BY_PLATFORM.get(platform, "blocks")
+        name = "blocks" if name == "splash" and one_f_one_b else name
     if name not in KERNELS:
         raise ValueError(f"unknown attention {name!r}; one of {', '.join(KERNELS)}")
+    if name == "splash" and one_f_one_b:
+        raise ValueError(
+            "attention='splash' does not go with pipeline='1f1b': use "
+            "attention='blocks' or pipeline='gpipe'"
+        )
     return KERNELS[name]

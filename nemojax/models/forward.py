@@ -83,7 +83,7 @@ def logits(
     Args: as `token_log_probs`.
     """
 
-    layout = dataclasses.replace(layout or Layout(), schedule="gpipe")
+    layout = dataclasses.replace(layout or Layout(), pipeline="gpipe")
     found = sharded.run(config, _LOGITS, layout, params, tokens, positions, segment_ids)
     return found[..., : config.vocab_size]
 
@@ -135,7 +135,7 @@ def weighted_log_probs(
 ) -> tuple[jax.Array, jax.Array]:
     """The weighted sum of `token_log_probs`, and these, without gradient.
 
-    For losses that are linear in the log-probs: with `Layout.schedule="1f1b"` the
+    For losses that are linear in the log-probs: with `Layout.pipeline="1f1b"` the
     gradient takes one pass through the layers less.
 
     Args: as `token_log_probs`, and

@@ -51,7 +51,7 @@ def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) 
       ValueError: sizes that the layout cannot split, or an unknown name.
     """
     layout, params, batch = _prepared(config, layout, params, batch)
-    if layout.schedule == "1f1b":
+    if layout.pipeline == "1f1b":
         return _replayed(config, head, layout, params, batch)
     return _values(config, head, layout, params, batch)
 
@@ -65,7 +65,7 @@ def run_weighted(
     one pass, since a sum's derivatives are known before it.
     """
     layout, params, batch = _prepared(config, layout, params, batch)
-    if layout.schedule == "1f1b":
+    if layout.pipeline == "1f1b":
         return _weighted(config, head, layout, params, batch, weights)
     values = _values(config, head, layout, params, batch)
     return _sum(values, weights), jax.lax.stop_gradient(values)
@@ -129,17 +129,12 @@ def _values(config: ModelConfig, head: Head, layout: Layout, params, batch):
         in_specs=(partition.param_specs(params, layout), *(BATCH,) * 3),
         out_specs=head.spec,
         # A Pallas kernel does not say along which axes its result differs.
-        check_vma=not _is_splash(layout),
+        check_vma=stages.attention_of(layout) is not attention_kernels.splash,
     )(params, *batch)
 
 
 def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
     """Values, and a gradient like `params`, by interleaved 1F1B."""
-    if _is_splash(layout):
-        raise ValueError(
-            "schedule='1f1b' needs an attention whose result says along which axes it "
-            "differs, and splash does not: use attention='blocks' or schedule='gpipe'"
-        )
     plan = partition.placements(params, layout)
     specs = partition.param_specs(params, layout)
     over = ("pipe", "tensor")
@@ -193,11 +188,6 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
         in_specs=(specs, head.spec, *(BATCH,) * 3),
         out_specs=(head.spec, specs),
     )(params, cotangents, *batch)
-
-
-def _is_splash(layout: Layout) -> bool:
-    kernel = attention_kernels.choose(layout.attention, layout.platform)
-    return kernel is attention_kernels.splash
 
 
 def _prepared(config: ModelConfig, layout: Layout | None, params, batch):

@@ -79,6 +79,11 @@ def micro_batches(layout: Layout, array: jax.Array, gather=collectives.all_gathe
     return array.reshape(count, -1, *array.shape[1:])
 
 
+def attention_of(layout: Layout) -> attention_kernels.CausalAttention:
+    """Returns the attention kernel of a layout."""
+    return attention_kernels.choose(layout.attention, layout.platform, layout.pipeline)
+
+
 def make_stage(
     config: ModelConfig, params, plan, layout: Layout, positions_MBS, segment_ids_MBS
 ):
@@ -94,7 +99,7 @@ def make_stage(
       positions_MBS, segment_ids_MBS: of all micro-batches.
     """
     layer = layers.DecoderLayer(config)
-    attention = attention_kernels.choose(layout.attention, layout.platform)
+    attention = attention_of(layout)
     per_chunk = config.num_layers // layout.chunks
     policy = REMAT_POLICIES[layout.remat]
 

@@ -1,1 +1,1 @@
-"""The mesh, the collectives that layers use, and the pipeline schedules."""
+"""The mesh, the collectives that layers use, and the orders of a pipeline."""

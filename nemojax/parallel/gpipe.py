@@ -1,6 +1,6 @@
 """The pipeline: depth-first interleaved GPipe, one `ppermute` a tick, no storage.
 
-`parallel.schedule` says who does what; the backward pass is autodiff's.
+`parallel.timetable` says who does what; the backward pass is autodiff's.
 """
 
 from collections.abc import Callable
@@ -38,13 +38,13 @@ def run(stage: Stage, x_MBSD: jax.Array, virtual_stages: int) -> jax.Array:
     if pipe * virtual_stages == 1:
         micro_batches = (jnp.arange(count), x_MBSD)
         return lax.scan(lambda _, mx: (None, stage(0, *mx)), None, micro_batches)[1]
-    schedule = Timetable(count, virtual_stages, pipe, me)
+    timetable = Timetable(count, virtual_stages, pipe, me)
 
     # Stage 0 takes a micro-batch from its place, and when it has passed all chunks the
     # last stage puts it back there: one buffer, also if they are the same stage.
     def tick(carry, t):
         x, buffer = carry
-        real, chunk, m, _ = schedule.forwards(t)
+        real, chunk, m, _ = timetable.forwards(t)
         waiting = lax.dynamic_index_in_dim(buffer, m, 0, False)
         y = stage(chunk, m, jnp.where((me == 0) & (chunk == 0), waiting, x))
         leaves = real & (me == pipe - 1) & (chunk == virtual_stages - 1)
@@ -54,5 +54,5 @@ def run(stage: Stage, x_MBSD: jax.Array, virtual_stages: int) -> jax.Array:
 
     # Zeros made of x carry the right device-varying type.
     start = (x_MBSD[0] * 0, x_MBSD)
-    (_, out), _ = lax.scan(tick, start, jnp.arange(schedule.forward_ticks))
+    (_, out), _ = lax.scan(tick, start, jnp.arange(timetable.forward_ticks))
     return jnp.where(me == pipe - 1, out, 0)

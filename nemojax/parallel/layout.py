@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -9,7 +11,8 @@ from nemojax.parallel import mesh as meshes
 
 ZERO_STAGES = (0, 1, 3)
 ACCUMULATE = ("float32", "compute")
-SCHEDULES = ("gpipe", "1f1b")
+PIPELINES = ("gpipe", "1f1b")
+AUTO = "auto"
 
 
 @functools.cache
@@ -17,57 +20,72 @@ def _one_device() -> Mesh:
     return meshes.make_mesh()
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """A mesh and how the forward functions use it; hashable, so a static argument.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayoutOptions:
+    """Options of a step that do not depend on the devices.
 
     Attributes:
-      mesh: axes `data, pipe, tensor`; default: one device.
       virtual_stages: chunks of layers that each pipeline stage holds. Layer chunk
-        `v * pipe + p` is the v-th of stage p (the interleaved schedule).
-      micro_batches: parts of a data share's rows that pass through the pipeline one
-        after the other; None: single rows if there is a pipeline, else all at once.
+        `v * pipe + p` is the v-th of stage p (the interleaved pipeline).
       remat: what a layer keeps for the backward pass, a name that
         `models.stages.REMAT_POLICIES` knows.
       zero: 0: each data replica holds all weights. 1: parameters, gradients and
         optimizer state are split over `data`, gathered once a step (ZeRO-1). 3: each
         layer is gathered where it is used, and again in the backward pass.
-      attention: a name of `models.attention_kernels.KERNELS`; None: by platform.
       accumulate: dtype in which micro-batches add up their gradients: "float32", or
         "compute" for the model's compute dtype, which takes half the memory.
-      schedule: of the pipeline. "gpipe": all forward ticks, then all backward ones, so
-        that every micro-batch keeps what `remat` says. "1f1b": one forward, one
-        backward, which keeps it for three micro-batches in two stages, however many
-        there are in all; losses that are not linear in the log-probs take one forward
-        pass more.
+      pipeline: order of the passes. "gpipe": all forward ticks, then all backward
+        ones, so that every micro-batch keeps what `remat` says. "1f1b": one forward,
+        one backward, which keeps it for three micro-batches in two stages, however
+        many there are in all; losses that are not linear in the log-probs take one
+        forward pass more.
+      attention: a name of `models.attention_kernels.KERNELS`, or "auto": by platform.
 
     Raises:
       ValueError: a value that is none of these.
     """
 
-    mesh: Mesh = dataclasses.field(default_factory=_one_device)
     virtual_stages: int = 1
-    micro_batches: int | None = None
     remat: str = "none"
     zero: int = 0
-    attention: str | None = None
     accumulate: str = "float32"
-    schedule: str = "gpipe"
+    pipeline: str = "gpipe"
+    attention: str = AUTO
 
     def __post_init__(self):
         if self.virtual_stages < 1:
             raise ValueError(f"virtual_stages={self.virtual_stages} must be positive")
-        if self.micro_batches is not None and self.micro_batches < 1:
-            raise ValueError(f"micro_batches={self.micro_batches} must be positive")
         if self.zero not in ZERO_STAGES:
             raise ValueError(f"zero={self.zero} is none of {ZERO_STAGES}")
-        for name, known in (("accumulate", ACCUMULATE), ("schedule", SCHEDULES)):
+        for name, known in (("accumulate", ACCUMULATE), ("pipeline", PIPELINES)):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name}={value!r} is none of {', '.join(known)}")
 
+
+@dataclasses.dataclass(frozen=True)
+class Layout(LayoutOptions):
+    """A mesh and how the forward functions use it; hashable, so a static argument.
+
+    Without options each replica holds all weights and nothing is computed again, which
+    suits inference and small models.
+
+    Attributes:
+      mesh: axes `data, pipe, tensor`; default: one device.
+      micro_batches: parts of a data share's rows that pass through the pipeline one
+        after the other; None: single rows if there is a pipeline, else all at once.
+    """
+
+    mesh: Mesh = dataclasses.field(default_factory=_one_device)
+    micro_batches: int | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.micro_batches is not None and self.micro_batches < 1:
+            raise ValueError(f"micro_batches={self.micro_batches} must be positive")
+
     def size(self, *axes: str) -> int:
-        """Number of devices along mesh axes."""
+        """Returns the number of devices along mesh axes."""
         count = 1
         for axis in axes:
             count *= self.mesh.shape[axis]
@@ -75,16 +93,16 @@ class Layout:
 
     @property
     def platform(self) -> str:
-        """What the mesh's devices are: "cpu", "gpu", "cuda" or "tpu"."""
+        """Kind of the mesh's devices: "cpu", "gpu", "cuda" or "tpu"."""
         return self.mesh.devices.flat[0].platform
 
     @property
     def chunks(self) -> int:
-        """Parts that the layers are cut into."""
+        """Number of parts that the layers are cut into."""
         return self.virtual_stages * self.size("pipe")
 
     def count_micro_batches(self, rows: int) -> int:
-        """Micro-batches of a batch with so many rows in all.
+        """Returns the number of micro-batches of a batch with so many rows in all.
 
         Raises:
           ValueError: the rows do not divide; the message says what would.
@@ -104,3 +122,110 @@ class Layout:
                 f"and be a multiple of pipe={pipe}: use {', '.join(map(str, valid))}"
             )
         return count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayoutSpec(LayoutOptions):
+    """A layout before there are devices: what users choose and the planner plans.
+
+    The defaults fit large models: they keep little and split the optimizer's state.
+
+    Attributes:
+      data: number of replicas, each with its own rows.
+      pipe: number of pipeline stages.
+      tensor: number of devices that share each matrix.
+      rows: sequences of a micro-batch; 0: as many as can be, in one micro-batch (with
+        a pipeline one a stage) of each pass.
+      passes: of the train step over parts of the batch, gradients added up; 0: one for
+        each micro-batch, or with a pipeline one in all, since micro-batches pass
+        through it together.
+
+    Raises:
+      ValueError: a value that is none of these.
+    """
+
+    remat: str = "mlp_preactivation"
+    zero: int = 1
+    data: int = 1
+    pipe: int = 1
+    tensor: int = 1
+    rows: int = 1
+    passes: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in meshes.AXES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("rows", "passes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+    @property
+    def devices(self) -> int:
+        """Number of devices of the mesh."""
+        return self.data * self.pipe * self.tensor
+
+    def mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
+        """Makes the mesh, of these devices or those of all processes.
+
+        Raises:
+          ValueError: there are fewer devices.
+        """
+        return meshes.make_mesh(self.data, self.pipe, self.tensor, devices=devices)
+
+    def layout(self, mesh: Any = None, micro_batches: int | None = None) -> Layout:
+        """Returns the layout on a mesh of these sizes; default: `self.mesh()`."""
+        options = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(LayoutOptions)
+        }
+        mesh = self.mesh() if mesh is None else mesh
+        return Layout(mesh, micro_batches=micro_batches, **options)
+
+    def split(self, batch_rows: int, mesh: Any = None) -> tuple[Layout, int]:
+        """Splits a batch into passes of the train step, and these into micro-batches.
+
+        Args:
+          batch_rows: sequences of the batch.
+          mesh: as `layout` takes it.
+
+        Returns:
+          The layout with the micro-batches of a pass, and the number of passes.
+
+        Raises:
+          ValueError: the rows do not divide; the message says what would.
+        """
+        multiple = self.data * max(self.rows, 1)
+        if batch_rows % multiple:
+            raise ValueError(
+                f"batch={batch_rows} does not divide over data={self.data} x "
+                f"{self.rows} rows a micro-batch: use a multiple of {multiple}"
+            )
+        passes = self.passes or 1
+        if self.rows and not self.passes and not self.pipelined:
+            passes = batch_rows // multiple
+        if batch_rows % (passes * multiple):
+            count = batch_rows // multiple
+            raise ValueError(f"passes={passes} does not divide {count} micro-batches")
+        return self.of_pass(batch_rows // passes, mesh), passes
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether the micro-batches of a step go through the layers together."""
+        return self.pipe * self.virtual_stages > 1 or self.pipeline == "1f1b"
+
+    def of_pass(self, rows: int, mesh: Any = None) -> Layout:
+        """Returns the layout of a pass with so many rows.
+
+        Args:
+          rows: of the pass, of all replicas.
+          mesh: as `layout` takes it.
+
+        Raises:
+          ValueError: the rows do not divide; the message says what would.
+        """
+        count = rows // (self.data * self.rows) if self.rows else self.pipe
+        layout = self.layout(mesh, max(count, 1))
+        layout.count_micro_batches(rows)
+        return layout

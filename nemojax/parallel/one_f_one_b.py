@@ -1,7 +1,7 @@
 """The pipeline as interleaved 1F1B: its memory does not grow with the micro-batches.
 
 In one tick the last stage ends a micro-batch forwards, the head turns it into a
-gradient, and its way back begins (`parallel.schedule` says who does what):
+gradient, and its way back begins (`parallel.timetable` says who does what):
 
     V P - 1 ticks forwards | M V + P - V P ticks of both | V P - 1 ticks backwards
 
@@ -75,20 +75,20 @@ def run(
       cotangents_M: derivatives of the loss by the values, of their shape and type.
       virtual_stages: chunks V of every stage.
     """
-    schedule = Timetable(
+    timetable = Timetable(
         len(x_MBSD),
         virtual_stages,
         collectives.axis_size("pipe"),
         collectives.axis_index("pipe"),
     )
     chunk = _Chunk(stage, constants, sums, x_MBSD[0])
-    passes = _Passes(schedule, chunk, head, head_params, x_MBSD, cotangents_M)
+    passes = _Passes(timetable, chunk, head, head_params, x_MBSD, cotangents_M)
 
     shape, dtype = x_MBSD.shape, x_MBSD.dtype
     state = _State(
         x=_zeros(shape[1:], dtype),
         dx=_zeros(shape[1:], dtype),
-        kept=[_zeros((schedule.slots, *k.shape), k.dtype) for k in chunk.kept],
+        kept=[_zeros((timetable.slots, *k.shape), k.dtype) for k in chunk.kept],
         gradients=Gradients(
             values=cotangents_M * 0,
             layers=sums,
@@ -103,9 +103,9 @@ def run(
         return passes.backwards(state, t, dy)
 
     phases = (
-        (lambda state, t: passes.forwards(state, t)[0], 0, schedule.delay),
-        (both, schedule.delay, schedule.forward_ticks),
-        (passes.backwards, schedule.forward_ticks, schedule.ticks),
+        (lambda state, t: passes.forwards(state, t)[0], 0, timetable.delay),
+        (both, timetable.delay, timetable.forward_ticks),
+        (passes.backwards, timetable.forward_ticks, timetable.ticks),
     )
     for tick, start, stop in phases:
         if start < stop:
@@ -167,7 +167,7 @@ class _Chunk:
 class _Passes(NamedTuple):
     """The three things that happen in a tick."""
 
-    schedule: Timetable
+    timetable: Timetable
     chunk: _Chunk
     head: Head
     head_params: Any
@@ -175,8 +175,8 @@ class _Passes(NamedTuple):
     cotangents_M: jax.Array
 
     def forwards(self, state: _State, t) -> tuple[_State, jax.Array]:
-        work = self.schedule.forwards(t)
-        enters = (self.schedule.stage == 0) & (work.chunk == 0)
+        work = self.timetable.forwards(t)
+        enters = (self.timetable.stage == 0) & (work.chunk == 0)
         x = jnp.where(enters, _at(self.x_MBSD, work.micro_batch), state.x)
         y, kept = self.chunk.forwards(work.chunk, work.micro_batch, x)
         kept = [
@@ -187,7 +187,7 @@ class _Passes(NamedTuple):
 
     def ends(self, state: _State, t, y) -> tuple[_State, jax.Array]:
         """The head, where a micro-batch has passed all layers, and its gradients."""
-        real, _, m, _ = self.schedule.ends(t)
+        real, _, m, _ = self.timetable.ends(t)
         cotangent = _at(self.cotangents_M, m)
 
         def value(params, y):
@@ -215,10 +215,10 @@ class _Passes(NamedTuple):
 
     def backwards(self, state: _State, t, dy=None) -> _State:
         """`dy` is the head's gradient of a micro-batch that ends in this tick."""
-        work = self.schedule.backwards(t)
+        work = self.timetable.backwards(t)
         cotangent = state.dx
         if dy is not None:
-            begins = self._is_last() & (work.chunk == self.schedule.virtual_stages - 1)
+            begins = self._is_last() & (work.chunk == self.timetable.virtual_stages - 1)
             cotangent = jnp.where(begins, dy, cotangent)
         kept = [_at(slots, work.slot) for slots in state.kept]
         d_chunk, dx = self.chunk.backwards(kept, cotangent)
@@ -228,7 +228,7 @@ class _Passes(NamedTuple):
             return _put(total, work.chunk, _at(total, work.chunk) + part)
 
         gradients = state.gradients
-        leaves = work.real & (self.schedule.stage == 0) & (work.chunk == 0)
+        leaves = work.real & (self.timetable.stage == 0) & (work.chunk == 0)
         gradients = gradients._replace(
             layers=jax.tree.map(add, gradients.layers, d_chunk),
             inputs=_put(gradients.inputs, work.micro_batch, dx, leaves),
@@ -237,7 +237,7 @@ class _Passes(NamedTuple):
         return state._replace(dx=dx, gradients=gradients)
 
     def _is_last(self):
-        return self.schedule.stage == self.schedule.stages - 1
+        return self.timetable.stage == self.timetable.stages - 1
 
 
 def _zeros(shape, dtype) -> jax.Array:

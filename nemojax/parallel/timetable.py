@@ -1,4 +1,4 @@
-"""Which stage of a pipeline does what at which tick, in the interleaved schedules.
+"""Which stage of a pipeline does what at which tick, in the interleaved orders.
 
 Groups of P micro-batches go through all V chunks of every stage before the next group
 enters (Megatron's order). At tick t, stage s is at place k = t - s of its work:

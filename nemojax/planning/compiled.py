@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from nemojax.data.batching.batches import Batch
-from nemojax.models import forward, partition, stages
-from nemojax.parallel import mesh as meshes
+from nemojax.models import forward, partition
 from nemojax.planning import hlo
 from nemojax.planning.hardware import Hardware
 from nemojax.planning.scenario import Scenario
-from nemojax.training import objectives, placement, step
-from nemojax.training.optimizer import OptimizerConfig, make_optimizer
+from nemojax.training import objectives, programs
+from nemojax.training.optimizer import ADAMW
+from nemojax.training.programs import ByLayout
 
 # Chips -> shape of a TPU v5p slice.
 _V5P = {
@@ -74,9 +73,7 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
     chosen = (
         topology(scenario.hardware, scenario.devices) if devices is None else (devices)
     )
-    mesh = meshes.make_mesh(
-        scenario.data, scenario.pipe, scenario.tensor, devices=chosen
-    )
+    mesh = scenario.spec.mesh(chosen)
     return measured(
         lambda: _lower(scenario, mesh), functools.partial(_problems, scenario)
     )
@@ -121,35 +118,20 @@ def measured(
     )
 
 
-def _lower(scenario: Scenario, mesh: Mesh) -> Any:
-    layout, config = scenario.on(mesh), scenario.config
-    optimizer = make_optimizer(OptimizerConfig(1e-4))
-    objective = objectives.language_model_objective(config, layout)
-    passes = scenario.accumulation_steps
-    train_step = step.make_train_step(objective, optimizer, micro_batches=passes)
-
-    def initial(params):
-        return step.TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-    params = partition.pack(config, forward.shapes(config), layout)
-    state = jax.eval_shape(initial, params)
-    state = jax.tree.map(_with, state, placement.state_shardings(state, layout))
-    spec, shape = PartitionSpec(stages.ROWS), (scenario.global_batch, scenario.length)
-    if passes > 1:
-        spec = PartitionSpec(None, *spec)
-        shape = (passes, scenario.global_batch // passes, scenario.length)
-    rows = NamedSharding(mesh, spec)
-
-    def array(dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
-
-    integers = array(np.int32)
-    batch = Batch(integers, array(np.float32), integers, integers)
-    return train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.float32))
-
-
-def _with(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+def _lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
+    config, adam = scenario.config, ADAMW
+    objective = ByLayout(objectives.language_model_objective, config)
+    layout, passes = scenario.on(mesh)
+    shape = (scenario.global_batch, scenario.length)
+    integers = np.zeros(shape, np.int32)
+    batch = Batch(integers, integers.astype(np.float32), integers, integers)
+    return programs.lower(
+        programs.train_step(objective, adam, layout),
+        adam,
+        partition.pack(config, forward.shapes(config), layout),
+        programs.in_passes(batch, passes),
+        layout,
+    )
 
 
 def _problems(scenario: Scenario, program: hlo.Program):
@@ -158,14 +140,17 @@ def _problems(scenario: Scenario, program: hlo.Program):
         one for one in program.collectives() if one.opcode == "collective-permute"
     ]
     # 1F1B's two directions stand in the loop of both passes and in that of one alone.
-    expected = {"gpipe": 2, "1f1b": 4}[scenario.schedule]
-    if scenario.pipe * scenario.virtual_stages > 1 and len(exchanges) != expected:
+    expected = {"gpipe": 2, "1f1b": 4}[scenario.spec.pipeline]
+    if (
+        scenario.spec.pipe * scenario.spec.virtual_stages > 1
+        and len(exchanges) != expected
+    ):
         yield f"{len(exchanges)} collective-permutes instead of {expected}"
     if scenario.layers_per_chunk == scenario.config.num_layers:
         return
-    chunks = scenario.virtual_stages * scenario.layers_per_chunk
-    matrix = scenario.config.d_model * scenario.config.d_ff // scenario.tensor
-    sums = 4 if scenario.accumulate == "float32" else 2
+    chunks = scenario.spec.virtual_stages * scenario.layers_per_chunk
+    matrix = scenario.config.d_model * scenario.config.d_ff // scenario.spec.tensor
+    sums = 4 if scenario.spec.accumulate == "float32" else 2
     for one in program.large_loop_results(chunks * matrix * sums):
         yield f"a loop computes {one.nbytes / 2**30:.1f} GiB anew: {one.text[:120]}"
 

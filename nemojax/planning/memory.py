@@ -33,26 +33,30 @@ def per_device(scenario: Scenario) -> dict[str, float]:
     """
     config, layout = scenario.config, scenario.layout
     compute = np.dtype(config.compute_dtype).itemsize
-    sums = compute if scenario.accumulate == "compute" else 4
-    placing = Layout(layout.mesh, layout.virtual_stages, zero=layout.zero)
+    sums = compute if scenario.spec.accumulate == "compute" else 4
+    placing = Layout(
+        layout.mesh, virtual_stages=layout.virtual_stages, zero=layout.zero
+    )
     pairs = _leaves(config, placing)
     stored = sum(_numbers(leaf, place, scenario) for leaf, place in pairs)
     working = gradients = table = 0.0
     for leaf, place in pairs:
         share = _numbers(leaf, place, scenario)
         whole = share * layout.size(*place.zero_axes)
-        gathered = bool(place.zero_axes) and not (place.stacked and scenario.zero == 3)
+        gathered = bool(place.zero_axes) and not (
+            place.stacked and scenario.spec.zero == 3
+        )
         if place.stacked:
             working += whole * compute if gathered else 0
             gradients += (whole if gathered else share) * sums
-            gradients += share * 4 if scenario.accumulation_steps > 1 else 0
+            gradients += share * 4 if scenario.passes > 1 else 0
         else:
             table = max(table, whole * compute if gathered else 0)
             gradients += share * 4
     working += table
     buffer = _pipeline(scenario)
     layer, head = _layer(scenario), _head(scenario)
-    if scenario.schedule == "1f1b":  # both at once, in a tick
+    if scenario.spec.pipeline == "1f1b":  # both at once, in a tick
         work = layer + head
     else:
         work = max(layer, head + table + buffer - gradients)
@@ -89,12 +93,12 @@ def _kept(scenario: Scenario) -> float:
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
     tokens = scenario.rows * scenario.length
-    boundary = tokens * config.d_model / scenario.tensor
+    boundary = tokens * config.d_model / scenario.spec.tensor
     gates = 2 if config.activation == "swiglu" else 1
-    hidden = gates * tokens * config.d_ff / scenario.tensor
+    hidden = gates * tokens * config.d_ff / scenario.spec.tensor
     heads = 2 * config.num_heads + 2 * config.num_kv_heads
-    mixed = tokens * heads * config.head_dim / scenario.tensor
-    weights = counts.layer_matrix_parameters(config) / scenario.tensor
+    mixed = tokens * heads * config.head_dim / scenario.spec.tensor
+    weights = counts.layer_matrix_parameters(config) / scenario.spec.tensor
     extra = {
         "full": 0.0,
         "mlp_preactivation": hidden,
@@ -104,21 +108,21 @@ def _kept(scenario: Scenario) -> float:
         "none": hidden * 3
         + mixed
         + 4 * tokens * config.d_model
-        + 3 * tokens * scenario.length * config.num_heads / scenario.tensor
+        + 3 * tokens * scenario.length * config.num_heads / scenario.spec.tensor
         + weights,
     }
-    return item * (boundary + extra[scenario.remat])
+    return item * (boundary + extra[scenario.spec.remat])
 
 
 def _pipeline(scenario: Scenario) -> float:
     """All micro-batches of a replica, as they enter the layers, or their gradients;
     1F1B has both."""
-    both = scenario.schedule == "1f1b"
-    if scenario.pipe * scenario.virtual_stages == 1 and not both:
+    both = scenario.spec.pipeline == "1f1b"
+    if scenario.spec.pipe * scenario.spec.virtual_stages == 1 and not both:
         return 0.0
     item = np.dtype(scenario.config.compute_dtype).itemsize
-    sequences = scenario.global_batch / scenario.data
-    tokens = sequences * scenario.length / scenario.tensor
+    sequences = scenario.global_batch / scenario.spec.data
+    tokens = sequences * scenario.length / scenario.spec.tensor
     return (2 if both else 1) * item * tokens * scenario.config.d_model
 
 
@@ -130,18 +134,18 @@ def _layer(scenario: Scenario) -> float:
     block = min(512, scenario.length)
     scores = 3 * 4 * scenario.rows * block * scenario.length * config.num_heads
     hidden = 3 * item * tokens * config.d_ff
-    return (scores + hidden) / scenario.tensor + 3 * item * tokens * config.d_model
+    return (scores + hidden) / scenario.spec.tensor + 3 * item * tokens * config.d_model
 
 
 def _head(scenario: Scenario) -> float:
     """A chunk of logits and its gradient, and the hidden states, of a device's rows."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
-    share = config.vocab_size / scenario.tensor
-    if scenario.schedule == "1f1b":
-        tokens, share = scenario.rows * scenario.length, share / scenario.pipe
+    share = config.vocab_size / scenario.spec.tensor
+    if scenario.spec.pipeline == "1f1b":
+        tokens, share = scenario.rows * scenario.length, share / scenario.spec.pipe
     else:
-        passes = scenario.accumulation_steps * scenario.data * scenario.pipe
+        passes = scenario.passes * scenario.spec.data * scenario.spec.pipe
         tokens = scenario.global_batch * scenario.length / passes
     chunk = min(config.vocab_chunk, share)
     return tokens * (2 * 4 * chunk + 3 * item * config.d_model)

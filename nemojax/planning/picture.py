@@ -1,4 +1,4 @@
-"""The pipeline's schedules as a picture; `parallel.schedule` runs what is drawn."""
+"""The orders of a pipeline as a picture, drawn from `parallel.timetable`."""
 
 import pathlib
 
@@ -21,11 +21,11 @@ def draw(
 
     Time to the right, a row a stage, a colour a chunk; backward passes are pale.
     """
-    schedules = [
+    timetables = [
         Timetable(micro_batches, virtual_stages, stages, stage)
         for stage in range(stages)
     ]
-    ticks = schedules[0].ticks
+    ticks = timetables[0].ticks
     figure, (gpipe, both) = plt.subplots(
         2,
         figsize=(_TICK * ticks + 1.2, 3 * _STAGE * stages + 1.9),
@@ -33,15 +33,15 @@ def draw(
         sharex=True,
     )
     every = np.arange(ticks)
-    for row, schedule in enumerate(schedules):
-        forwards, backwards = schedule.forwards(every), schedule.backwards(every)
+    for row, timetable in enumerate(timetables):
+        forwards, backwards = timetable.forwards(every), timetable.backwards(every)
         _row(gpipe, row, forwards, virtual_stages)
         _row(both, row - 0.22, forwards, virtual_stages, height=0.4)
         _row(both, row + 0.22, backwards, virtual_stages, height=0.4, alpha=0.5)
     names = [f"stage {stage}" for stage in range(stages)]
     for axis, title in (
-        (gpipe, f"gpipe, forward passes: {schedules[0].bubble:.1%} bubble"),
-        (both, f"1F1B, {schedules[0].slots} chunks waiting at most"),
+        (gpipe, f"gpipe, forward passes: {timetables[0].bubble:.1%} bubble"),
+        (both, f"1F1B, {timetables[0].slots} chunks waiting at most"),
     ):
         axis.invert_yaxis()
         axis.set_yticks(range(stages), names)

@@ -17,17 +17,6 @@ from nemojax.planning.scenario import Scenario
 from nemojax.planning.search import USABLE, Candidate
 
 GIB = 2**30
-_LAYOUT = (
-    "data",
-    "pipe",
-    "tensor",
-    "virtual_stages",
-    "rows",
-    "remat",
-    "schedule",
-    "zero",
-    "accumulate",
-)
 _BAR = 36
 
 
@@ -90,9 +79,9 @@ def result(
 
 
 def layout_of(scenario: Scenario) -> dict[str, Any]:
-    """The fields of a scenario that a user chooses."""
-    return {name: getattr(scenario, name) for name in _LAYOUT} | {
-        "passes": scenario.accumulation_steps,
+    """Returns what a user chooses of a scenario, and the micro-batches that follow."""
+    return dataclasses.asdict(scenario.spec) | {
+        "passes": scenario.passes,
         "micro_batches": scenario.micro_batches,
         "global_batch": scenario.global_batch,
         "sequence_length": scenario.length,
@@ -197,10 +186,11 @@ def candidates_text(candidates: list[Candidate], most: int = 10) -> str:
     )
     lines = [header]
     for one in candidates[:most]:
-        s, p = one.scenario, one.prediction
+        scenario, p = one.scenario, one.prediction
+        s = scenario.spec
         lines.append(
             f"{s.data:5d}{s.pipe:5d}{s.tensor:7d}{s.virtual_stages:7d}{s.rows:5d}"
-            f"{s.accumulation_steps:7d}{s.zero:5d}  {s.remat:<18}{s.schedule:<6}"
+            f"{scenario.passes:7d}{s.zero:5d}  {s.remat:<18}{s.pipeline:<6}"
             f"{s.accumulate:<9}"
             f"{one.bytes_per_device / GIB:7.1f}{p.step_seconds:9.2f}{p.mfu:7.1%}"
             f"  {p.limit}"

@@ -88,8 +88,8 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
     elementwise = _elementwise_seconds(scenario, assumed)
     head = _head_seconds(scenario, assumed)
     batches = scenario.micro_batches
-    layers = scenario.config.num_layers / scenario.pipe
-    heads = head / (scenario.pipe if assumed.head == "balanced" else 1)
+    layers = scenario.config.num_layers / scenario.spec.pipe
+    heads = head / (scenario.spec.pipe if assumed.head == "balanced" else 1)
     stage = layers * (layer + again + elementwise + exchange)
     # A head on the last stage holds up the others; spread out it comes after them.
     held_up = stage + (heads if assumed.head == "last" else 0.0)
@@ -123,7 +123,7 @@ def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, flo
     config, length = scenario.config, scenario.length
     matrices = 2.0 * counts.layer_matrix_parameters(config) * length
     scores = counts.attention_flops(config, length, causal=True)
-    speed = scenario.hardware.peak_flops * assumed.efficiency * scenario.tensor
+    speed = scenario.hardware.peak_flops * assumed.efficiency * scenario.spec.tensor
     seconds = scenario.rows / speed
     widened = 2 if config.activation == "swiglu" else 1
     kept = 2.0 * (1 + widened) * config.d_model * config.d_ff * length
@@ -132,7 +132,7 @@ def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, flo
         "full": matrices + scores,
         "mlp_preactivation": matrices - kept + scores,
         "selective": scores,
-    }[scenario.remat]
+    }[scenario.spec.remat]
     if assumed.recompute is not None:
         again = (
             scores if assumed.recompute < 0 else assumed.recompute * (matrices + scores)
@@ -142,7 +142,7 @@ def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, flo
 
 def _elementwise_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     config = scenario.config
-    tokens = scenario.rows * scenario.length / scenario.tensor
+    tokens = scenario.rows * scenario.length / scenario.spec.tensor
     gates = 2 if config.activation == "swiglu" else 1
     heads = (config.num_heads + config.num_kv_heads) * config.head_dim
     numbers = (
@@ -159,20 +159,22 @@ def _memory_speed(scenario: Scenario, assumed: Assumptions) -> float:
 
 def _tensor_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     """Gathers and scatters of sequence parallelism around a layer's two halves."""
-    share = (scenario.tensor - 1) / scenario.tensor
+    share = (scenario.spec.tensor - 1) / scenario.spec.tensor
     size = scenario.rows * scenario.length * scenario.config.d_model * 2.0
     # Four forwards, four backwards, two gathers for the weights' gradients; computing
     # the layer again takes its gathers and the first scatter once more.
-    count = 10 + (2 if scenario.remat == "full" and assumed.recompute is None else 0)
+    count = 10 + (
+        2 if scenario.spec.remat == "full" and assumed.recompute is None else 0
+    )
     fast = scenario.hardware.fast_bandwidth * assumed.fast_efficiency
-    if scenario.tensor > scenario.hardware.fast_domain:
+    if scenario.spec.tensor > scenario.hardware.fast_domain:
         fast = scenario.hardware.slow_bandwidth * assumed.slow_efficiency
     return count * size * share / fast * (1 - assumed.tensor_overlap)
 
 
 def _head_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     config = scenario.config
-    logits = config.vocab_size * scenario.length * scenario.rows / scenario.tensor
+    logits = config.vocab_size * scenario.length * scenario.rows / scenario.spec.tensor
     products = 6.0 * config.d_model / scenario.hardware.peak_flops / assumed.efficiency
     return logits * (
         products + _PASSES["logits"] * 4 / _memory_speed(scenario, assumed)
@@ -181,11 +183,13 @@ def _head_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     """A micro-batch's travel between stages, forwards and backwards."""
-    if scenario.pipe == 1:
+    if scenario.spec.pipe == 1:
         return 0.0
-    tokens = scenario.rows * scenario.length / scenario.tensor
+    tokens = scenario.rows * scenario.length / scenario.spec.tensor
     # 1F1B tells all stages what the last one has, and adds up what the head returns.
-    times = 2 * scenario.virtual_stages + (4 if scenario.schedule == "1f1b" else 0)
+    times = 2 * scenario.spec.virtual_stages + (
+        4 if scenario.spec.pipeline == "1f1b" else 0
+    )
     size = times * tokens * scenario.config.d_model * 2.0
     return size / _between(scenario, assumed) * (1 - assumed.pipe_overlap)
 
@@ -193,17 +197,19 @@ def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 def _data_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     """Gradients scattered and weights gathered, once a step (ZeRO-3: every layer)."""
     number = counts.parameters(scenario.config)
-    share = (scenario.data - 1) / scenario.data
-    split = scenario.tensor * scenario.pipe
+    share = (scenario.spec.data - 1) / scenario.spec.data
+    split = scenario.spec.tensor * scenario.spec.pipe
     weights = number.total / split
-    if assumed.head == "last" and scenario.pipe > 1:
+    if assumed.head == "last" and scenario.spec.pipe > 1:
         # The stages at the ends hold one of the two embeddings each.
-        weights = number.non_embedding / split + number.embedding / 2 / scenario.tensor
+        weights = (
+            number.non_embedding / split + number.embedding / 2 / scenario.spec.tensor
+        )
     times = (assumed.gradient_bytes, 2)
-    size = weights * sum(times) * scenario.accumulation_steps
-    if scenario.zero == 3:
+    size = weights * sum(times) * scenario.passes
+    if scenario.spec.zero == 3:
         layers = number.non_embedding / split
-        again = 1 if scenario.remat == "none" else 2
+        again = 1 if scenario.spec.remat == "none" else 2
         size += layers * scenario.micro_batches * (again * 2 + 2) - layers * sum(times)
     fits = scenario.devices <= scenario.hardware.fast_domain
     speed = (
@@ -222,6 +228,10 @@ def _between(scenario: Scenario, assumed: Assumptions) -> float:
 
 
 def _optimizer_seconds(scenario: Scenario) -> float:
-    shares = scenario.tensor * scenario.pipe * (scenario.data if scenario.zero else 1)
+    shares = (
+        scenario.spec.tensor
+        * scenario.spec.pipe
+        * (scenario.spec.data if scenario.spec.zero else 1)
+    )
     number = counts.parameters(scenario.config).total / shares
     return number * _ADAM_BYTES / scenario.hardware.memory_bandwidth

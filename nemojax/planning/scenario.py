@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 from jax.sharding import AbstractMesh
 
 from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import AUTO, Layout, LayoutSpec
 from nemojax.parallel.mesh import AXES
 from nemojax.parallel.timetable import Timetable
 from nemojax.planning.hardware import Hardware
@@ -20,17 +21,9 @@ class Scenario:
     Attributes:
       config: the model.
       hardware: one of its accelerators.
-      data, pipe, tensor: sizes of the mesh axes.
-      virtual_stages: chunks of layers a stage.
+      spec: the layout.
       global_batch: sequences a step.
       length: tokens a sequence.
-      rows: sequences of a micro-batch.
-      passes: of the train step over parts of the batch, gradients added up; 0: one a
-        micro-batch, or one in all with a pipeline, through which they pass together.
-      remat: a name of `models.stages.REMAT_POLICIES`.
-      zero: as in `parallel.layout.Layout`.
-      accumulate: as in `parallel.layout.Layout`.
-      schedule: as in `parallel.layout.Layout`.
 
     Raises:
       ValueError: the sizes do not divide; the message says what would.
@@ -38,92 +31,82 @@ class Scenario:
 
     config: ModelConfig
     hardware: Hardware
-    data: int = 1
-    pipe: int = 1
-    tensor: int = 1
-    virtual_stages: int = 1
+    spec: LayoutSpec = dataclasses.field(default_factory=LayoutSpec)
     global_batch: int = 1
     length: int = 4096
-    rows: int = 1
-    passes: int = 0
-    remat: str = "mlp_preactivation"
-    zero: int = 1
-    accumulate: str = "float32"
-    schedule: str = "gpipe"
 
     def __post_init__(self):
-        for name in ("data", "pipe", "tensor", "global_batch", "length", "rows"):
+        for name in ("global_batch", "length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if self.global_batch % (self.data * self.rows):
+        stages.check_remat(self.spec.remat)
+        partition.check(self.config, self.spec.layout(self._mesh))
+        tensor = self.spec.tensor
+        if self.length % tensor:
             raise ValueError(
-                f"global_batch={self.global_batch} does not divide over "
-                f"data={self.data} x {self.rows} rows a micro-batch: use a multiple of "
-                f"{self.data * self.rows}"
+                f"tensor={tensor} does not divide {self.length} tokens a sequence"
             )
-        if self.micro_batches % self.accumulation_steps:
-            raise ValueError(
-                f"passes={self.passes} does not divide {self.micro_batches} "
-                "micro-batches"
-            )
-        stages.check_remat(self.remat)
-        partition.check(self.config, self.layout)
-        if self.length % self.tensor:
-            raise ValueError(
-                f"tensor={self.tensor} does not divide {self.length} tokens a sequence"
-            )
-        self.layout.count_micro_batches(self.global_batch // self.accumulation_steps)
+        self._split  # noqa: B018 - refuses a batch that does not divide
 
     @property
     def devices(self) -> int:
-        """Accelerators of the mesh."""
-        return self.data * self.pipe * self.tensor
+        """Number of accelerators of the mesh."""
+        return self.spec.devices
+
+    @functools.cached_property
+    def _mesh(self) -> Any:
+        """A mesh that has sizes but no devices."""
+        spec = self.spec
+        return AbstractMesh((spec.data, spec.pipe, spec.tensor), AXES)
+
+    @property
+    def passes(self) -> int:
+        """Number of passes of the train step over parts of the batch."""
+        return self._split[1]
 
     @property
     def micro_batches(self) -> int:
-        """That pass through each pipeline in a step."""
-        return self.global_batch // (self.data * self.rows)
+        """Number of micro-batches of a replica in a step."""
+        return self.pipeline.micro_batches * self.passes
 
     @property
-    def accumulation_steps(self) -> int:
-        """Passes of the train step over parts of the batch."""
-        if self.passes:
-            return self.passes
-        single = self.pipe * self.virtual_stages == 1 and self.schedule == "gpipe"
-        return self.micro_batches if single else 1
+    def rows(self) -> int:
+        """Sequences of a micro-batch."""
+        return self.global_batch // (self.spec.data * self.micro_batches)
 
     @property
     def pipeline(self) -> Timetable:
         """The pipeline of a pass."""
-        in_pass = self.micro_batches // self.accumulation_steps
-        return Timetable(in_pass, self.virtual_stages, self.pipe)
+        in_pass = self.layout.micro_batches or 1
+        return Timetable(in_pass, self.spec.virtual_stages, self.spec.pipe)
 
     @property
     def waiting(self) -> int:
         """Chunks that wait with what they keep for their backward pass."""
-        one_f_one_b = self.schedule == "1f1b"
+        one_f_one_b = self.spec.pipeline == "1f1b"
         return self.pipeline.slots if one_f_one_b else self.pipeline.forward_ticks
 
     @property
     def layers_per_chunk(self) -> int:
         """Layers that a stage applies in a tick."""
-        return self.config.num_layers // (self.pipe * self.virtual_stages)
+        return self.config.num_layers // (self.spec.pipe * self.spec.virtual_stages)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of a pass, on a mesh that has sizes but no devices."""
+        return self._split[0]
 
     @functools.cached_property
-    def layout(self) -> Layout:
-        """The layout on a mesh that has sizes but no devices."""
-        return self.on(AbstractMesh((self.data, self.pipe, self.tensor), AXES))
+    def _split(self) -> tuple[Layout, int]:
+        return self.on(self._mesh)
 
-    def on(self, mesh) -> Layout:
-        """The layout on a mesh."""
-        blocks = self.hardware.platform == "cuda" or self.schedule == "1f1b"
-        return Layout(
-            mesh,
-            virtual_stages=self.virtual_stages,
-            micro_batches=self.micro_batches // self.accumulation_steps,
-            remat=self.remat,
-            zero=self.zero,
-            attention="blocks" if blocks else None,
-            accumulate=self.accumulate,
-            schedule=self.schedule,
-        )
+    def on(self, mesh: Any) -> tuple[Layout, int]:
+        """Returns the layout of a pass on a mesh, and the number of passes.
+
+        cuDNN's attention asks the GPU that is there, so that a step for absent ones is
+        compiled with blocks.
+        """
+        spec = self.spec
+        if self.hardware.platform == "cuda" and spec.attention == AUTO:
+            spec = dataclasses.replace(spec, attention="blocks")
+        return spec.split(self.global_batch, mesh)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import ACCUMULATE, SCHEDULES
+from nemojax.parallel.layout import ACCUMULATE, PIPELINES, LayoutSpec
 from nemojax.planning import memory, roofline
 from nemojax.planning.hardware import Hardware
 from nemojax.planning.scenario import Scenario
@@ -86,16 +86,8 @@ def _scenarios(
             data = devices // tensor // pipe
             for options in _options(config, pipe):
                 try:
-                    yield Scenario(
-                        config,
-                        hardware,
-                        data,
-                        pipe,
-                        tensor,
-                        global_batch=global_batch,
-                        length=length,
-                        **options,
-                    )
+                    spec = LayoutSpec(data=data, pipe=pipe, tensor=tensor, **options)
+                    yield Scenario(config, hardware, spec, global_batch, length)
                 except ValueError:  # sizes that do not divide
                     continue
 
@@ -109,7 +101,7 @@ def _options(config: ModelConfig, pipe: int) -> Iterator[dict[str, Any]]:
         "passes": (0, 1) if single else (0,),
         "zero": (1, 3) if single else (1,),
         "accumulate": ACCUMULATE,
-        "schedule": ("gpipe",) if single else SCHEDULES,
+        "pipeline": ("gpipe",) if single else PIPELINES,
     }
     for values in itertools.product(*choices.values()):
         yield dict(zip(choices, values, strict=True))
@@ -128,23 +120,10 @@ def nearest(scenario: Scenario) -> Candidate | None:
         scenario.global_batch,
         scenario.length,
     )
-    names = (
-        "data",
-        "pipe",
-        "tensor",
-        "virtual_stages",
-        "remat",
-        "schedule",
-        "rows",
-        "passes",
-        "zero",
-        "accumulate",
-    )
+    now = dataclasses.asdict(scenario.spec)
 
     def changes(candidate: Candidate) -> int:
-        return sum(
-            getattr(candidate.scenario, name) != getattr(scenario, name)
-            for name in names
-        )
+        then = dataclasses.asdict(candidate.scenario.spec)
+        return sum(then[name] != value for name, value in now.items())
 
     return min(candidates, key=changes, default=None)

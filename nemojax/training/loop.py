@@ -46,7 +46,6 @@ class TrainingRun:
       describe: (step k, its metrics) -> more metrics, such as tokens per second, for
         which there is `seconds`.
       writer: Gets each row of metrics, in the first process.
-      place: Puts a batch on the mesh; by default `placement.place_batch`.
       spike_factor: A step is not applied whose gradient norm is so many times the
         median of the last 100 applied ones; 0 is only if it is not finite.
       max_skipped: Steps in a row that may not be applied.
@@ -67,7 +66,6 @@ class TrainingRun:
     validate_at: Callable[[int], bool] = lambda done: False
     describe: Callable[[int, dict[str, float]], dict[str, float]] | None = None
     writer: Callable[[dict[str, Any]], None] | None = None
-    place: Callable[[Any], Any] | None = None
     spike_factor: float = 0.0
     max_skipped: int = 3
     profile_steps: tuple[int, int] | None = None
@@ -216,10 +214,7 @@ class _Steps:
 
     def _step(self, k: int, state: TrainState, batch: Any, limit: float | None):
         run = self.settings
-        if run.place is None:
-            batch = placement.place_batch(batch, run.layout)
-        else:
-            batch = run.place(batch)
+        batch = placement.place_batch(batch, run.layout)
         rate = np.float32(run.learning_rate(k))
         options = {} if limit is None else {"limit": np.float32(limit)}
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))

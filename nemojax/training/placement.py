@@ -13,27 +13,31 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
-from nemojax.training.step import TrainState
+from nemojax.training.step import Passes, TrainState
 
 
-def place_batch(batch: Any, layout: Layout, passes: int = 1) -> Any:
-    """Puts a batch on the mesh: rows over `data` and `pipe` where they divide.
+def place_batch(batch: Any, layout: Layout) -> Any:
+    """Puts a batch (a tree of host arrays) where `batch_shardings` says."""
+    return put(batch, batch_shardings(batch, layout))
 
-    All else is on every device.
 
-    Args:
-      batch: a pytree of numpy arrays.
-      layout: has the mesh.
-      passes: with more than 1 a dim of that size stands before the rows.
+def batch_shardings(batch: Any, layout: Layout) -> Any:
+    """Returns the shardings of a batch (arrays or shapes), `step.Passes` included.
+
+    Rows are split over `data` and `pipe` where they divide; all else is on every
+    device.
     """
+    if isinstance(batch, Passes):
+        return Passes(_batch_shardings(batch.parts, layout, (None,)))
+    return _batch_shardings(batch, layout, ())
 
+
+def _batch_shardings(batch: Any, layout: Layout, before: tuple[None, ...]) -> Any:
     def one(leaf):
-        leaf = np.asarray(leaf)
-        before = (None,) if passes > 1 else ()
-        dims = leaf.shape[len(before) :]
-        rows = len(dims) >= 2 and dims[0] % layout.size(*stages.ROWS) == 0
+        shape = np.shape(leaf)[len(before) :]
+        rows = len(shape) >= 2 and shape[0] % layout.size(*stages.ROWS) == 0
         spec = PartitionSpec(*before, stages.ROWS) if rows else PartitionSpec()
-        return put(leaf, NamedSharding(layout.mesh, spec))
+        return NamedSharding(layout.mesh, spec)
 
     return jax.tree.map(one, batch)
 

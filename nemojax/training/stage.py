@@ -17,34 +17,15 @@ from nemojax.models import lora, partition
 from nemojax.models.config import ModelConfig
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel import processes
-from nemojax.parallel.layout import Layout
-from nemojax.training import loop, metrics, placement
+from nemojax.parallel.layout import Layout, LayoutSpec
+from nemojax.training import loop, metrics, placement, programs
 from nemojax.training.best import Best
 from nemojax.training.optimizer import ADAMW, OptimizerConfig, make_optimizer
 from nemojax.training.sources import Source
-from nemojax.training.step import Objective, init_state, make_train_step
+from nemojax.training.step import Objective, init_state
 
 VALIDATION = "validation_"
 LOSS = VALIDATION + "loss"
-
-
-@dataclasses.dataclass(frozen=True)
-class ByLayout:
-    """An objective for any layout; equal ones share a compiled step.
-
-    Attributes:
-      make: One of `objectives`, which takes `config`, `layout` and options.
-      config: Sizes of the model.
-      options: Names and values of the options; hashable.
-    """
-
-    make: Callable[..., Objective]
-    config: ModelConfig
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def __call__(self, layout: Layout) -> Objective:
-        """Makes the objective on a layout."""
-        return self.make(self.config, layout=layout, **dict(self.options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +35,7 @@ class Stage:
     Attributes:
       name: Name in the progress line.
       config: Sizes of the model.
-      objective: (layout) -> the objective of a batch, such as a `ByLayout`.
+      objective: (layout) -> the objective of a batch, such as a `programs.ByLayout`.
       source: The batches.
       learning_rate: Rate of step k, from 0.
       optimizer: Constants of AdamW.
@@ -90,8 +71,7 @@ class Options:
     """How a stage is done.
 
     Attributes:
-      layout: Mesh and layout.
-      rows: Rows of a micro-batch; 0 is one with a pipeline, else all.
+      spec: Mesh sizes and layout.
       checkpoint_every: Steps between checkpoints; 0 is none.
       checkpoint_minutes: Longest time without a checkpoint; 0 is no limit.
       tensorboard: Whether TensorBoard's events are written, too.
@@ -100,14 +80,18 @@ class Options:
       hang_minutes: A step that takes longer ends the process; 0 is never.
     """
 
-    layout: Layout
-    rows: int = 0
+    spec: LayoutSpec
     checkpoint_every: int = 100
     checkpoint_minutes: float = 0.0
     tensorboard: bool = False
     spike_factor: float = 0.0
     profile_steps: tuple[int, int] | None = None
     hang_minutes: float = 0.0
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The layout on the mesh of all processes, micro-batches undecided."""
+        return self.spec.layout()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,19 +155,6 @@ def packed(config: ModelConfig, layout: Layout, params: Any) -> Any:
     return jax.jit(pack, out_shardings=shardings)(params)
 
 
-def micro_batched(layout: Layout, rows: int, batch_rows: int) -> Layout:
-    """Gives the layout with micro-batches of so many rows; 0 is as the layout has them.
-
-    Raises:
-      ValueError: the rows of a batch do not divide.
-    """
-    if rows:
-        count = batch_rows // (layout.size("data") * rows)
-        layout = dataclasses.replace(layout, micro_batches=count)
-    layout.count_micro_batches(batch_rows)
-    return layout
-
-
 def float32(params: Any, *, consume: bool = False) -> Any:
     """Copies parameters to float32, for an optimizer to change by little.
 
@@ -204,40 +175,20 @@ def float32(params: Any, *, consume: bool = False) -> Any:
     return jax.tree.map(one, params)
 
 
-def _combine(low_rank: LoraConfig | None) -> Callable[[Any, Any], Any] | None:
-    if low_rank is None:
-        return None
-    return lambda adapters, base: lora.attach(base, adapters, low_rank.scale)
-
-
 def _steps(stage: Stage, options: Options, frozen: Any) -> Callable[..., Any]:
     """The train step of whatever number of rows a batch has."""
+    mesh = options.layout.mesh
 
     def train_step(state, batch, rate, **limits):
         if stage.prepare is not None:
             batch = stage.prepare(batch)
-        layout = micro_batched(options.layout, options.rows, batch_rows(batch))
-        step = _compiled(stage.objective, layout, stage.optimizer, stage.adapters)
+        layout = options.spec.of_pass(programs.pass_rows(batch), mesh)
+        step = programs.train_step(
+            stage.objective, stage.optimizer, layout, stage.adapters
+        )
         return step(state, batch, rate, frozen, **limits)
 
     return train_step
-
-
-def batch_rows(batch: Any) -> int:
-    """Returns the rows of a batch, whose first array are its tokens."""
-    return jax.tree.leaves(batch)[0].shape[0]
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled(
-    objective: Callable[[Layout], Objective],
-    layout: Layout,
-    optimizer: OptimizerConfig,
-    low_rank: LoraConfig | None,
-) -> Callable[..., Any]:
-    return make_train_step(
-        objective(layout), make_optimizer(optimizer), combine=_combine(low_rank)
-    )
 
 
 def _training_run(
@@ -268,7 +219,7 @@ def _validate(stage: Stage, layout: Layout, best: Best | None, frozen: Any) -> A
     """(trained parameters) -> held-out values; keeps what did best."""
     if stage.measure is None:
         return None
-    combine = _combine(stage.adapters)
+    combine = programs.combine(stage.adapters)
     plain = stage.adapters is not None or partition.is_plain(stage.config, layout)
 
     def validate(params: Any) -> dict[str, float]:

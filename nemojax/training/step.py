@@ -19,6 +19,16 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
+class Passes(NamedTuple):
+    """A batch that a train step takes in several passes, one after the other.
+
+    Attributes:
+      parts: a batch whose leaves have one more leading dim, of the passes.
+    """
+
+    parts: Any
+
+
 def init_state(
     params, optimizer: optax.GradientTransformation, *, consume: bool = False
 ) -> TrainState:
@@ -40,14 +50,14 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
-    micro_batches: int = 1,
     combine: Callable[[Any, Any], Any] | None = None,
 ):
     """Compiles `(state, batch, learning_rate, limit=None) -> (state, metrics)`.
 
     The objective gives sums and weights. They are added over the whole batch and
-    divided once, so that the result does not depend on micro-batches, packing or
-    padding. Gradients accumulate in float32. The state is donated.
+    divided once, so that the result does not depend on passes, micro-batches, packing
+    or padding. Of a batch that is `Passes` the gradients of the parts are added up in
+    float32. The state is donated.
 
     A step whose loss or gradient is not finite, or whose gradient's norm is above
     `limit`, is not applied: parameters and moments stay, on every device, and only the
@@ -56,8 +66,6 @@ def make_train_step(
     Args:
       objective: the loss of a batch.
       optimizer: as `make_optimizer` makes it.
-      micro_batches: the leading dim of every leaf of a batch; the parts run one
-        after the other. 1: batches come without that dim.
       combine: `(trained, frozen) -> params`, such as the attaching of adapters. The
         state then holds the trained part alone, and the step takes the frozen part,
         which has no gradients and no optimizer state, as its argument `frozen`.
@@ -76,16 +84,16 @@ def make_train_step(
     gradient = jax.value_and_grad(sums, has_aux=True)
 
     def accumulated(params, batch, frozen):
-        if micro_batches == 1:
+        if not isinstance(batch, Passes):
             return gradient(params, batch, frozen)
-        part = jax.tree.map(lambda leaf: leaf[0], batch)
+        part = jax.tree.map(lambda leaf: leaf[0], batch.parts)
         shapes = jax.eval_shape(gradient, params, part, frozen)
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
         def add(total, part):
             return jax.tree.map(jnp.add, total, gradient(params, part, frozen)), None
 
-        return jax.lax.scan(add, zeros, batch)[0]
+        return jax.lax.scan(add, zeros, batch.parts)[0]
 
     def train_step(state: TrainState, batch, learning_rate, frozen=None, limit=None):
         (loss_sum, (weight, metrics)), grads = accumulated(state.params, batch, frozen)

@@ -73,12 +73,15 @@ def test_blocks_keep_no_tensor_of_all_pairs():
 
 def test_the_platform_chooses_and_a_name_overrides():
     choose = attention_kernels.choose
-    assert choose(None, "cpu") is attention_kernels.blocks
-    assert choose(None, "gpu") is attention_kernels.cudnn
-    assert choose(None, "tpu") is attention_kernels.splash
+    assert choose("auto", "cpu") is attention_kernels.blocks
+    assert choose("auto", "gpu") is attention_kernels.cudnn
+    assert choose("auto", "tpu") is attention_kernels.splash
+    assert choose("auto", "tpu", "1f1b") is attention_kernels.blocks
     assert choose("blocks", "tpu") is attention_kernels.blocks
     with pytest.raises(ValueError, match="'flash'; one of blocks, cudnn, splash"):
         choose("flash", "cpu")
+    with pytest.raises(ValueError, match="use attention='blocks' or pipeline='gpipe'"):
+        choose("splash", "tpu", "1f1b")
 
 
 def test_splash_names_the_lengths_that_it_takes():

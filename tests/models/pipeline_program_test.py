@@ -64,7 +64,7 @@ LAYOUTS = {
         virtual_stages=2,
         zero=1,
         remat="selective",
-        schedule="1f1b",
+        pipeline="1f1b",
     ),
 }
 
@@ -104,12 +104,12 @@ def test_a_tick_of_1f1b_has_the_same_both_ways_and_the_head():
 def test_memory_of_1f1b_grows_with_the_micro_batches_by_their_inputs_alone():
     """[M, S, D] of what enters the layers, or its gradient; weights are not kept."""
 
-    def temporary(schedule, micro_batches):
+    def temporary(pipeline, micro_batches):
         layout = Layout(
             meshes.make_mesh(1, 2, 1),
             virtual_stages=2,
             remat="selective",
-            schedule=schedule,
+            pipeline=pipeline,
         )
         step = compiled(layout, micro_batches=micro_batches)
         return step.memory_analysis().temp_size_in_bytes
@@ -141,7 +141,7 @@ def test_a_sum_of_all_weights_would_be_seen():
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "schedule"),
+    ("accumulate", "pipeline"),
     # A CPU's compiler keeps the sums of 1F1B's loops in float32 in any case.
     [
         ("float32", "gpipe"),
@@ -149,7 +149,7 @@ def test_a_sum_of_all_weights_would_be_seen():
         pytest.param("float32", "1f1b", marks=pytest.mark.slow),
     ],
 )
-def test_micro_batches_add_up_their_gradients_in_float32(accumulate, schedule):
+def test_micro_batches_add_up_their_gradients_in_float32(accumulate, pipeline):
     """63 equal rows, and one with weight 2,048, which is the first to come back: beside
     it each of the others is too small to count in bfloat16."""
     layout = Layout(
@@ -157,7 +157,7 @@ def test_micro_batches_add_up_their_gradients_in_float32(accumulate, schedule):
         virtual_stages=2,
         zero=1,
         accumulate=accumulate,
-        schedule=schedule,
+        pipeline=pipeline,
     )
 
     @jax.jit

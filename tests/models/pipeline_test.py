@@ -10,14 +10,14 @@ import pytest
 
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import SCHEDULES, Layout
+from nemojax.parallel.layout import PIPELINES, Layout
 from tests.models import sharded
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def one_f_one_b(**options):
-    return {"schedule": "1f1b", **options}
+    return {"pipeline": "1f1b", **options}
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_a_layout_changes_neither_values_nor_gradients(axes, options):
     sharded.check(sharded.DEEP, layout, num_attributes=0)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_llama_with_a_reward_head_is_pipelined_too(schedule):
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_llama_with_a_reward_head_is_pipelined_too(pipeline):
     mesh = meshes.make_mesh(1, 2, 2)
-    sharded.check(sharded.LLAMA, Layout(mesh, virtual_stages=2, schedule=schedule))
+    sharded.check(sharded.LLAMA, Layout(mesh, virtual_stages=2, pipeline=pipeline))
 
 
 def test_a_weighted_sum_in_one_pass_is_that_of_the_log_probs():
@@ -53,9 +53,9 @@ def test_a_weighted_sum_in_one_pass_is_that_of_the_log_probs():
     params = sharded.random_params(sharded.DEEP)
     tokens, segments, (weights, _) = sharded.case()
 
-    def total(params, schedule):
+    def total(params, pipeline):
         mesh = meshes.make_mesh(1, 2, 2)
-        layout = Layout(mesh, micro_batches=4, schedule=schedule)
+        layout = Layout(mesh, micro_batches=4, pipeline=pipeline)
         found, log_probs = forward.weighted_log_probs(
             sharded.DEEP, params, tokens, weights, segment_ids=segments, layout=layout
         )

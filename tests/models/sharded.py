@@ -2,7 +2,7 @@
 
 python -m tests.models.sharded DATA PIPE TENSOR
 
-On so many CPU devices, prints for each schedule, number of virtual stages and shape of
+On so many CPU devices, prints for each pipeline, number of virtual stages and shape of
 model the largest difference of any gradient, relative to its largest entry.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from nemojax.models import forward, partition
 from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import SCHEDULES, Layout
+from nemojax.parallel.layout import PIPELINES, Layout
 from tests.models.conftest import TINY
 
 TOLERANCE = 2e-6
@@ -125,13 +125,15 @@ def main() -> int:
     worst = 0.0
     for name, base in (("nemotron", DEEP), ("llama", LLAMA)):
         config = dataclasses.replace(base, **sizes)
-        for schedule in SCHEDULES:
+        for pipeline in PIPELINES:
             for virtual_stages, options in VARIANTS:
-                layout = Layout(mesh, virtual_stages, schedule=schedule, **options)
+                layout = Layout(
+                    mesh, virtual_stages=virtual_stages, pipeline=pipeline, **options
+                )
                 found = errors(config, layout, rows=2 * data * pipe)
                 place = max(found, key=found.__getitem__)
                 print(
-                    f"{data}x{pipe}x{tensor} {name} {schedule} V={virtual_stages}: "
+                    f"{data}x{pipe}x{tensor} {name} {pipeline} V={virtual_stages}: "
                     f"{found[place]:.1e} at {place}",
                     flush=True,
                 )

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.planning import compiled, hardware, hlo, memory
 from nemojax.planning.scenario import Scenario
 from tests.models.conftest import TINY
@@ -19,7 +20,8 @@ H100 = hardware.get("h100")
 @pytest.fixture(scope="module")
 def found():
     """A pipelined step on eight devices of this machine."""
-    scenario = Scenario(TINY, H100, 2, 2, 2, global_batch=16, length=16, remat="full")
+    spec = LayoutSpec(data=2, pipe=2, tensor=2, remat="full")
+    scenario = Scenario(TINY, H100, spec, 16, 16)
     return scenario, compiled.compile_step(scenario, jax.devices()[:8])
 
 
@@ -27,7 +29,7 @@ def test_the_state_takes_the_bytes_of_the_estimate(found):
     """Parameters and moments to the byte; the batch and two counters come on top."""
     scenario, one = found
     parts = memory.per_device(scenario)
-    batch = 4 * 4 * 16 * 16 / (scenario.data * scenario.pipe)
+    batch = 4 * 4 * 16 * 16 / (scenario.spec.data * scenario.spec.pipe)
     state = parts["weights"] + parts["optimizer"]
     assert 0 <= one.arguments_bytes - state - batch < 64
     assert one.per_device_bytes == one.arguments_bytes + one.temporary_bytes

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from nemojax.models import presets
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.planning import hardware, roofline
 from nemojax.planning.scenario import Scenario
 
@@ -14,13 +15,8 @@ TABLE_2 = ((16, 768, 0.424), (32, 1536, 0.423), (64, 2304, 0.410))
 
 def scenario(data=16, batch=768, **options):
     options = {"pipe": 12, "tensor": 8, "virtual_stages": 8, **options}
-    return Scenario(
-        presets.nemotron4_340b(),
-        hardware.get("h100"),
-        data=data,
-        global_batch=batch,
-        **options,
-    )
+    spec = LayoutSpec(data=data, **options)
+    return Scenario(presets.nemotron4_340b(), hardware.get("h100"), spec, batch)
 
 
 @pytest.mark.parametrize(("data", "batch", "mfu"), TABLE_2)

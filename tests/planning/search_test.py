@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 
 from nemojax.models import presets
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.planning import hardware, memory, report, search
 from nemojax.planning.scenario import Scenario
 
 H100 = hardware.get("h100")
+TABLE_2 = LayoutSpec(data=16, pipe=12, tensor=8, virtual_stages=8)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,9 @@ def test_70b_fits_eight_h200s_with_few_sequences():
 def test_1f1b_needs_less_where_micro_batches_are_many():
     """And no more than GPipe where there is one a stage."""
 
-    def needed(batch, schedule):
-        scenario = Scenario(
-            presets.nemotron4_340b(), H100, 16, 12, 8, 8, batch, schedule=schedule
-        )
+    def needed(batch, pipeline):
+        spec = dataclasses.replace(TABLE_2, pipeline=pipeline)
+        scenario = Scenario(presets.nemotron4_340b(), H100, spec, batch)
         return memory.per_device(scenario)["activations"]
 
     assert needed(192, "1f1b") < needed(192, "gpipe")
@@ -60,12 +61,13 @@ def test_1f1b_needs_less_where_micro_batches_are_many():
 
 
 def test_the_nearest_layout_that_fits_changes_little():
-    wide = Scenario(presets.nemotron4_340b(), H100, 16, 12, 8, 8, 768, remat="none")
+    spec = dataclasses.replace(TABLE_2, remat="none")
+    wide = Scenario(presets.nemotron4_340b(), H100, spec, 768)
     assert not search.fits(wide)
     nearest = search.nearest(wide)
     assert nearest is not None
-    changed = dataclasses.replace(wide, remat=nearest.scenario.remat)
-    assert nearest.scenario == changed
+    changed = dataclasses.replace(spec, remat=nearest.scenario.spec.remat)
+    assert nearest.scenario.spec == changed
 
 
 @pytest.mark.parametrize(
@@ -73,16 +75,17 @@ def test_the_nearest_layout_that_fits_changes_little():
     [
         ({"tensor": 3}, "tensor=3 does not divide num_kv_heads=8; 1, 2, 4, 8 do"),
         ({"pipe": 7}, "pipe=7 x virtual_stages=1 does not divide num_layers=96; 1, 2"),
-        ({"pipe": 12, "global_batch": 30}, "use a multiple of 12"),
-        ({"data": 5, "global_batch": 768}, "768 does not divide over data=5 x 1 rows"),
-        ({"tensor": 8, "length": 4095}, "tensor=8 does not divide 4095 tokens"),
+        ({"pipe": 12}, "use a multiple of 12"),
+        ({"data": 5}, "batch=32 does not divide over data=5 x 1 rows"),
+        ({"tensor": 8}, "tensor=8 does not divide 4095 tokens"),
+        ({"passes": 3}, "passes=3 does not divide 32 micro-batches"),
         ({"data": 0}, "data=0 must be positive"),
         ({"remat": "some"}, "unknown remat 'some'; one of none, full, mlp"),
     ],
 )
 def test_sizes_that_do_not_divide_are_named_with_what_would(options, message):
     with pytest.raises(ValueError, match=message):
-        Scenario(presets.nemotron4_340b(), H100, **options)
+        Scenario(presets.nemotron4_340b(), H100, LayoutSpec(**options), 32, 4095)
 
 
 def test_unknown_hardware_is_named():

@@ -11,7 +11,8 @@ import pytest
 from nemojax.models import lora
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import objectives, step
+from nemojax.training import objectives, programs, step
+from nemojax.training.step import Passes
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -21,16 +22,16 @@ PLAIN = optax.identity()
 
 @pytest.fixture(scope="module")
 def take(config, params):
-    """(batch, micro_batches, layout) -> (gradients, metrics) of one step."""
+    """(batch, layout) -> (gradients, metrics) of one step."""
 
     @functools.cache
-    def compiled(micro_batches, layout):
+    def compiled(layout):
         objective = objectives.language_model_objective(config, layout)
-        return step.make_train_step(objective, PLAIN, micro_batches=micro_batches)
+        return step.make_train_step(objective, PLAIN)
 
-    def run(batch, micro_batches=1, layout=None):
+    def run(batch, layout=None):
         state = step.init_state(params, PLAIN)
-        after, metrics = compiled(micro_batches, layout)(state, batch, np.float32(1))
+        after, metrics = compiled(layout)(state, batch, np.float32(1))
         assert int(after.step) == 1
         grads = jax.tree.map(lambda p, q: np.asarray(p - q), params, after.params)
         return grads, {name: float(value) for name, value in metrics.items()}
@@ -76,12 +77,12 @@ def test_packing_and_rows_of_padding_change_nothing(take, pack, sequences, expec
     assert_same(take(packed.batch), expected)
 
 
-def test_micro_batches_change_nothing(take, spread, expected):
+def test_passes_change_nothing(take, spread, expected):
     """Parts of unequal weight: a mean of means would differ."""
     parts = jax.tree.map(lambda leaf: leaf.reshape(4, 2, 26), spread)
     weights = parts.loss_mask.sum((1, 2))
     assert weights.max() > weights.min()
-    assert_same(take(parts, micro_batches=4), expected)
+    assert_same(take(Passes(parts)), expected)
 
 
 def test_data_parallel_changes_nothing(take, spread, expected):
@@ -129,9 +130,9 @@ def test_the_given_parameters_survive_the_donated_state():
     assert float(params["p"]) == 5.0
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("passes", [1, 2])
 def test_of_a_frozen_model_the_adapters_alone_are_trained(
-    config, params, spread, micro_batches
+    config, params, spread, passes
 ):
     """No gradient and no optimizer state of the base; the loss falls all the same."""
     adapted = lora.LoraConfig(rank=2, alpha=4.0)
@@ -139,7 +140,6 @@ def test_of_a_frozen_model_the_adapters_alone_are_trained(
     take_step = step.make_train_step(
         objectives.language_model_objective(config),
         optimizer,
-        micro_batches=micro_batches,
         combine=lambda adapters, base: lora.attach(base, adapters, adapted.scale),
     )
     before = jax.tree.map(np.array, params)
@@ -147,11 +147,7 @@ def test_of_a_frozen_model_the_adapters_alone_are_trained(
     state = step.init_state(adapters, optimizer)
     sizes = {leaf.size for leaf in jax.tree.leaves(adapters)}
     assert {leaf.size for leaf in jax.tree.leaves(state.opt_state)} <= sizes | {1}
-    batch = spread
-    if micro_batches > 1:
-        batch = jax.tree.map(
-            lambda leaf: np.reshape(leaf, (micro_batches, -1, *leaf.shape[1:])), batch
-        )
+    batch = programs.in_passes(spread, passes)
     losses = []
     for _ in range(8):
         state, metrics = take_step(state, batch, np.float32(0.02), params)

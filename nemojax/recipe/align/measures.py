@@ -13,7 +13,7 @@ from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align import targets
 from nemojax.recipe.align.settings import Settings
 from nemojax.recipe.align.targets import StageBatches
-from nemojax.training import objectives, placement, stage
+from nemojax.training import objectives, placement
 from nemojax.training.stage import VALIDATION, Options
 
 
@@ -29,11 +29,11 @@ def make_measure(
     Args:
       config: sizes.
       settings: of the stage.
-      options: have the layout, which parameters come in.
+      options: has the layout, in which parameters come.
       batches: of the held-out examples.
       prepare: completes a batch on the mesh, such as with reference log-probs.
     """
-    layout = stage.micro_batched(options.layout, options.rows, batches.packed.rows)
+    layout = options.spec.of_pass(batches.packed.rows, options.layout.mesh)
     objective = targets.objective(config, settings)(layout)
 
     @jax.jit

@@ -128,9 +128,7 @@ def train(
 
 def _part(name: str, settings: Settings, options: Options, examples: Examples) -> Part:
     held_out = name == HELD_OUT
-    packed = targets.pack(
-        settings, options.layout, options.rows, examples, held_out=held_out
-    )
+    packed = targets.pack(settings, options.spec, examples, held_out=held_out)
     return Part(name, examples, packed)
 
 

@@ -9,14 +9,14 @@ from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.batching.packing import PackedBatch
 from nemojax.data.records import MISSING
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import Settings
 from nemojax.training import objectives
 from nemojax.training.objectives import PreferenceBatch, RewardBatch
+from nemojax.training.programs import ByLayout
 from nemojax.training.reference import ReferenceCache
-from nemojax.training.stage import ByLayout
 
 
 class StageBatches(Sequence[Any]):
@@ -82,8 +82,7 @@ class StageBatches(Sequence[Any]):
 
 def pack(
     settings: Settings,
-    layout: Layout,
-    rows: int,
+    spec: LayoutSpec,
     examples: Examples,
     *,
     held_out: bool = False,
@@ -92,19 +91,17 @@ def pack(
 
     Args:
       settings: of the stage.
-      layout: that has to divide the rows.
-      rows: of a micro-batch; 0: not decided.
+      spec: the layout, which has to divide the rows.
       examples: of the stage.
       held_out: whether they are only measured.
     """
-    tensor = layout.size("tensor")
     return ExampleBatches(
         examples.groups,
         batch=settings.batch,
         epochs=1 if held_out else settings.epochs,
         seed=None if held_out else settings.seed,
-        length=-(-settings.length // tensor) * tensor,
-        row_multiple=layout.size("data", "pipe") * max(1, rows),
+        length=-(-settings.length // spec.tensor) * spec.tensor,
+        row_multiple=spec.data * spec.pipe * max(1, spec.rows),
         pack=settings.pack,
     )
 

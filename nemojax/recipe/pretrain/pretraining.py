@@ -20,10 +20,11 @@ from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.io.workdir import WorkdirError, write_json
 from nemojax.models import forward, partition, presets
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.planning import counts, hardware
-from nemojax.training import objectives, optimizer, placement
+from nemojax.training import objectives, optimizer, placement, programs
 from nemojax.training.schedule import Schedule
+from nemojax.training.step import Passes
 
 DATA = "data.json"
 DATA_FAULTS = "data_faults.jsonl"
@@ -80,19 +81,35 @@ def model_config(name: str, vocab_size: int | None = None) -> ModelConfig:
     return config
 
 
-class Batches(Sequence[Batch]):
-    """`batches[k]` is the batch of step k."""
+class Batches(Sequence[Batch | Passes]):
+    """`batches[k]` is the batch of step k, in the passes of its layout."""
 
-    def __init__(self, source: Samples, schedule: Schedule):
+    def __init__(self, source: Samples, schedule: Schedule, spec: LayoutSpec):
+        """Checks that batches of all sizes divide; nothing is read yet.
+
+        Args:
+          source: of the samples.
+          schedule: has the batch sizes.
+          spec: has the passes of each size, see `LayoutSpec.split`.
+
+        Raises:
+          ValueError: a batch does not divide.
+        """
         self.source, self.schedule = source, schedule
+        mesh = spec.mesh()
+        self._passes = {
+            phase.batch: spec.split(phase.batch, mesh)[1] for phase in schedule.phases
+        }
 
     def __len__(self) -> int:
         return self.schedule.steps
 
-    def __getitem__(self, k: int) -> Batch:  # pyright: ignore
+    def __getitem__(self, k: int) -> Batch | Passes:  # pyright: ignore
         if not 0 <= k < len(self):
             raise IndexError(k)
-        return self.source.batch(*self.schedule.at(k))
+        first, rows = self.schedule.at(k)
+        batch = self.source.batch(first, rows)
+        return programs.in_passes(batch, self._passes[rows])
 
 
 def open_samples(

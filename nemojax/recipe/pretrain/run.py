@@ -1,6 +1,5 @@
 """A pretraining run in its folder: begun, gone on with, and told of at its end."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,8 @@ from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain.pretraining import Settings
 from nemojax.training import goodput, objectives, sources, stage
-from nemojax.training.stage import ByLayout, Options, Stage, Trained
-
-
-@dataclasses.dataclass
-class Parallel:
-    """Sizes of the mesh axes and the layout on it, see `parallel.layout.Layout`.
-
-    `rows` are the sequences of a micro-batch; 0: one with a pipeline, else all.
-    """
-
-    data: int = 1
-    pipe: int = 1
-    tensor: int = 1
-    virtual_stages: int = 1
-    rows: int = 0
-    remat: str = "none"
-    zero: int = 0
-    accumulate: str = "float32"
-    schedule: str = "gpipe"
+from nemojax.training.programs import ByLayout
+from nemojax.training.stage import Options, Stage, Trained
 
 
 def run(
@@ -110,7 +92,9 @@ def train(
             "pretrain",
             settings.config,
             ByLayout(objectives.language_model_objective, settings.config),
-            sources.Fixed(pretraining.Batches(source, settings.schedule)),
+            sources.Fixed(
+                pretraining.Batches(source, settings.schedule, options.spec)
+            ),
             rate,
             settings.optimizer,
             measure=pretraining.bits_per_byte(

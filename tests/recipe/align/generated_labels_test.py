@@ -16,7 +16,6 @@ from nemojax.data.text import tokenizer as tokenizers
 from nemojax.interop import loading
 from nemojax.models import forward, presets
 from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples, stage
 from nemojax.recipe.align.settings import REGRESSION, Settings
 from nemojax.training.learning_rate import LearningRate
@@ -95,7 +94,7 @@ def test_every_attribute_is_learned(tmp_path):
         validate_every=100,
         keep_best=True,
     )
-    options = Options(Layout(mesh))
+    options = Options(dataclasses.replace(toy.WHOLE, data=2))
     trained = stage.train("labels", settings, model, train, held, tmp_path, options)
     best = min(
         (row for row in trained.history if "validation_loss" in row),

@@ -15,7 +15,6 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.inference.scoring import scoring
-from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples
 from nemojax.recipe.align import stage as stages
 from nemojax.recipe.align.settings import PREFERENCE, SFT
@@ -48,7 +47,7 @@ def stage(model, folder, objective, rows, seed, rate, epochs, **how):
     rates = LearningRate(rate, 1.0, warmup=5)
     settings = toy.settings(objective, batch=10, epochs=epochs, seed=seed, **how)
     settings = dataclasses.replace(settings, learning_rate=rates, optimizer=adam)
-    options = Options(Layout())
+    options = Options(toy.WHOLE)
     return stages.train("toy", settings, model, found, None, folder, options)
 
 

@@ -1,12 +1,14 @@
 """Whole runs: neither micro-batches, packing nor the mesh decide what is learned."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import stage
 from nemojax.recipe.align.settings import OBJECTIVES, PREFERENCE
 from nemojax.recipe.align.stage import CACHED, IN_STEP
@@ -14,36 +16,32 @@ from nemojax.training.stage import Options
 from tests.recipe.align import toy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
+EIGHT = {"data": 2, "pipe": 2, "tensor": 2}
+changed = functools.partial(dataclasses.replace, toy.WHOLE)
 VARIANTS: dict[str, dict] = {
-    "micro-batches of 1": {"rows": 1},
-    "micro-batches of 2": {"rows": 2},
-    "micro-batches of 8": {"rows": 8},
+    "micro-batches of 1": {"spec": changed(rows=1)},
+    "micro-batches of 2": {"spec": changed(rows=2)},
+    "micro-batches of 8": {"spec": changed(rows=8)},
     "a row each": {"pack": False},
-    "a row each, micro-batches of 2": {"pack": False, "rows": 2},
-    "mesh 2 x 2 x 2": {"mesh": (2, 2, 2)},
-    "mesh 2 x 2 x 2, micro-batches of 1": {"mesh": (2, 2, 2), "rows": 1},
+    "a row each, micro-batches of 2": {"pack": False, "spec": changed(rows=2)},
+    "mesh 2 x 2 x 2": {"spec": changed(**EIGHT)},
+    "mesh 2 x 2 x 2, micro-batches of 1": {"spec": changed(**EIGHT, rows=1)},
     "mesh 2 x 2 x 2, 1F1B, ZeRO-1": {
-        "mesh": (2, 2, 2),
-        "layout": {"schedule": "1f1b", "zero": 1},
+        "spec": changed(**EIGHT, rows=1, pipeline="1f1b", zero=1)
     },
 }
 
 QUICK = ("micro-batches of 1", "a row each", "mesh 2 x 2 x 2")
 
 
-def train(
-    folder, tmp_path, objective, mesh=(1, 1, 1), rows=0, reference=CACHED, layout=None,
-    **how,
-):  # fmt: skip
+def train(folder, tmp_path, objective, reference=CACHED, spec=toy.WHOLE, **how):
     """Parameters after 20 steps, and the metrics of the steps."""
-    layout = Layout(meshes.make_mesh(*mesh), **(layout or {}))
-    model = loading.load(folder, layout.mesh)
+    model = loading.load(folder, spec.mesh())
     examples = toy.read(tmp_path / "rows.jsonl", objective, model)
     settings = toy.settings(objective, **how)
-    options = Options(layout, rows)
-    name = f"{mesh} {rows} {reference} {how.get('pack')}"
+    name = f"{spec.devices} {spec.rows} {reference} {how.get('pack')}"
     trained = stage.train(
-        "toy", settings, model, examples, None, tmp_path / name, options,
+        "toy", settings, model, examples, None, tmp_path / name, Options(spec),
         reference_log_probs=reference,
     )  # fmt: skip
     assert len(trained.history) == 20
@@ -120,5 +118,5 @@ def test_at_step_0_the_policy_is_exactly_its_reference(folder, tmp_path, pack):
 
 def test_on_a_mesh_it_is_but_for_rounding(folder, tmp_path):
     """The program with gradients may add up in another order than the one without."""
-    _, history = train(folder, tmp_path, PREFERENCE, mesh=(2, 1, 2))
+    _, history = train(folder, tmp_path, PREFERENCE, spec=changed(data=2, tensor=2))
     assert history[0]["log_ratio_gap"] == pytest.approx(0.0, abs=5e-6)

@@ -9,8 +9,6 @@ import pytest
 from nemojax.data.records import MISSING
 from nemojax.models import forward
 from nemojax.models.lora import LoraConfig
-from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples, measures, stage
 from nemojax.recipe.align.settings import (
     BRADLEY_TERRY,
@@ -32,10 +30,10 @@ REAL = FOLDER / "reward" / "nemo_aligner_regression_rm.jsonl"
 def run(model, tmp_path):
     """(objective, ...) -> what a stage gives."""
 
-    def run(objective, held_out=True, layout=None, **how):
+    def run(objective, held_out=True, spec=toy.WHOLE, **how):
         examples = toy.read(tmp_path / "rows.jsonl", objective, model)
         held = toy.read(tmp_path / "held.jsonl", objective, model, 20)
-        options = Options(layout or Layout())
+        options = Options(spec)
         settings = toy.settings(objective, **how)
         held = held if held_out else None
         return stage.train(
@@ -135,9 +133,9 @@ def test_adapters_train_alone_and_the_model_stays_the_reference(run, model):
 
 
 def test_adapters_and_a_pipeline_are_refused(run):
-    layout = Layout(meshes.make_mesh(1, 2, 1))
+    spec = dataclasses.replace(toy.WHOLE, pipe=2)
     with pytest.raises(ValueError, match="adapters are trained without a pipeline"):
-        run(PREFERENCE, layout=layout, lora=LoraConfig(rank=4))
+        run(PREFERENCE, spec=spec, lora=LoraConfig(rank=4))
 
 
 def test_a_reward_model_is_no_policy_and_needs_the_same_width(model):
@@ -210,7 +208,7 @@ def test_rows_of_nvidias_reward_models_are_trained_on(model, tmp_path):
     for [(tokens, mask)] in found.groups:
         assert tokens[-1] == end and not mask.any()
     settings = toy.settings(REGRESSION, length=4096, batch=8, epochs=5)
-    options = Options(Layout())
+    options = Options(toy.WHOLE)
     history = stage.train(
         "real", settings, model, found, None, tmp_path, options
     ).history

@@ -21,8 +21,7 @@ from nemojax.interop import model_folder
 from nemojax.io.quarantine import DataError
 from nemojax.io.workdir import WorkdirError
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
 from nemojax.training import schedule
@@ -35,6 +34,8 @@ from tests.data.pretraining.token_corpus_test import TEXTS, write_text
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
+# All rows at once, nothing computed again: quick for a small model.
+WHOLE = LayoutSpec(rows=0, zero=0, remat="none")
 EVEN = {name: ClassBlend(1.0) for name in TEXTS}
 
 
@@ -66,7 +67,7 @@ def settings(**changes):
 
 
 def run(
-    tokens, workdir, layout=None, wanted=None, blend=EVEN, start=None,
+    tokens, workdir, spec=WHOLE, wanted=None, blend=EVEN, start=None,
     allow_data_change=False, **options,
 ):  # fmt: skip
     options = {"checkpoint_every": 5} | options
@@ -75,7 +76,7 @@ def run(
         TokenCorpus(tokens),
         [blend],
         workdir,
-        Options(layout or Layout(), **options),
+        Options(spec, **options),
         start=start,
         allow_data_change=allow_data_change,
     )
@@ -134,23 +135,22 @@ def test_a_run_leaves_its_metrics_report_picture_and_model(whole):
 def test_on_other_meshes_a_stopped_run_takes_the_same_samples(
     tokens, whole, tmp_path, stop_at
 ):
-    """One device, then data=2, then tensor=2: each step once, the losses the same.
+    """One device in passes, then data=2, then tensor=2: each step once, same losses.
 
     The batch grows in the first part, so that each mesh compiles one step."""
     stop, asked = stop_at
     folder = tmp_path / "run"
     wanted = settings(validate_every=0)
     done = 0
-    wide = {"layout": Layout(meshes.make_mesh(data=2)), "rows": 2}
-    for last, how in ((7, {}), (9, wide)):
+    for last, spec in ((7, LayoutSpec()), (9, LayoutSpec(data=2, rows=2))):
         stop(last)
         asked.clear()
         with pytest.raises(Stopped):
-            run(tokens, folder, wanted=wanted, **how)
+            run(tokens, folder, spec, wanted)
         assert asked[0] == done
         done = int(rows(folder)[-1]["step"])
     asked.clear()
-    run(tokens, folder, Layout(meshes.make_mesh(tensor=2), zero=1), wanted)
+    run(tokens, folder, dataclasses.replace(WHOLE, tensor=2), wanted)
     assert asked[0] == done
     assert [row["step"] for row in rows(folder)] == list(range(1, 13))
     for name in ("loss", "grad_norm"):
@@ -214,7 +214,9 @@ def test_the_second_blend_begins_where_the_schedule_says(tokens):
 
 def test_the_mix_of_ten_thousand_samples_is_the_one_wanted(tokens):
     wanted = dataclasses.replace(
-        settings(), schedule=Schedule(10_000, 10, LearningRate(1e-3)), max_bad_fraction=1.0
+        settings(),
+        schedule=Schedule(10_000, 10, LearningRate(1e-3)),
+        max_bad_fraction=1.0,
     )
     source = pretraining.open_samples(wanted, TokenCorpus(tokens), [blends.NEMOTRON])
     mix = report.mix(source, 10_000)
