@@ -34,7 +34,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", "#ffffff": "card"} | {
 # What a file format would date or sign.
 _UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 _UNDATED["svg"] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_STYLE = {
+_STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": GRID,
     "axes.grid": True,

@@ -8,7 +8,7 @@ from nemojax.reporting.plots import Line, Reference
 
 Report = Mapping[str, Any]
 RELATIONS = {">=": "≥", ">": ">", "<=": "≤"}
-_STATES = {True: ("good", "reached"), False: ("bad", "not reached")}
+_STATES: Any = {True: ("good", "reached"), False: ("bad", "not reached")}
 
 
 def render(report: Report) -> str:
