@@ -214,7 +214,9 @@ def test_the_second_blend_begins_where_the_schedule_says(tokens):
 
 def test_the_mix_of_ten_thousand_samples_is_the_one_wanted(tokens):
     wanted = dataclasses.replace(
-        settings(), schedule=Schedule(10_000, 10, LearningRate(1e-3)), max_bad_fraction=1.0
+        settings(),
+        schedule=Schedule(10_000, 10, LearningRate(1e-3)),
+        max_bad_fraction=1.0,
     )
     source = pretraining.open_samples(wanted, TokenCorpus(tokens), [blends.NEMOTRON])
     mix = report.mix(source, 10_000)
