@@ -74,7 +74,7 @@ def measure() -> dict:
     rows = fidelity.rows_of(take(model.tokenizer, quarantine), FLAGS.length)
     full = quantized.nbytes(model.params, FLAGS.dtype)
     found = {"dtype": FLAGS.dtype, "bytes": full, "kinds": {}}
-    found["rejects"] = len(quarantine.rows)
+    found["rejects"] = quarantine.total
     for kind in FLAGS.kinds:
         params = quantized.quantize(model.params, kind)
         one = fidelity.compare(

@@ -11,7 +11,7 @@ Prints progress on stderr, then a table of the stages and one line that says wha
 made and where. Takes about 20 minutes on two free CPU cores; --quick: 2 minutes.
 Run again, the same command continues an interrupted run.
 
-The work folder gets `report.html`, `report.json`, `quarantine.jsonl` (rows that could
+The work folder gets `report.html`, `report.json`, `rejects.jsonl` (rows that could
 not be used, with the reasons) and a folder for each stage.
 """
 
@@ -59,7 +59,7 @@ def run_recipe(
     }
     folder = Workdir(workdir, configuration)
     try:
-        material.quarantine.write(folder.path / "quarantine.jsonl")
+        material.quarantine.write(folder.path / "rejects.jsonl")
         mesh = meshes.make_mesh(data=2 if len(jax.devices()) >= 2 else 1)
         recipe = folders.Recipe(settings, material, folder, mesh, _tell)
         stages = recipe.run()
@@ -90,7 +90,7 @@ def _print(report, folder: pathlib.Path, to) -> None:
         f"Made a policy of {final['parameters']:,} parameters in "
         f"{tables.duration(report['seconds'])}: {folder / final['stage'] / 'params'}; "
         f"report: {folder / 'report.html'}; rows quarantined: "
-        f"{report['quarantine']['rows']} ({folder / 'quarantine.jsonl'})",
+        f"{report['quarantine']['rows']} ({folder / 'rejects.jsonl'})",
         file=to,
     )
 

@@ -73,7 +73,7 @@ def run() -> int:
     def show(totals: file_scoring.Totals, seconds: float) -> None:
         done[0] = done[0] if seconds else totals.rows
         speed = (totals.rows - done[0]) / seconds if seconds else 0.0
-        text = f"{speed:,.0f} rows/s, {sum(totals.reasons.values()):,} rejected"
+        text = f"{speed:,.0f} rows/s, {totals.rejects.total:,} rejected"
         progress.show(totals.rows, text)
 
     result = file_scoring.run(how, data, FLAGS.out, FLAGS.max_bad_fraction, show)

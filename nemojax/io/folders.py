@@ -1,11 +1,12 @@
 """Folders and files that appear at once: a name that exists is a whole result."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 
@@ -67,3 +68,17 @@ def write_file(file: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file by `replacing`; text as UTF-8."""
     with replacing(file) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(file: str | os.PathLike[str], value: Any) -> None:
+    """Writes a JSON value by `replacing`."""
+    write_file(file, json.dumps(value, indent=1) + "\n")
+
+
+def sync(directory: str | os.PathLike[str]) -> None:
+    """Waits until the names in a folder are on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

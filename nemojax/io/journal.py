@@ -3,8 +3,8 @@
 Every row carries the hash of what it holds, so a resumed run knows what exists, and a
 damaged line is known as damaged. A row is in the journal once `append` has returned.
 Nothing is dropped silently: a line that was half-written when the process died is cut
-off and reported, and any other unreadable line is copied into `<path>.quarantine`
-with its file, number and reason, and counted.
+off and reported, and any other unreadable line is listed in a file of rejects beside
+the journal with its file, number and reason, and counted.
 """
 
 import fcntl
@@ -13,8 +13,11 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
+
+from nemojax.io import folders, json_text, quarantine
+from nemojax.io.quarantine import BadRow, Quarantine
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A line of a journal that holds no row."""
-
-    file: str
-    line: int
-    reason: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Recovery:
     """What was found when a journal was opened.
 
@@ -71,7 +64,7 @@ class Recovery:
 
     rows: int
     torn_bytes: int
-    quarantined: tuple[Fault, ...]
+    quarantined: tuple[BadRow, ...]
 
 
 class Journal:
@@ -100,7 +93,7 @@ class Journal:
         self._faulty: set[int] = set()
         self.recovery = self._recover()
         if is_new:
-            _sync_directory(self.path.parent)
+            folders.sync(self.path.parent)
 
     def append(self, rows: Iterable[Row]) -> list[str]:
         """Writes `rows`, waits until they are on disk, and returns their ids.
@@ -154,7 +147,7 @@ class Journal:
 
     def _recover(self) -> Recovery:
         """Reads every line; cuts off a torn last one, quarantines other bad ones."""
-        faults = []
+        faults = Quarantine()
         line = b"\n"
         end = torn = 0
         with self.path.open("rb") as file:
@@ -167,8 +160,8 @@ class Journal:
                     if not line.endswith(b"\n"):
                         torn = len(line)
                         break
-                    text = line.decode(errors="replace").rstrip("\n")
-                    faults.append(Fault(str(self.path), number, str(error), text))
+                    text = json_text.raw_text(line)
+                    faults.add(BadRow(str(self.path), number, "", str(error), text))
                     self._faulty.add(number)
                 else:
                     self._ids.add(row_id)
@@ -179,9 +172,8 @@ class Journal:
             # The row is whole by its hash; only its line end was lost.
             _write_all(self._file, b"\n")
         os.fsync(self._file)
-        if faults:
-            _write_quarantine(self.path, faults)
-        return Recovery(len(self._ids), torn, tuple(faults))
+        faults.write(quarantine.beside(self.path))
+        return Recovery(len(self._ids), torn, tuple(faults.rows))
 
 
 def _json(row: Row) -> dict[str, Any]:
@@ -231,23 +223,3 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _write_quarantine(path: pathlib.Path, faults: list[Fault]) -> None:
-    """Writes the faults of the journal as it is now, whole or not at all."""
-    target = path.with_name(path.name + ".quarantine")
-    partial = target.with_name(target.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(_canonical(asdict(fault)) + "\n" for fault in faults)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: pathlib.Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

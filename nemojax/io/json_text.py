@@ -90,3 +90,14 @@ def raw_value(value: Any) -> str:
     except RecursionError:  # parsed just within the limit, a few frames further up
         return ""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def line(value: Any) -> bytes:
+    """JSON with a line end.
+
+    Raises:
+      ValueError: a number that is not finite.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # Of what UTF-8 cannot hold, lone surrogates, Python's escapes are JSON's, too.
+    return f"{text}\n".encode("utf-8", "backslashreplace")

@@ -8,12 +8,12 @@ A part that is whole is never written again. One that is not is made anew.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nemojax.io import folders
+from nemojax.io import folders, json_text
+from nemojax.io.quarantine import Quarantine
 from nemojax.io.workdir import WorkdirError
 
 ROWS, REJECTS, FACTS = ".jsonl", ".rejects.jsonl", ".json"
@@ -49,29 +49,28 @@ class Parts:
     def write(
         self,
         rows: Iterable[Any],
-        rejects: Iterable[Any],
+        rejects: Quarantine,
         facts: dict[str, Any],
     ) -> dict[str, Any]:
         """Writes the next part; it is on the disk when this returns.
 
         Args:
           rows: JSON objects.
-          rejects: JSON objects.
+          rejects: the rows that gave nothing; its `facts` are added to the facts.
           facts: a JSON object.
 
         Returns:
           The facts as they are stored.
         """
         number = len(self.facts)
-        kept = {ROWS: _lines(rows), REJECTS: _lines(rejects)}
-        facts = facts | {"bytes": {end: len(text) for end, text in kept.items()}}
-        self._path(number, REJECTS).unlink(missing_ok=True)  # of a part cut short
-        if kept[REJECTS]:
-            folders.write_file(self._path(number, REJECTS), kept[REJECTS])
-        folders.write_file(self._path(number, FACTS), _lines([facts]))
-        _sync(self.directory)
-        folders.write_file(self._path(number, ROWS), kept[ROWS])
-        _sync(self.directory)
+        text = b"".join(map(json_text.line, rows))
+        listed = rejects.write(self._path(number, REJECTS))
+        sizes = {ROWS: len(text), REJECTS: listed.stat().st_size if listed else 0}
+        facts = facts | rejects.facts | {"bytes": sizes}
+        folders.write_file(self._path(number, FACTS), json_text.line(facts))
+        folders.sync(self.directory)
+        folders.write_file(self._path(number, ROWS), text)
+        folders.sync(self.directory)
         self.facts.append(facts)
         return facts
 
@@ -92,23 +91,3 @@ class Parts:
                 "those after it, then run the same command again"
             ) from error
         return facts
-
-
-def _lines(values: Iterable[Any]) -> bytes:
-    """JSON, a line each.
-
-    Raises:
-      ValueError: a number that is not finite.
-    """
-    return "".join(
-        json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-        for value in values
-    ).encode()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

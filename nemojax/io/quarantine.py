@@ -1,13 +1,19 @@
-"""Rows, bad rows, and the quarantine that counts and keeps the bad ones."""
+"""Rows, bad rows, and the quarantine that counts and lists the bad ones."""
 
 import collections
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from nemojax.io import json_text
+from nemojax.io import folders, json_text
+
+REJECTS = "rejects.jsonl"  # of a folder; of a file NAME.x it is NAME.rejects.jsonl
+_HELD_BYTES = 2**20
 
 # Reasons for which a sound row still gives no record. They are counted and written
 # like the others but do not make a file suspect.
@@ -35,8 +41,8 @@ class Row:
 
     def reject(self, field: str, reason: str) -> "BadRow":
         """The same row as a bad one, for checks made after reading."""
-        raw = json_text.raw_value(self.value)
-        return BadRow(self.file, self.row, field, reason, raw)
+        excerpt = json_text.raw_value(self.value)
+        return BadRow(self.file, self.row, field, reason, excerpt)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +54,14 @@ class BadRow:
       row: counts from 1; 0 stands for the file as a whole.
       field: the field at fault, or "" where the whole row is.
       reason: a short phrase, the same for all rows with the same fault.
-      raw: the beginning of the row's text.
+      excerpt: the beginning of the row's text.
     """
 
     file: str
     row: int
     field: str
     reason: str
-    raw: str = ""
+    excerpt: str = ""
 
     @property
     def malformed(self) -> bool:
@@ -68,17 +74,23 @@ class BadRow:
 
 
 class Quarantine:
-    """Collects bad rows: counted by reason, written to a file, stopped on excess."""
+    """Bad rows, counted by reason and listed in one file.
+
+    The list is held in memory while it is short and on the disk when it is not.
+    """
 
     def __init__(self) -> None:
-        self.rows: list[BadRow] = []
+        self._reasons: collections.Counter[str] = collections.Counter()
+        self._first_malformed = ""
+        self._lines = tempfile.SpooledTemporaryFile(_HELD_BYTES)  # noqa: SIM115
 
     def add(self, bad: BadRow) -> None:
-        """Keeps one bad row."""
-        self.rows.append(bad)
+        """Counts and lists one bad row."""
+        self._count({bad.reason: 1}, str(bad) if bad.malformed else "")
+        self._lines.write(json_text.line(dataclasses.asdict(bad)))
 
     def keep(self, rows: Iterable[Row | BadRow]) -> Iterator[Row]:
-        """Passes the good rows on and keeps the bad ones."""
+        """Passes the good rows on and adds the bad ones."""
         for row in rows:
             if isinstance(row, Row):
                 yield row
@@ -86,32 +98,80 @@ class Quarantine:
                 self.add(row)
 
     @property
+    def rows(self) -> list[BadRow]:
+        """All rows that were added, in order."""
+        self._lines.seek(0)
+        return [BadRow(**json.loads(line)) for line in self._lines]
+
+    @property
     def counts(self) -> dict[str, int]:
         """Rows per reason, the most frequent first."""
-        return dict(collections.Counter(bad.reason for bad in self.rows).most_common())
+        return dict(self._reasons.most_common())
 
-    def write(self, path: PathLike) -> None:
-        """Writes one JSON object a bad row: file, row, field, reason, raw."""
-        with open(path, "w", encoding="utf-8") as stream:
-            for bad in self.rows:
-                row = json.dumps(dataclasses.asdict(bad), ensure_ascii=False)
-                stream.write(row + "\n")
+    @property
+    def total(self) -> int:
+        """Number of rows."""
+        return self._reasons.total()
 
-    def check(self, total: int, max_share: float = 0.05) -> None:
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Counts as JSON, for `include`."""
+        return {"reasons": self.counts, "first_malformed": self._first_malformed}
+
+    def include(self, facts: Mapping[str, Any]) -> None:
+        """Counts the rows that another quarantine has written, given its `facts`."""
+        self._count(facts["reasons"], facts["first_malformed"])
+
+    def _count(self, reasons: Mapping[str, int], first_malformed: str) -> None:
+        self._reasons.update(reasons)
+        self._first_malformed = self._first_malformed or first_malformed
+
+    def write(self, path: PathLike) -> pathlib.Path | None:
+        """Writes one JSON object a row: file, row, field, reason, excerpt.
+
+        Args:
+          path: the file, which is whole when it appears; removed where there are no
+            rows.
+
+        Returns:
+          The file, or None without rows.
+        """
+        path = pathlib.Path(path)
+        if not self._lines.tell():
+            path.unlink(missing_ok=True)
+            return None
+        self._lines.seek(0)
+        with folders.replacing(path) as stream:
+            shutil.copyfileobj(self._lines, stream)
+        return path
+
+    def check(
+        self, total: int, max_share: float = 0.05, where: PathLike | None = None
+    ) -> None:
         """Raises DataError where too large a share of the rows is malformed.
 
         Args:
           total: number of rows read, good and bad.
           max_share: the largest tolerated share of malformed rows, 0 to 1. Rows that
             are sound but give no record (`SKIP_REASONS`) are not malformed.
+          where: the file that lists them, for the message of a command.
         """
-        malformed = [bad for bad in self.rows if bad.malformed]
-        if len(malformed) <= max_share * total:
+        malformed = {
+            why: n for why, n in self.counts.items() if why not in SKIP_REASONS
+        }
+        count = sum(malformed.values())
+        if count <= max_share * total:
             return
-        reasons = collections.Counter(bad.reason for bad in malformed).most_common(5)
-        listed = ", ".join(f"{reason} ({count})" for reason, count in reasons)
+        listed = ", ".join(f"{why} ({n})" for why, n in [*malformed.items()][:5])
         raise DataError(
-            f"{len(malformed)} of {total} rows are malformed, more than "
-            f"{max_share:.1%}: {listed}; the first is {malformed[0]}. "
-            "Mend or remove these rows, or allow a larger share."
+            f"{count} of {total} rows are malformed, more than {max_share:.1%}: "
+            f"{listed}; the first is {self._first_malformed}. "
+            + (f"They are in {where}. " if where else "")
+            + "Mend or remove these rows, or allow a larger share"
+            + (" with --max_bad_fraction." if where else ".")
         )
+
+
+def beside(out: PathLike) -> pathlib.Path:
+    """Path of the list of bad rows of an output file: its suffix is replaced."""
+    return pathlib.Path(out).with_suffix(f".{REJECTS}")

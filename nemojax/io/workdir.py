@@ -20,7 +20,7 @@ from nemojax.io import folders
 
 RESULT = "result.json"
 CONFIGURATION = "configuration.json"
-LOCK = ".lock"
+LOCK, _SECONDS = ".lock", ".seconds"
 
 
 class WorkdirError(ValueError):
@@ -45,12 +45,17 @@ class StageOutput:
 
 
 class Workdir:
-    """The folder of one run; locked while this object is open."""
+    """The folder of one run: the first process holds it, all do its work.
+
+    Attributes:
+      path: absolute; the same folder on every host.
+      configuration: as JSON gives it back.
+    """
 
     def __init__(
         self, path: str | Path, configuration: dict[str, Any], flag: str = "--workdir"
     ):
-        """Opens or creates the folder.
+        """Opens or creates the folder, which is locked until `close`.
 
         Args:
           path: of the folder.
@@ -59,11 +64,16 @@ class Workdir:
 
         Raises:
           WorkdirError: the folder holds a run of another configuration or something
-            else, or another process is using it. Nothing is changed then.
+            else, or another run is using it. Nothing is changed then.
+          FirstProcessError: in the other processes, where the first has an error.
         """
         self.path = Path(path).absolute()
         self._flag = flag
         self.configuration = json.loads(json.dumps(configuration))
+        self._lock: IO[str] | None = None
+        _of_first(self._open)
+
+    def _open(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise WorkdirError(f"{self.path} is a file: give {self._flag} a folder")
         self._check_configuration()
@@ -71,7 +81,7 @@ class Workdir:
         self._lock = self._take_lock()
         stored = self.path / CONFIGURATION
         if not stored.exists():
-            write_json(stored, self.configuration)
+            folders.write_json(stored, self.configuration)
 
     def _check_configuration(self) -> None:
         stored = self.path / CONFIGURATION
@@ -111,62 +121,56 @@ class Workdir:
         return lock
 
     def stage(self, name: str, run: Callable[[Path], dict[str, Any]]) -> StageOutput:
-        """Runs a stage, or reads what it left if it is finished.
+        """Runs a stage in all processes, or reads what it left if it is finished.
 
         Args:
           name: a file name; stages of a run have different names.
-          run: gets the folder to write to and returns a JSON object. It may find
-            there what an interrupted attempt left.
+          run: gets the folder to write to and returns a JSON object, of which that of
+            the first process counts. It may find there what an interrupted attempt
+            left.
         """
         finished = self.path / name
-        partial = self.path / f"{name}.partial"
-        if not finished.exists():
-            partial.mkdir(exist_ok=True)
-            clock = _Clock(partial / ".seconds")
+        partial = self.path / f"{name}{folders.PARTIAL}"
+        if not _of_first(finished.exists):
+            before = _of_first(lambda: _begin(partial))
+            start = time.monotonic()
             try:
                 result = run(partial)
             finally:
-                seconds = clock.stop()
-            write_json(partial / RESULT, {"result": result, "seconds": seconds})
-            clock.path.unlink()
-            os.rename(partial, finished)
-        stored = json.loads((finished / RESULT).read_text())
+                seconds = round(before + time.monotonic() - start, 2)
+                if self._lock is not None:
+                    (partial / _SECONDS).write_text(f"{seconds}\n")
+            stored = {"result": result, "seconds": seconds}
+            _of_first(lambda: _finish(partial, finished, stored))
+        stored = _of_first(lambda: json.loads((finished / RESULT).read_text()))
         return StageOutput(name, finished, stored["result"], stored["seconds"])
 
     def close(self) -> None:
         """Releases the lock."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
-class _Clock:
-    """Seconds over several attempts at one stage."""
+def _of_first(make: Callable[[], Any]) -> Any:
+    """Runs `processes.of_first`; imported here, for commands start without jax."""
+    from nemojax.parallel import processes
 
-    def __init__(self, path: Path):
-        self.start = time.monotonic()
-        self.path = path
-        try:
-            self.before = float(path.read_text())
-        except (OSError, ValueError):
-            self.before = 0.0
-
-    def stop(self) -> float:
-        """The sum with this attempt, left for the next one."""
-        seconds = round(self.before + time.monotonic() - self.start, 2)
-        self.path.write_text(f"{seconds}\n")
-        return seconds
+    return processes.of_first(make)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is either the old one or the whole new one."""
-    folders.write_file(path, json.dumps(value, indent=1) + "\n")
+def _begin(partial: Path) -> float:
+    """Makes the folder of a stage; returns the seconds of earlier attempts."""
+    partial.mkdir(exist_ok=True)
+    try:
+        return float((partial / _SECONDS).read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
-def remove_stages(workdir: Path, names: list[str]) -> None:
-    """Removes finished and partial stages, so that they run again."""
-    for name in names:
-        for folder in (workdir / name, workdir / f"{name}.partial"):
-            if folder.exists():
-                shutil.rmtree(folder)
+def _finish(partial: Path, finished: Path, stored: dict[str, Any]) -> None:
+    folders.write_json(partial / RESULT, stored)
+    (partial / _SECONDS).unlink()
+    os.rename(partial, finished)
 
 
 def _and_more(changed: list[str]) -> str:

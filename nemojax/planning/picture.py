@@ -3,17 +3,16 @@
 import pathlib
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from nemojax.parallel.timetable import Timetable, Work
+from nemojax.reporting import plots
 
 _TICK, _STAGE = 0.26, 0.4  # inches
 
 
+@plots.styled
 def draw(
     path: pathlib.Path, stages: int, virtual_stages: int, micro_batches: int
 ) -> None:
@@ -26,12 +25,9 @@ def draw(
         for stage in range(stages)
     ]
     ticks = timetables[0].ticks
-    figure, (gpipe, both) = plt.subplots(
-        2,
-        figsize=(_TICK * ticks + 1.2, 3 * _STAGE * stages + 1.9),
-        height_ratios=(1, 2),
-        sharex=True,
-    )
+    size = _TICK * ticks + 1.2, 3 * _STAGE * stages + 1.9
+    figure, grid = plots.grid(2, 1, *size, height_ratios=(1, 2), sharex=True)
+    gpipe, both = grid.flat
     every = np.arange(ticks)
     for row, timetable in enumerate(timetables):
         forwards, backwards = timetable.forwards(every), timetable.backwards(every)
@@ -46,11 +42,10 @@ def draw(
         axis.invert_yaxis()
         axis.set_yticks(range(stages), names)
         axis.set_xlim(0, ticks)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title)
+        axis.grid(False)
     both.set_xlabel("tick; the number is the micro-batch, the colour the chunk")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    plots.write(figure, path)
 
 
 def _row(
@@ -61,7 +56,7 @@ def _row(
     height: float = 0.8,
     alpha: float = 1.0,
 ) -> None:
-    colours = plt.get_cmap("viridis")
+    colours = matplotlib.colormaps["viridis"]
     real, chunk, micro_batch = (np.asarray(array) for array in work[:3])
     for tick in np.flatnonzero(real):
         shade = (chunk[tick] + 0.5) / virtual_stages

@@ -6,15 +6,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from nemojax.planning import counts, memory, roofline, search
 from nemojax.planning.compiled import Compiled
 from nemojax.planning.scenario import Scenario
 from nemojax.planning.search import USABLE, Candidate
+from nemojax.reporting import plots
 
 GIB = 2**30
 _BAR = 36
@@ -216,19 +212,19 @@ def too_large(scenario: Scenario, found: Mapping[str, Any]) -> str:
     return f"{message}; the nearest layout that fits: {', '.join(changes)}"
 
 
+@plots.styled
 def picture(found: Mapping[str, Any], path: pathlib.Path) -> None:
     """Writes the bars of memory and time; the name's ending says which format."""
     kinds = {name: found["memory"][name] / GIB for name in memory.KINDS}
     parts = found["prediction"]["parts"]
-    figure, axes = plt.subplots(2, 1, figsize=(9, 3.6))
+    figure, grid = plots.grid(2, 1, 9, 3.6)
+    axes = list(grid.flat)
     device = found["memory"]["device_bytes"] / GIB
     _stack(axes[0], kinds, "GiB a device")
     axes[0].axvline(device, color="black", linewidth=1)
     _stack(axes[1], parts, f"seconds a step, MFU {found['prediction']['mfu']:.1%}")
     figure.suptitle(f"{found['devices']:,} x {found['hardware']}", fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    plots.write(figure, path)
 
 
 def _stack(axis: Any, parts: Mapping[str, float], label: str) -> None:
@@ -237,6 +233,5 @@ def _stack(axis: Any, parts: Mapping[str, float], label: str) -> None:
         axis.barh([0], [value], left=left, label=name)
         left += value
     axis.set_yticks([])
-    axis.set_xlabel(label, fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, ncol=5, loc="upper center", bbox_to_anchor=(0.5, 1.45))
+    axis.set_xlabel(label)
+    axis.legend(ncol=5, loc="upper center", bbox_to_anchor=(0.5, 1.45))

@@ -1,274 +1,197 @@
-"""The HTML page of a run's report.
+"""HTML pages of reports: sections of tables, plots, lists, bars and notes.
 
-`view` turns the report into what the page shows, as strings and coordinates, and the
-template in `templates/` only lays it out.
+A page is one self-contained document: styles and plots are inline, there is no script
+and no link, and all text is escaped. The template in `templates/` lays out what the
+functions here describe.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 
-from nemojax.reporting import charts, tables
+from nemojax.reporting import plots, tables
 
-RELATIONS = {">=": "≥", ">": ">", "<=": "≤"}
+Block = dict[str, Any]
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The page as one self-contained HTML document; text of the run is escaped.
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+      value: its text.
+      note: small text under it.
+      strong: whether it is what the row is about.
+      tag: a word in a frame behind it.
+      state: a look ("good", "bad", "") and a word for it.
+      tone: a look of the whole cell ("ahead", "behind", "time").
+    """
+
+    value: str
+    note: str = ""
+    strong: bool = False
+    tag: str = ""
+    state: tuple[str, str] | None = None
+    tone: str = ""
+
+
+def render(
+    title: str,
+    sections: Iterable[Block | None],
+    lead: str = "",
+    highlights: Sequence[Mapping[str, str]] = (),
+) -> str:
+    """The page as an HTML document.
 
     Args:
-      report: as `report.write_report` takes it.
+      title: of the page.
+      sections: from `section`; None where there is nothing to show.
+      lead: a sentence under the title.
+      highlights: cards at the top, each with `label`, `value` and `note`.
     """
+    return _template().render(
+        title=title,
+        lead=lead,
+        highlights=highlights,
+        sections=[one for one in sections if one is not None],
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nemojax.evals"),
+        loader=jinja2.PackageLoader("nemojax.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.jinja").render(view(report))
+    return environment.get_template("page.html.jinja")
 
 
-def view(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows, by section; empty sections are falsy."""
-    families = tables.families(report)
-    return {
-        "title": report["title"],
-        "subtitle": report.get("subtitle", ""),
-        "highlights": report.get("highlights", ()),
-        "headline": _headline(report, families),
-        "panels": [_stage_panel(report, family) for family in families],
-        "notes": report.get("notes", ()),
-        "comparisons": [_comparison(row) for row in report.get("comparisons", ())],
-        "goals": [_goal(goal) for goal in report.get("goals", ())],
-        "students": _students(report, families),
-        "reward_model": _reward_model(report.get("reward_model") or {}),
-        "curves": [
-            panel
-            for stage, points in (report.get("curves") or {}).items()
-            if (panel := charts.curve_panel(stage, points)) is not None
-        ],
-        "samples": report.get("samples", ()),
-        "times": _times(report),
-        "settings": _settings(report.get("settings") or {}),
-    }
+def section(name: str, title: str, *blocks: Block | None) -> Block | None:
+    """A heading with blocks; None where no block shows more than text."""
+    shown = [block for block in blocks if block is not None]
+    if all(block["kind"] in ("about", "legend") for block in shown):
+        return None
+    return {"id": name, "title": title, "blocks": shown}
 
 
-def _headline(report: Mapping[str, Any], families: Sequence[str]) -> dict[str, Any]:
-    rows = [{**report["teacher"], "kind": "teacher"}]
-    rows += [
-        {**stage, "kind": "control" if stage.get("control") else "stage"}
-        for stage in report["stages"]
-    ]
-    return {
-        "columns": [
-            {"name": tables.label(name), "n": _counts(rows, name)} for name in families
-        ],
-        "rows": [
-            {
-                "name": row["name"],
-                "kind": row["kind"],
-                "cells": [_cell(row["metrics"].get(name)) for name in families],
-                "time": tables.duration(row["seconds"]),
-            }
-            for row in rows
-        ],
-    }
+def about(text: str) -> Block:
+    """A paragraph that explains what follows."""
+    return {"kind": "about", "text": text}
 
 
-def _counts(rows: Sequence[Mapping[str, Any]], family: str) -> str:
-    """ "n = 1,000", or the range where the rows differ."""
-    counts = sorted(
-        {row["metrics"][family]["n"] for row in rows if family in row["metrics"]}
-    )
-    if len(counts) > 1:
-        return f"n = {counts[0]:,} to {counts[-1]:,}"
-    return f"n = {counts[0]:,}"
-
-
-def _cell(cell: Mapping[str, Any] | None, *, signed: bool = False) -> dict[str, str]:
-    """An estimate as two strings: its value and its interval."""
-    if cell is None:
-        return {"value": tables.MISSING, "interval": ""}
+def estimate(found: Mapping[str, Any] | None, *, signed: bool = False) -> Cell:
+    """A share in percent over its interval."""
+    if found is None:
+        return Cell(tables.MISSING, strong=True)
     interval = ""
-    if cell.get("interval") is not None:
-        low, high = (tables.percent(x, signed=signed) for x in cell["interval"])
+    if found.get("interval") is not None:
+        low, high = (tables.percent(x, signed=signed) for x in found["interval"])
         interval = f"{low} to {high}"
-    return {
-        "value": tables.percent(cell["value"], signed=signed),
-        "interval": interval,
-    }
+    return Cell(tables.percent(found["value"], signed=signed), interval, strong=True)
 
 
-def _stage_panel(report: Mapping[str, Any], family: str) -> charts.IntervalPanel:
-    lines = []
-    for stage in report["stages"]:
-        kind = "control" if stage.get("control") else "stage"
-        cell = stage["metrics"].get(family)
-        cells = [] if cell is None else [(cell, kind)]
-        lines.append(charts.Line(stage["name"], cells, kind))
-    teacher = report["teacher"]["metrics"].get(family)
-    if not any(line.cells for line in lines):
-        lines = [charts.Line(report["teacher"]["name"], [(teacher, "teacher")])]
-    reference = None
-    if teacher is not None:
-        name = f"{report['teacher']['name']}: {tables.estimate(teacher)}"
-        reference = charts.Reference(teacher["value"], name, "teacher")
-    return charts.interval_panel(tables.label(family), lines, reference)
+def table(
+    header: Iterable[Cell | str],
+    rows: Iterable[tuple[str, Sequence[Cell | str]]],
+    style: str = "",
+) -> Block | None:
+    """A table; None without rows.
 
-
-def _comparison(row: Mapping[str, Any]) -> dict[str, Any]:
-    p = row["p_value"]
-    return {
-        **row,
-        **_cell(row, signed=True),
-        "family": tables.label(row["family"]),
-        "p_value": "< 0.001" if p < 0.001 else f"{p:.3f}",
-    }
-
-
-def _goal(goal: Mapping[str, Any]) -> dict[str, Any]:
-    unit = goal.get("unit", "share")
-    interval = goal.get("interval")
-    reached = goal.get("reached")
-    return {
-        "name": goal["name"],
-        "threshold": RELATIONS[goal.get("relation", ">=")]
-        + " "
-        + _quantity(goal["threshold"], unit),
-        "value": _quantity(goal.get("value"), unit),
-        "interval": ""
-        if interval is None
-        else " to ".join(_quantity(bound, unit) for bound in interval),
-        "state": "open" if reached is None else "reached" if reached else "missed",
-        "reason": goal.get("reason", ""),
-    }
-
-
-def _quantity(value: float | None, unit: str) -> str:
-    if value is None:
-        return tables.MISSING
-    if unit == "seconds":
-        return tables.duration(value)
-    if unit == "number":
-        return f"{value:,.4g}"
-    return tables.percent(value, signed=unit == "difference")
-
-
-def _students(
-    report: Mapping[str, Any], families: Sequence[str]
-) -> dict[str, Any] | None:
-    """The final model against the teacher on the families that both have."""
-    recipe = [stage for stage in report["stages"] if not stage.get("control")]
-    if not recipe:
+    Args:
+      header: names of the columns.
+      rows: a look ("stage", "control", "teacher", "") and the cells of each.
+      style: "headline" or "goals" for those looks.
+    """
+    listed = [{"kind": kind, "cells": [*map(_cell, cells)]} for kind, cells in rows]
+    if not listed:
         return None
-    final, teacher = recipe[-1], report["teacher"]
-    shared = [f for f in families if f in final["metrics"] and f in teacher["metrics"]]
-    if not shared:
+    head = [*map(_cell, header)]
+    return {"kind": "table", "header": head, "rows": listed, "style": style}
+
+
+def _cell(value: Cell | str) -> Cell:
+    return Cell(value) if isinstance(value, str) else value
+
+
+def legend(*entries: tuple[str, str]) -> Block:
+    """Kinds of marks and their names."""
+    return {"kind": "legend", "entries": entries}
+
+
+def plot(title: str, svg: str, note: str = "") -> Block:
+    """A plot with its title, for `plots_of`."""
+    return {"title": title, "svg": svg, "note": note}
+
+
+def plots_of(drawn: Sequence[Block]) -> Block | None:
+    """Plots beside each other; None without any."""
+    return {"kind": "plots", "plots": drawn} if drawn else None
+
+
+def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block | None:
+    """The losses of stages against their steps, as a section."""
+    drawn = []
+    for name, points in stages.items():
+        if (svg := plots.curve_svg(name, points)) is not None:
+            last = next(p["loss"] for p in points[::-1] if p.get("loss") is not None)
+            drawn.append(plot(name, svg, f"{last:.3g}"))
+    text = (
+        "Loss against optimiser steps: measured values (thin) and their running mean. "
+        "The losses of different stages are not on one scale."
+    )
+    return section("curves", "Training", about(text), plots_of(drawn))
+
+
+def pair(*blocks: Block | None) -> Block:
+    """Blocks side by side."""
+    return {"kind": "pair", "blocks": [one for one in blocks if one is not None]}
+
+
+def notes(title: str, texts: Sequence[str]) -> Block | None:
+    """Remarks in a frame; None without any."""
+    return {"kind": "notes", "title": title, "notes": texts} if texts else None
+
+
+def samples(found: Sequence[Mapping[str, Any]]) -> Block | None:
+    """Prompts with two answers each, as `report` describes them; None without any."""
+    return {"kind": "samples", "samples": found} if found else None
+
+
+def bars(seconds: Mapping[str, float]) -> Block | None:
+    """Times as bars, of which the longest is full; None where none was taken."""
+    longest = max(seconds.values(), default=0)
+    if not longest:
         return None
-    pairs = [(f, teacher["metrics"][f], final["metrics"][f]) for f in shared]
-    lines = [
-        charts.Line(tables.label(family), [(before, "teacher"), (after, "stage")])
-        for family, before, after in pairs
+    rows = [
+        {
+            "name": name,
+            "text": tables.duration(value),
+            "width": f"{100 * value / longest:.2f}",
+        }
+        for name, value in seconds.items()
     ]
-    return {
-        "teacher": teacher["name"],
-        "student": final["name"],
-        "panel": charts.interval_panel("", lines),
-        "rows": [
-            {
-                "family": tables.label(family),
-                "teacher": _cell(before),
-                "student": _cell(after),
-                "difference": tables.percent(
-                    after["value"] - before["value"], signed=True
-                ),
-                "ahead": after["value"] > before["value"],
-            }
-            for family, before, after in pairs
-        ],
-    }
+    return {"kind": "bars", "rows": rows}
 
 
-def _reward_model(section: Mapping[str, Any]) -> dict[str, Any] | None:
-    pairs = section.get("pairs") or ()
-    kept = section.get("filter") or ()
-    if not pairs and not kept:
+def lists(groups: Mapping[str, Any]) -> Block | None:
+    """Names and values by group; values that are no group come first, untitled."""
+    plain = {k: v for k, v in groups.items() if not isinstance(v, Mapping)}
+    found = {"": plain} if plain else {}
+    found |= {k: v for k, v in groups.items() if isinstance(v, Mapping)}
+    if not found:
         return None
-    sets = {
-        row["name"]: {"all pairs": row["overall"], **row.get("families", {})}
-        for row in pairs
-    }
-    bounds = [
-        bound
-        for cells in sets.values()
-        for cell in cells.values()
-        for bound in charts.cell_bounds(cell)
+    listed = [
+        {"name": name, "rows": [(key, _setting(value)) for key, value in rows.items()]}
+        for name, rows in found.items()
     ]
-    return {
-        "panels": [
-            charts.interval_panel(
-                name,
-                [
-                    charts.Line(label, [(cell, "stage")])
-                    for label, cell in cells.items()
-                ],
-                charts.Reference(0.5, "chance: 50.0", "chance"),
-                include=bounds,
-            )
-            for name, cells in sets.items()
-        ],
-        "filter": [
-            {
-                "family": tables.label(row["family"]),
-                "raw": _cell(row["raw"]),
-                "kept": _cell(row["kept"]),
-                "difference": tables.percent(
-                    row["kept"]["value"] - row["raw"]["value"], signed=True
-                ),
-            }
-            for row in kept
-        ],
-    }
-
-
-def _times(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    times = report.get("times")
-    if times is None:
-        rows = [report["teacher"], *report["stages"]]
-        times = {row["name"]: row["seconds"] for row in rows if row["seconds"]}
-    total = sum(times.values())
-    if not total:
-        return None
-    longest = max(times.values())
-    return {
-        "total": tables.duration(total),
-        "rows": [
-            {
-                "name": name,
-                "time": tables.duration(seconds),
-                "share": f"{100 * seconds / total:.0f} %",
-                "width": f"{100 * seconds / longest:.2f}",
-            }
-            for name, seconds in times.items()
-        ],
-    }
-
-
-def _settings(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Groups of (name, value); values that are no group come first, untitled."""
-    plain = [(k, v) for k, v in settings.items() if not isinstance(v, Mapping)]
-    groups = [{"name": "", "rows": plain}] if plain else []
-    groups += [
-        {"name": name, "rows": list(value.items())}
-        for name, value in settings.items()
-        if isinstance(value, Mapping)
-    ]
-    for group in groups:
-        group["rows"] = [(name, _setting(value)) for name, value in group["rows"]]
-    return groups
+    return {"kind": "lists", "groups": listed}
 
 
 def _setting(value: Any) -> str:

@@ -43,7 +43,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nemojax.reporting import page, plots
+from nemojax.io import folders
+from nemojax.reporting import plots, run_page
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,10 @@ def write_report(
         directory / "report.json", directory / "report.html", directory / "stages.png"
     )
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    _replace(files.json, text.encode())
+    folders.write_file(files.json, text)
     # Half of a character pair, which a model may write, has no UTF-8 form.
-    _replace(files.html, page.render(report).encode(errors="replace"))
-    partial = _partial(files.plot)
-    plots.write_stage_plot(partial, report)
-    partial.replace(files.plot)
+    folders.write_file(files.html, run_page.render(report).encode(errors="replace"))
+    plots.write(plots.stage_figure(report), files.plot)
     return files
 
 
@@ -123,13 +122,3 @@ def _check_json(place: str, value: Any) -> None:
         raise ValueError(f"{place} is {value}; JSON has no such number, use null")
     elif type(value) not in (str, int, float, bool, type(None)):
         raise ValueError(f"{place} is no JSON value but {type(value).__name__}")
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    partial = _partial(path)
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
-def _partial(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(path.name + ".partial")

@@ -6,14 +6,12 @@ paired bootstrap.
 """
 
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
+from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -75,14 +73,8 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} are not a share")
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / n
-    scale = 1 + z * z / n
-    center = (share + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else center - half
-    high = 1.0 if successes == n else center + half
-    return Estimate(share, n, (low, high))
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, "wilson")
+    return Estimate(successes / n, n, (float(interval.low), float(interval.high)))
 
 
 def share(outcomes: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
@@ -106,9 +98,13 @@ def mean(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
     center = float(values.mean())
     if n == 1:
         return Estimate(center, n, None)
-    quantile = special.stdtrit(n - 1, (1 + confidence) / 2)
-    half = float(quantile * values.std(ddof=1) / math.sqrt(n))
-    return Estimate(center, n, (center - half, center + half))
+    scale = values.std(ddof=1) / math.sqrt(n)
+    low, high = (
+        stats.t.interval(confidence, n - 1, center, scale)
+        if scale
+        else (center, center)
+    )
+    return Estimate(center, n, (float(low), float(high)))
 
 
 def mcnemar_p_value(won: int, lost: int) -> float:
@@ -118,8 +114,7 @@ def mcnemar_p_value(won: int, lost: int) -> float:
     say nothing and do not enter.
     """
     n = won + lost
-    tail = sum(math.comb(n, k) for k in range(min(won, lost) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(stats.binomtest(won, n).pvalue) if n else 1.0
 
 
 def paired_bootstrap(
@@ -190,29 +185,6 @@ def pairwise_accuracy(
     chosen, rejected = _vector("chosen", chosen), _vector("rejected", rejected)
     _check_same_length(chosen, rejected)
     return wilson(int((chosen > rejected).sum()), len(chosen), confidence)
-
-
-def mean_of_families(shares: Sequence[Estimate]) -> Estimate:
-    """The unweighted mean of shares that were measured on different examples.
-
-    Each family's distances to its own limits are squared and added (R. G. Newcombe,
-    1998), so that families at 0 or 1 still have a width; n is the sum.
-
-    Raises:
-      ValueError: no shares, or one without an interval.
-    """
-    if not shares:
-        raise ValueError("no shares to average")
-    below = above = 0.0
-    for estimate in shares:
-        if estimate.interval is None:
-            raise ValueError(f"{estimate} has no interval")
-        below += (estimate.value - estimate.interval[0]) ** 2
-        above += (estimate.interval[1] - estimate.value) ** 2
-    count = len(shares)
-    center = sum(estimate.value for estimate in shares) / count
-    interval = (center - math.sqrt(below) / count, center + math.sqrt(above) / count)
-    return Estimate(center, sum(estimate.n for estimate in shares), interval)
 
 
 def _vector(name: str, values: ArrayLike) -> np.ndarray:

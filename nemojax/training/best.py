@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nemojax.io.workdir import write_json
+from nemojax.io import folders
 from nemojax.parallel import processes
 from nemojax.training import checkpoints
 
@@ -42,7 +42,7 @@ class Best:
 
     def _replace(self, loss: float, number: int) -> None:
         path = self._directory / _RECORD
-        write_json(path, {"loss": loss, "number": number})
+        folders.write_json(path, {"loss": loss, "number": number})
         shutil.rmtree(self._folder(number - 1), ignore_errors=True)
 
     def _folder(self, number: int) -> Path:

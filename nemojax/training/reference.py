@@ -19,7 +19,7 @@ import numpy as np
 
 from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.batching.packing import PackedBatch
-from nemojax.io.workdir import write_json
+from nemojax.io import folders
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
@@ -146,7 +146,7 @@ def _begin(
     empty = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     empty[:] = np.nan
     empty.flush()
-    write_json(mark, fingerprint)
+    folders.write_json(mark, fingerprint)
 
 
 def _is(mark: Path, fingerprint: dict[str, str]) -> bool:

@@ -56,7 +56,7 @@ def test_every_broken_line_is_named_and_every_good_one_survives(tmp_path, name):
         for number, (_, field, reason) in enumerate(BROKEN_LINES)
     ]
     assert {row.file for row in good + bad} == {str(path)}
-    assert bad[0].raw == '{"text": "cut'
+    assert bad[0].excerpt == '{"text": "cut'
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.json.gz"])
@@ -249,7 +249,7 @@ def test_any_bytes_give_rows_or_a_data_error(
             json.dumps(row.value, ensure_ascii=False).encode("utf-8")
         else:
             assert row.reason
-            row.raw.encode("utf-8")
+            row.excerpt.encode("utf-8")
 
 
 def test_flips_of_a_compressed_file_are_never_silent(tmp_path):

@@ -161,9 +161,9 @@ def test_a_damaged_middle_line_is_quarantined_and_counted(path, how, reason):
         with Journal(path) as opened:
             assert list(opened) == [row(0), row(2)]
             [fault] = opened.recovery.quarantined
-        assert (fault.file, fault.line) == (str(path), 2)
-        quarantine = path.with_name("rows.jsonl.quarantine").read_text().splitlines()
-        assert [json.loads(line)["line"] for line in quarantine] == [2]
+        assert (fault.file, fault.row) == (str(path), 2)
+        quarantine = path.with_name("rows.rejects.jsonl").read_text().splitlines()
+        assert [json.loads(line)["row"] for line in quarantine] == [2]
         assert json.loads(quarantine[0])["reason"] == fault.reason
         assert re.search(reason, fault.reason)
 

@@ -11,16 +11,24 @@ import time
 import pytest
 
 from nemojax.io.parts import Parts
+from nemojax.io.quarantine import BadRow, Quarantine
 from nemojax.io.workdir import WorkdirError
 from tests.inference.scoring.scored import contents, read_parts
 
+BAD = BadRow("a.jsonl", 3, "text", "tie", "é")
+BAD_ROW = {"file": "a.jsonl", "row": 3, "field": "text", "reason": "tie"} | {
+    "excerpt": "é"
+}
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WRITER = """
 import pathlib, sys
 from nemojax.io.parts import Parts
+from nemojax.io.quarantine import BadRow, Quarantine
 parts = Parts(pathlib.Path(sys.argv[1]))
 while (part := len(parts.facts)) < int(sys.argv[2]):
-    rejects = [{"row": part}] if part % 3 else []
+    rejects = Quarantine()
+    if part % 3:
+        rejects.add(BadRow("a.jsonl", part, "", "tie"))
     parts.write([{"row": 10 * part + i} for i in range(10)], rejects, {"part": part})
 """
 
@@ -31,11 +39,17 @@ def start(folder, count):
     return subprocess.Popen(command, env=environment)
 
 
+def rejected():
+    quarantine = Quarantine()
+    quarantine.add(BAD)
+    return quarantine
+
+
 def write(folder, count):
     folder.mkdir(exist_ok=True)
     parts = Parts(folder)
     for number in range(len(parts.facts), count):
-        parts.write([{"a": number}, {"a": "é"}], [{"b": 1}], {"number": number})
+        parts.write([{"a": number}, {"a": "é"}], rejected(), {"number": number})
     return parts
 
 
@@ -45,7 +59,7 @@ def test_parts_are_found_again_in_order(tmp_path):
     assert Parts(tmp_path).facts == facts
     rows = [row for number in range(12) for row in ({"a": number}, {"a": "é"})]
     assert read_parts(tmp_path) == rows
-    assert read_parts(tmp_path, ".rejects.jsonl") == [{"b": 1}] * 12
+    assert read_parts(tmp_path, ".rejects.jsonl") == [BAD_ROW] * 12
 
 
 @pytest.mark.parametrize("step", range(3))
@@ -72,8 +86,8 @@ def test_a_part_that_was_cut_short_is_written_anew(tmp_path, monkeypatch, step):
 def test_rejects_of_a_part_that_was_cut_short_do_not_stay(tmp_path):
     write(tmp_path, 1)
     (tmp_path / "part-00001.rejects.jsonl").write_text('{"old": 1}\n')
-    Parts(tmp_path).write([{"a": 1}], [], {})
-    assert read_parts(tmp_path, ".rejects.jsonl") == [{"b": 1}]
+    Parts(tmp_path).write([{"a": 1}], Quarantine(), {})
+    assert read_parts(tmp_path, ".rejects.jsonl") == [BAD_ROW]
 
 
 def test_no_number_that_is_not_finite_is_written(tmp_path):

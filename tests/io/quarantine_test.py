@@ -39,11 +39,11 @@ def test_write_gives_one_json_object_a_row_that_the_reader_reads_back(tmp_path):
         BadRow("b.jsonl", 7, "", "not JSON", "line\nbreak \ufffd"),
     ]
     path = tmp_path / "quarantine.jsonl"
-    filled(*rows).write(path)
+    assert filled(*rows).write(path) == path
     written = [row.value for row in files.read_rows(path)]
     assert [BadRow(**value) for value in written] == rows
-    assert len(written[0]["raw"]) == json_text.MAX_RAW_CHARACTERS
-    assert written[0]["raw"].startswith('{"text": "éé')
+    assert len(written[0]["excerpt"]) == json_text.MAX_RAW_CHARACTERS
+    assert written[0]["excerpt"].startswith('{"text": "éé')
 
 
 @pytest.mark.parametrize(("malformed", "raises"), [(5, False), (6, True)])
@@ -69,6 +69,26 @@ def test_check_message_names_counts_reasons_and_the_first_row():
     assert "rows.jsonl, row 9, field 'output': wrong type" in message
     assert "tie" not in message
     assert "\n" not in message
+
+
+def test_many_rows_are_kept_in_order_and_none_leave_no_file(tmp_path):
+    quarantine = filled(*[bad(row=row) for row in range(30_000)])
+    assert [row.row for row in quarantine.rows] == list(range(30_000))
+    quarantine.add(bad(row=30_000))
+    path = tmp_path / "rejects.jsonl"
+    quarantine.write(path)
+    assert len(path.read_text().splitlines()) == quarantine.total == 30_001
+    assert Quarantine().write(path) is None and not path.exists()
+
+
+def test_the_facts_of_parts_count_as_their_rows_do():
+    rows = [bad("tie"), bad(row=4), bad("not UTF-8", row=5), bad(row=6)]
+    whole, parts = filled(*rows), Quarantine()
+    for part in (filled(*rows[:2]), filled(*rows[2:])):
+        parts.include(json.loads(json.dumps(part.facts)))
+    assert parts.facts == whole.facts
+    with pytest.raises(DataError, match=r"3 of 4 .* row 4: not JSON.*They are in x"):
+        parts.check(4, where="x")
 
 
 def test_check_does_not_hold_sound_rows_against_a_file():

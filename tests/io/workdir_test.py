@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from nemojax.io import workdir
+from nemojax.io import folders, workdir
 from nemojax.io.workdir import Workdir, WorkdirError
 
 CONFIGURATION = {"seed": 1, "model": {"layers": 2}, "rates": (0.1, 0.2)}
@@ -210,25 +210,15 @@ def test_the_seconds_are_wall_clock_time(run):
     assert 0.04 < run.stage("sft", work).seconds < 5
 
 
-def test_removed_stages_run_again_and_the_others_do_not(run):
-    for name in ("sft", "dpo"):
-        run.stage(name, lambda directory: {"attempt": 1})
-    (run.path / "rpo.partial").mkdir()
-    workdir.remove_stages(run.path, ["dpo", "rpo", "absent"])
-    assert not (run.path / "rpo.partial").exists()
-    results = [run.stage(n, lambda d: {"attempt": 2}).result for n in ("sft", "dpo")]
-    assert results == [{"attempt": 1}, {"attempt": 2}]
-
-
 def test_a_json_file_is_never_half_written(tmp_path, monkeypatch):
     """The new text comes by a rename: killed before it, the old file stands."""
     path = tmp_path / "result.json"
-    workdir.write_json(path, {"a": 1})
+    folders.write_json(path, {"a": 1})
 
     def killed(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workdir.os, "replace", killed)
+    monkeypatch.setattr(folders.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        workdir.write_json(path, {"a": 2})
+        folders.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}

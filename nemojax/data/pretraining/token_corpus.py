@@ -17,7 +17,7 @@ from nemojax.data.pretraining import corpus, token_files
 from nemojax.data.pretraining.token_files import Group, Job, TokenFile
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.io import files, folders
-from nemojax.io.quarantine import DataError
+from nemojax.io.quarantine import DataError, Quarantine
 
 INDEX, TOKENIZER = "index.json", "tokenizer.model"
 
@@ -83,16 +83,21 @@ def tokenize(
         done += job.path.stat().st_size
         progress(done, total)
     facts = dict(sorted(facts.items()))  # they came as they were done
-    _check_rejects(out, facts, max_bad_fraction)
+    bad = Quarantine()
+    for found in facts.values():
+        bad.include(found)
+    documents = sum(g["documents"] for one in facts.values() for g in one["groups"])
+    where = f"{out}/*/*{token_files.REJECTS}"
+    bad.check(documents + bad.total, max_bad_fraction, where)
     index = {
         "version": token_files.VERSION,
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "files": list(facts),
-        "rejects": sum(one["rejects"] for one in facts.values()),
+        "rejects": bad.total,
         "totals": _by_class(facts.values()),
     }
-    folders.write_file(out / INDEX, json.dumps(index, indent=1) + "\n")
+    folders.write_json(out / INDEX, index)
     return index
 
 
@@ -146,22 +151,6 @@ def _load(model: bytes, dummy_prefix: bool) -> None:
 
 def _tokenize(job: Job) -> dict[str, Any]:
     return token_files.tokenize(job, _tokenizer[0])
-
-
-def _check_rejects(
-    out: pathlib.Path, facts: dict[str, dict[str, Any]], max_bad_fraction: float
-) -> None:
-    bad = [line for name in facts for line in token_files.rejects(out / name)]
-    documents = sum(g["documents"] for one in facts.values() for g in one["groups"])
-    if len(bad) > max_bad_fraction * (len(bad) + documents):
-        first = json.loads(bad[0])
-        where = f"{first['file']}, row {first['row']}: {first['reason']}"
-        raise DataError(
-            f"{len(bad)} of {len(bad) + documents} rows are malformed, more than "
-            f"{max_bad_fraction:.1%}; the first is {where}. They are in "
-            f"{out}/*/*{token_files.REJECTS}: mend or remove them, or allow more with "
-            "--max_bad_fraction"
-        )
 
 
 def _by_class(facts: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,8 @@ from nemojax.io.quarantine import DataError
 
 VERSION = 1
 RECORD_TOKENS = 16_384
-RECORDS, ARRAYS, REJECTS, FACTS = ".array_record", ".npz", ".rejects.jsonl", ".json"
+RECORDS, ARRAYS, FACTS = ".array_record", ".npz", ".json"
+REJECTS = f".{quarantine.REJECTS}"
 TRAINING, VALIDATION = "training", "validation"
 # Every record by itself, as it is: read at random, and kept as numpy sees it.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -107,9 +108,9 @@ def tokenize(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
         split = job.split or split_of(document.text, job.validation_share)
         group = Group(job.text_class, document.language, document.source, split)
         writer.add(ids, group, row, corpus.utf8_bytes(document.text))
-    facts = settings | writer.close() | {"rejects": len(rejects.rows)}
+    facts = settings | writer.close() | {"rejects": rejects.total} | rejects.facts
     rejects.write(_with(job.out, REJECTS))
-    folders.write_file(_with(job.out, FACTS), json.dumps(facts, indent=1) + "\n")
+    folders.write_json(_with(job.out, FACTS), facts)
     return facts
 
 
@@ -129,7 +130,10 @@ def _finished(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | N
     if not path.exists():
         return None
     facts = json.loads(path.read_text())
-    same = all(facts.get(name) == value for name, value in settings.items())
+    # Without reasons: of an earlier version, which did not count them.
+    same = "reasons" in facts and all(
+        facts.get(name) == value for name, value in settings.items()
+    )
     return facts if same and not damage(out, facts) else None
 
 
@@ -256,11 +260,6 @@ class TokenFile:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
-
-
-def rejects(out: pathlib.Path) -> Iterator[str]:
-    """Lines of the rows that gave no document."""
-    yield from _with(out, REJECTS).read_text().splitlines()
 
 
 def totals(facts: Iterable[dict[str, Any]]) -> dict[Group, collections.Counter]:

@@ -5,7 +5,6 @@ preference pair a layout for conversations gets the prompt and the chosen respon
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from nemojax.data.records import (
     PreferencePair,
 )
 from nemojax.data.rows import formats, writers
-from nemojax.io import files, folders
+from nemojax.io import files, folders, json_text, quarantine
 from nemojax.io.quarantine import BadRow, DataError, Quarantine
 
 _KINDS = {
@@ -125,21 +124,18 @@ def convert(
         `out`, but the rejects are written.
     """
     path = require_free(out)
-    quarantine, written = Quarantine(), 0
+    bad, written = Quarantine(), 0
     with folders.replacing(path) as stream:
         for item in _rows(sources, target):
             if isinstance(item, BadRow):
-                quarantine.add(item)
+                bad.add(item)
                 continue
             written += 1
-            stream.write(_line(item))
-        rejects = _write_rejects(path, quarantine)
-        try:
-            quarantine.check(written + len(quarantine.rows), max_bad_fraction)
-        except DataError as error:
-            raise DataError(f"{error} They are in {rejects}.") from None
-    rows = written + len(quarantine.rows)
-    return Converted(rows, written, quarantine.counts, rejects)
+            stream.write(json_text.line(item))
+        rows = written + bad.total
+        rejects = bad.write(quarantine.beside(path))
+        bad.check(rows, max_bad_fraction, rejects)
+    return Converted(rows, written, bad.counts, rejects)
 
 
 def require_free(out: files.PathLike) -> pathlib.Path:
@@ -180,19 +176,3 @@ def _as_kind(record: AnyRecord, kind: type[AnyRecord]) -> AnyRecord:
         if isinstance(record, AttributeLabels):
             return record.conversation
     return record
-
-
-def _write_rejects(out: pathlib.Path, quarantine: Quarantine) -> pathlib.Path | None:
-    """Also removes those of an earlier attempt."""
-    path = out.with_suffix(".rejects.jsonl")
-    if not quarantine.rows:
-        path.unlink(missing_ok=True)
-        return None
-    with folders.replacing(path) as stream:
-        for bad in quarantine.rows:
-            stream.write(_line(dataclasses.asdict(bad)))
-    return path
-
-
-def _line(value: Any) -> bytes:
-    return f"{json.dumps(value, ensure_ascii=False, allow_nan=False)}\n".encode()

@@ -5,7 +5,6 @@ depends on the data and the settings alone. While the device computes one part, 
 reads and encodes the next; no more than these two are in memory.
 """
 
-import collections
 import dataclasses
 import math
 import pathlib
@@ -21,10 +20,11 @@ from nemojax.data.rows import formats
 from nemojax.inference.scoring import scoring
 from nemojax.inference.scoring.buckets import TokenSequence
 from nemojax.inference.scoring.scorer import Scorer
-from nemojax.io import files
+from nemojax.io import files, folders
 from nemojax.io.files import BadRow, DataError
 from nemojax.io.parts import REJECTS, Parts
-from nemojax.io.workdir import Workdir, write_json
+from nemojax.io.quarantine import Quarantine
+from nemojax.io.workdir import Workdir
 
 SUMMARY = "summary.json"
 # Where reading goes on: index of the file, and the number of its last row read.
@@ -87,12 +87,12 @@ class Part:
         default_factory=list
     )
     sequences: list[TokenSequence] = dataclasses.field(default_factory=list)
-    rejects: list[BadRow] = dataclasses.field(default_factory=list)
+    rejects: Quarantine = dataclasses.field(default_factory=Quarantine)
 
     @property
     def size(self) -> int:
         """Rows of the input."""
-        return len(self.rows) + len(self.rejects)
+        return len(self.rows) + self.rejects.total
 
 
 def read(scorer: Scorer, data: Data, start: Place) -> Iterator[Part]:
@@ -118,7 +118,7 @@ def read(scorer: Scorer, data: Data, start: Place) -> Iterator[Part]:
 def _add(scorer: Scorer, part: Part, item: Any) -> int:
     """Puts a row into the part, scored or rejected; returns its number."""
     if isinstance(item, BadRow):
-        part.rejects.append(item)
+        part.rejects.add(item)
         return item.row
     row, record = item
     limit = scorer.settings.max_length
@@ -129,10 +129,10 @@ def _add(scorer: Scorer, part: Part, item: Any) -> int:
         except ValueError as error:
             where = _MESSAGE.fullmatch(str(error))
             field, reason = where.groups() if where else (side, str(error))
-            part.rejects.append(row.reject(field, reason))
+            part.rejects.add(row.reject(field, reason))
             return row.row
         if len(sequence[0]) > limit:
-            part.rejects.append(row.reject(side, f"longer than {limit} tokens"))
+            part.rejects.add(row.reject(side, f"longer than {limit} tokens"))
             return row.row
         found.append((side, sequence))
     part.rows.append((row.file, row.row, tuple(side for side, _ in found)))
@@ -170,8 +170,8 @@ def _written(
 def _write(
     scorer: Scorer, parts: Parts, part: Part, pending: scoring.Pending
 ) -> dict[str, Any]:
-    values = pending.result()
-    found, rejects = [], list(part.rejects)
+    values, rows = pending.result(), part.size
+    found = []
     kept: dict[str, list[np.ndarray]] = {}  # by side
     tokens = start = 0
     for file, number, sides in part.rows:
@@ -179,7 +179,7 @@ def _write(
         own, sequences = values[start:stop], part.sequences[start:stop]
         start = stop
         if not np.isfinite(own).all():
-            rejects.append(BadRow(file, number, "", "score not finite"))
+            part.rejects.add(BadRow(file, number, "", "score not finite"))
             continue
         entry: dict[str, Any] = {"file": file, "row": number}
         for side, value, (ids, mask) in zip(sides, own, sequences, strict=True):
@@ -188,18 +188,14 @@ def _write(
             kept.setdefault(side, []).append(np.atleast_1d(value))
             tokens += len(ids)
         found.append(entry)
-    malformed = [bad for bad in rejects if bad.malformed]
     facts = {
         "end": part.end,
-        "rows": part.size,
+        "rows": rows,
         "scored": len(found),
         "tokens": tokens,
-        "malformed": len(malformed),
-        "first_malformed": str(malformed[0]) if malformed else "",
-        "reasons": dict(collections.Counter(bad.reason for bad in rejects)),
         "sums": _sums(scorer.value_names, kept),
     }
-    return parts.write(found, map(dataclasses.asdict, rejects), facts)
+    return parts.write(found, part.rejects, facts)
 
 
 def _sums(
@@ -219,31 +215,17 @@ class Totals:
     """Counts and sums over parts."""
 
     def __init__(self) -> None:
-        self.rows = self.scored = self.tokens = self.malformed = 0
-        self.reasons: collections.Counter[str] = collections.Counter()
-        self.first_malformed = ""
+        self.rows = self.scored = self.tokens = 0
+        self.rejects = Quarantine()
         self.sums: dict[str, np.ndarray] = {}  # name: count, sum, sum of squares
 
     def add(self, facts: dict[str, Any]) -> None:
         """Adds a part by its facts."""
-        for name in ("rows", "scored", "tokens", "malformed"):
+        for name in ("rows", "scored", "tokens"):
             setattr(self, name, getattr(self, name) + facts[name])
-        self.reasons.update(facts["reasons"])
-        self.first_malformed = self.first_malformed or facts["first_malformed"]
+        self.rejects.include(facts)
         for name, sums in facts["sums"].items():
             self.sums[name] = self.sums.get(name, 0) + np.array(sums)
-
-    def check(self, total: int, max_bad_fraction: float, directory: Any) -> None:
-        """Raises DataError where more rows are bad than are allowed of the total."""
-        if self.malformed <= max_bad_fraction * total:
-            return
-        reasons = ", ".join(f"{why} ({n})" for why, n in self.reasons.most_common(5))
-        raise DataError(
-            f"{self.malformed} of {total} rows cannot be scored, more than "
-            f"{max_bad_fraction:.1%}: {reasons}; the first is {self.first_malformed}. "
-            f"They are in {directory}/part-*{REJECTS}: run the same command with a "
-            "larger --max_bad_fraction to go on, or mend them and name another --out"
-        )
 
     def summary(self) -> dict[str, Any]:
         """A JSON object: counts, and mean and standard deviation of each value."""
@@ -256,7 +238,7 @@ class Totals:
             "rows": self.rows,
             "scored": self.scored,
             "tokens": self.tokens,
-            "rejected": dict(self.reasons.most_common()),
+            "rejected": self.rejects.counts,
             "values": values,
         }
 
@@ -290,15 +272,16 @@ def run(
     folder = Workdir(out, configuration, flag="--out")
     try:
         parts, totals = Parts(folder.path), Totals()
+        listed = f"{folder.path}/part-*{REJECTS}"
         for facts in parts.facts:
             totals.add(facts)
-        totals.check(data.total, max_bad_fraction, folder.path)
+        totals.rejects.check(data.total, max_bad_fraction, listed)
         rows, tokens, start = totals.rows, totals.tokens, time.monotonic()
         progress(totals, 0.0)
         index, row = parts.facts[-1]["end"] if parts.facts else (0, 0)
         for facts in _written(scorer, parts, read(scorer, data, (index, row))):
             totals.add(facts)
-            totals.check(data.total, max_bad_fraction, folder.path)
+            totals.rejects.check(data.total, max_bad_fraction, listed)
             progress(totals, time.monotonic() - start)
         seconds = time.monotonic() - start
         if totals.rows != data.total:
@@ -308,7 +291,7 @@ def run(
             )
         summary = {"kind": scorer.settings.kind, "parts": len(parts.facts)}
         summary |= totals.summary()
-        write_json(folder.path / SUMMARY, summary)
+        folders.write_json(folder.path / SUMMARY, summary)
     finally:
         folder.close()
     return summary | {

@@ -5,7 +5,6 @@ rows that are too long for a sequence, or whose chosen response has too low a re
 are sound but left out, and counted; they are never cut or replaced.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
@@ -248,11 +247,11 @@ def read(
             found.prompts.append(prompt)
             kept.append(numbers)
     found.quarantine.check(rows, max_bad_fraction)
-    reasons = collections.Counter(bad.reason for bad in found.quarantine.rows)
-    found.counts = {"rows": rows, "examples": len(kept), **dict(reasons.most_common())}
+    reasons = found.quarantine.counts
+    found.counts = {"rows": rows, "examples": len(kept), **reasons}
     if not kept:
         names = ", ".join(map(str, listed))
-        told = ", ".join(f"{why} ({n})" for why, n in reasons.most_common(3))
+        told = ", ".join(f"{why} ({n})" for why, n in [*reasons.items()][:3])
         raise DataError(f"{names}: no row can be trained on: {told or 'there is none'}")
     found.values = np.array(kept, np.float32).reshape(len(kept), values)
     return found

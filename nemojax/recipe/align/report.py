@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nemojax.reporting import plots
 from nemojax.training.stage import VALIDATION
 
 Rows = Sequence[Mapping[str, float]]
@@ -33,20 +34,17 @@ _TEXT = (
 )
 
 
+@plots.styled
 def picture(rows: Rows, path: Path) -> None:
     """Draws the metrics over the steps, the held-out ones as dots."""
-    from matplotlib.figure import Figure
-
     first = rows[0]
     kind = _PAIRS if "log_ratio_gap" in first else _REWARDS
     if "squared_error" not in first and "accuracy" not in first:
         kind = _TEXT
     panels = [panel for panel in kind if any(name in first for name in panel[2])]
     columns = min(3, len(panels))
-    figure = Figure(
-        figsize=(4.2 * columns, 3.2 * -(-len(panels) // columns)), layout="constrained"
-    )
-    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+    lines = -(-len(panels) // columns)
+    figure, grid = plots.grid(lines, columns, 4.2 * columns, 3.2 * lines)
     for axes, (title, unit, names) in zip(grid.flat, panels, strict=False):
         for name in names:
             if name not in first:
@@ -65,11 +63,10 @@ def picture(rows: Rows, path: Path) -> None:
                     label=f"{name}, held out",
                 )
         axes.set(title=title, xlabel="step", ylabel=unit)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="x-small")
+        axes.legend()
     for axes in list(grid.flat)[len(panels) :]:
         axes.remove()
-    figure.savefig(path, dpi=110)
+    plots.write(figure, path)
 
 
 def table(rows: Rows) -> list[str]:

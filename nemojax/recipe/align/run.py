@@ -23,9 +23,9 @@ import jax
 
 from nemojax.interop import loading, model_folder
 from nemojax.interop.loading import LoadedModel
-from nemojax.io import files
-from nemojax.io.shared_workdir import SharedWorkdir
-from nemojax.io.workdir import StageOutput, WorkdirError, write_json
+from nemojax.io import files, folders
+from nemojax.io.quarantine import REJECTS
+from nemojax.io.workdir import StageOutput, Workdir, WorkdirError
 from nemojax.parallel import fingerprint, processes
 from nemojax.recipe.align import examples as reading
 from nemojax.recipe.align import report, rewards, stage
@@ -35,7 +35,7 @@ from nemojax.recipe.align.stage import CACHED
 from nemojax.training import checkpoints, goodput
 from nemojax.training.stage import VALIDATION, Options, Trained
 
-MODEL, REPORT, REJECTS, EXAMPLES = "model", "report.json", "rejects.jsonl", "data.json"
+MODEL, REPORT, EXAMPLES = "model", "report.json", "data.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
     examples = functools.cache(functools.partial(_examples, job))
     if not processes.of_first(Path(job.workdir).exists):
         examples()  # what is wrong with them leaves no folder behind
-    workdir = SharedWorkdir(job.workdir, configuration)
+    workdir = Workdir(job.workdir, configuration)
     try:
         start, found, output = str(job.model), {}, None
         for name, settings in job.stages:
@@ -178,7 +178,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
             start, found[name] = str(output.directory / MODEL), output.result
         assert output is not None
         result = _result(output, found)
-        processes.of_first(lambda: write_json(workdir.path / REPORT, result))
+        processes.of_first(lambda: folders.write_json(workdir.path / REPORT, result))
         return result, _text(result)
     finally:
         workdir.close()
@@ -290,7 +290,7 @@ def _check_same(folder: Path, train: Examples) -> None:
                 f"{folder} holds a run on other examples: the data, the tokenizer or "
                 "the template has changed; choose another --workdir"
             )
-        write_json(path, now)
+        folders.write_json(path, now)
 
     processes.of_first(check)
     first = processes.of_first(lambda: train.fingerprint)

@@ -99,7 +99,7 @@ class _Reader:
         for name, of_class in paths.items():
             bad = files.Quarantine()
             found[name] = list(corpus.read_documents(of_class, name, bad))
-            rows = len(found[name]) + len(bad.rows)
+            rows = len(found[name]) + bad.total
             self._check(bad, rows, f"{name} text", of_class)
         return found
 
@@ -146,7 +146,7 @@ class _Reader:
         bad.check(rows, self.settings.max_malformed_share)
         for row in bad.rows:
             self.quarantine.add(row)
-        if rows == len(bad.rows):
+        if rows == bad.total:
             names = ", ".join(map(str, paths))
             raise DataError(
                 f"{names}: no usable row for {kind.replace('_', ' ')}; add some."

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from nemojax.io import folders
 from nemojax.io.workdir import StageOutput
 from nemojax.recipe.folder import measures
 from nemojax.recipe.folder.settings import Settings
-from nemojax.reporting import charts, statistics, tables
+from nemojax.reporting import page as pages
+from nemojax.reporting import statistics, tables
 
 # Measure, its short name, and whether it is a share, shown in percent.
 COLUMNS = (
@@ -197,49 +196,72 @@ def write(directory: Path, report: Mapping[str, Any]) -> None:
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as one HTML page that needs nothing but itself."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nemojax.evals"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    total = tables.duration(report["seconds"])
+    counts = {row["name"]: row["counts"] for row in report["stages"] if "counts" in row}
+    text = (
+        "What became of the rows of each stage. Rows longer than the context, over the "
+        "cap of a file, or with a prompt that is held out elsewhere are left out; long "
+        "dialogues of preference pairs lose their oldest turns (shortened)."
     )
-    curves = [
-        panel
-        for name, points in report["curves"].items()
-        if (panel := charts.curve_panel(name, points)) is not None
-    ]
-    return environment.get_template("recipe.html.jinja").render(
-        report=report,
-        columns=[
-            {"name": label, "n": n}
-            for (_, label, _), n in zip(COLUMNS, _sizes(report), strict=True)
-        ],
-        rows=[_page_row(row) for row in report["stages"]],
-        comparisons=[
-            {**row, "change": tables.estimate(row, signed=True)}
-            for row in report["comparisons"]
-        ],
-        key=KEY,
-        curves=curves,
-        total=tables.duration(report["seconds"]),
-        counts=[row for row in report["stages"] if row.get("counts")],
+    sections = (
+        _stages(report),
+        _compared(report["comparisons"]),
+        _checked(report["checks"]),
+        pages.section("rows", "Rows", pages.about(text), pages.lists(counts)),
+        pages.curves(report["curves"]),
     )
+    lead = (
+        f"{report['final']['parameters']:,} parameters, {total}; rows of the data in "
+        f"quarantine: {report['quarantine']['rows']}."
+    )
+    return pages.render(report["title"], sections, lead)
 
 
-def _page_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    cells = []
-    for measure, _, is_share in COLUMNS:
-        estimate = row["metrics"].get(measure)
-        if estimate is None:
-            cells.append({"value": tables.MISSING, "interval": ""})
-            continue
-        interval = ""
-        if estimate["interval"] is not None:
-            scale, digits = (100, 1) if is_share else (1, 3)
-            low, high = (scale * bound for bound in estimate["interval"])
-            interval = f"{low:.{digits}f} to {high:.{digits}f}"
-        value = _cell({**estimate, "interval": None}, is_share)
-        cells.append({"value": value, "interval": interval})
-    time = tables.duration(row.get("seconds"))
-    return {"name": row["name"], "cells": cells, "time": time}
+def _stages(report: Mapping[str, Any]) -> Any:
+    sizes = zip(COLUMNS, _sizes(report), strict=True)
+    header = [pages.Cell(label, f"n = {n}") for (_, label, _), n in sizes]
+    rows = []
+    for row in report["stages"]:
+        found = [row["metrics"].get(measure) for measure, _, _ in COLUMNS]
+        time = pages.Cell(tables.duration(row.get("seconds")), tone="time")
+        cells = [
+            pages.estimate(estimate) if is_share else _measured(estimate)
+            for estimate, (_, _, is_share) in zip(found, COLUMNS, strict=True)
+        ]
+        rows.append(("stage", [row["name"], *cells, time]))
+    table = pages.table(["Stage", *header, "Time"], rows, "headline")
+    return pages.section("stages", "The stages", pages.about(KEY), table)
+
+
+def _measured(estimate: Mapping[str, Any] | None) -> pages.Cell:
+    bounds = (estimate or {}).get("interval") or ()
+    interval = " to ".join(f"{bound:.3f}" for bound in bounds)
+    return pages.Cell(_cell(estimate, False), interval, strong=True)
+
+
+def _compared(found: Sequence[Mapping[str, Any]]) -> Any:
+    text = (
+        "Two policies on the same held-out pairs: pairs that only the later one ranks "
+        "rightly (won) against those that only the earlier one does (lost), with the "
+        "exact McNemar test and a bootstrap interval of the difference, in points."
+    )
+    rows = []
+    for row in found:
+        sides = f"{row['before']} → {row['after']}"
+        numbers = [str(row[name]) for name in ("won", "lost", "n")]
+        cells = [sides, tables.label(row["measure"]), pages.estimate(row, signed=True)]
+        rows.append(("", [*cells, *numbers, f"{row['p_value']:.3g}"]))
+    header = ["Comparison", "Measure", "Difference", "Won", "Lost", "n", "p"]
+    table = pages.table(header, rows)
+    return pages.section("comparisons", "Paired comparisons", pages.about(text), table)
+
+
+def _checked(found: Sequence[Mapping[str, Any]]) -> Any:
+    rows = []
+    for check in found:
+        state = ("good", "holds") if check["holds"] else ("bad", "does not hold")
+        after = pages.Cell(f"{check['after']:.4f}", strong=True)
+        name = pages.Cell(tables.label(check["name"]), state=state)
+        rows.append(("", [name, f"{check['before']:.4f}", after]))
+    table = pages.table(["Check", "Before", "After"], rows, "goals")
+    return pages.section("checks", "What had to hold", table)

@@ -17,7 +17,8 @@ from nemojax.data.pretraining.blends import Blend, components
 from nemojax.data.pretraining.blends import fingerprint as blend_fingerprint
 from nemojax.data.pretraining.samples import Part, Samples
 from nemojax.data.pretraining.token_corpus import TokenCorpus
-from nemojax.io.workdir import WorkdirError, write_json
+from nemojax.io import folders
+from nemojax.io.workdir import WorkdirError
 from nemojax.models import forward, partition, presets
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout, LayoutSpec
@@ -174,7 +175,7 @@ def check_data(
             "resumed run would skip and repeat samples. Choose another --workdir, or "
             "say --allow_data_change"
         )
-    write_json(path, now)
+    folders.write_json(path, now)
 
 
 def bits_per_byte(

@@ -8,6 +8,7 @@ from nemojax.data.pretraining.samples import Samples
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.recipe.pretrain.pretraining import BITS
+from nemojax.reporting import plots
 from nemojax.training.schedule import Schedule
 
 # float32 weights and two moments.
@@ -100,12 +101,11 @@ def classes(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return shares
 
 
+@plots.styled
 def picture(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws the training loss and the held-out bits per byte over the tokens."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    loss, bits = figure.subplots(1, 2)
+    figure, grid = plots.grid(1, 2, 9, 3.6)
+    loss, bits = grid.flat
     tokens = [row.get("tokens", row["step"]) / 1e6 for row in rows]
     loss.plot(tokens, [row["loss"] for row in rows], linewidth=0.8)
     loss.set(title="training loss", xlabel="million tokens", ylabel="nats a token")
@@ -118,6 +118,4 @@ def picture(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     bits.set(title="held-out text", xlabel="million tokens", ylabel="bits a byte")
     if names:
         bits.legend()
-    for axes in (loss, bits):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    plots.write(figure, path)

@@ -8,8 +8,8 @@ from nemojax.data.pretraining.blends import Blend
 from nemojax.data.pretraining.samples import Samples
 from nemojax.data.pretraining.token_corpus import TOKENIZER, TokenCorpus
 from nemojax.interop import model_folder
-from nemojax.io.shared_workdir import SharedWorkdir
-from nemojax.io.workdir import write_json
+from nemojax.io import folders
+from nemojax.io.workdir import Workdir
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
@@ -48,7 +48,7 @@ def run(
         of another run.
     """
     path, first = Path(workdir), processes.is_first()
-    folder = SharedWorkdir(path, settings.to_json())
+    folder = Workdir(path, settings.to_json())
     try:
         processes.of_first(
             lambda: pretraining.check_data(path, corpus, blends, allow_data_change)
@@ -149,7 +149,7 @@ def _finish(
         "damaged_records": len(source.damaged),
         "samples_with_damage": len(source.lost),
     }
-    write_json(path / "report.json", result)
+    folders.write_json(path / "report.json", result)
     report.picture(history, path / "curve.png")
     lines = []
     for name, share in report.classes(mix).items():

@@ -96,7 +96,7 @@ def test_good_and_bad_rows_add_up_and_the_bad_are_named(tmp_path):
         (str(sharegpt), 2, "tools", "tool calls"),
     ]
     assert [bad.malformed for bad in quarantine.rows] == [True] * 4 + [False]
-    assert json.loads(quarantine.rows[1].raw) == {"instruction": "no output"}
+    assert json.loads(quarantine.rows[1].excerpt) == {"instruction": "no output"}
 
 
 def test_a_folder_is_read_file_by_file_in_the_order_of_the_names(tmp_path):

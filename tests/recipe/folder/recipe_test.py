@@ -103,7 +103,7 @@ def test_comparisons_are_paired_on_all_held_out_pairs(report, run):
 
 def test_rows_that_were_not_used_are_told(report, run):
     assert report["quarantine"] == {"rows": 1, "reasons": {"identical responses": 1}}
-    (line,) = (run / "quarantine.jsonl").read_text().splitlines()
+    (line,) = (run / "rejects.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert row["file"].endswith("hh_small.jsonl.gz") and row["row"] == 4
     counts = {row["name"]: row.get("counts") for row in report["stages"]}

@@ -1,0 +1,270 @@
+"""The HTML page of a run's report, see `report` for what a report holds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemojax.reporting import page, plots, tables
+from nemojax.reporting.plots import Line, Reference
+
+Report = Mapping[str, Any]
+RELATIONS = {">=": "≥", ">": ">", "<=": "≤"}
+_STATES: Any = {True: ("good", "reached"), False: ("bad", "not reached")}
+
+
+def render(report: Report) -> str:
+    """The page as one self-contained HTML document; text of the run is escaped.
+
+    Args:
+      report: as `report.write_report` takes it.
+    """
+    families = tables.families(report)
+    sections = (
+        _stages(report, families),
+        _by_family(report, families),
+        _students(report, families),
+        _comparisons(report.get("comparisons", ())),
+        _goals(report.get("goals", ())),
+        _reward_model(report.get("reward_model") or {}),
+        page.section(
+            "samples",
+            "Answers before and after",
+            page.about(
+                "Held-out prompts, each answered by the model before and after "
+                "preference training."
+            ),
+            page.samples(report.get("samples", ())),
+        ),
+        page.curves(report.get("curves") or {}),
+        _times(report),
+        page.section("settings", "Settings", page.lists(report.get("settings") or {})),
+    )
+    lead, highlights = report.get("subtitle", ""), report.get("highlights", ())
+    return page.render(report["title"], sections, lead, highlights)
+
+
+def _stages(report: Report, families: Sequence[str]) -> Any:
+    rows = [("teacher", report["teacher"])]
+    rows += [("control" if s.get("control") else "stage", s) for s in report["stages"]]
+    header = [
+        page.Cell(tables.label(name), _counts([row for _, row in rows], name))
+        for name in families
+    ]
+    cells = [
+        (
+            kind,
+            [
+                page.Cell(row["name"], tag="" if kind == "stage" else kind),
+                *(page.estimate(row["metrics"].get(name)) for name in families),
+                page.Cell(tables.duration(row["seconds"]), tone="time"),
+            ],
+        )
+        for kind, row in rows
+    ]
+    return page.section(
+        "stages",
+        "The stages",
+        page.about(
+            "Percent of held-out tasks solved after each stage, with 95 % intervals. "
+            "Controls are no steps of the recipe: they show what a simpler method "
+            "gives."
+        ),
+        page.table(["Stage", *header, "Time"], cells, "headline"),
+        page.notes("What this table does and does not show", report.get("notes", ())),
+    )
+
+
+def _counts(rows: Sequence[Report], family: str) -> str:
+    """ "n = 1,000", or the range where the rows differ."""
+    counts = {row["metrics"][family]["n"] for row in rows if family in row["metrics"]}
+    low, high = min(counts), max(counts)
+    return f"n = {low:,}" if low == high else f"n = {low:,} to {high:,}"
+
+
+def _by_family(report: Report, families: Sequence[str]) -> Any:
+    drawn = []
+    for family in families:
+        lines = plots.stage_lines(report, family)
+        if not any(line.cells for line in lines):
+            teacher = report["teacher"]
+            lines = [Line(teacher["name"], [(teacher["metrics"][family], "teacher")])]
+        title = tables.label(family)
+        reference = plots.teacher_reference(report, family)
+        drawn.append(page.plot(title, plots.interval_svg(title, lines, reference)))
+    return page.section(
+        "families",
+        "Stage by stage",
+        page.about(
+            "The same numbers for each family of tasks. Where two bands overlap "
+            "widely, the table does not tell the stages apart; the paired comparisons "
+            "do."
+        ),
+        page.legend(
+            ("stage", "stage"),
+            ("control", "control"),
+            ("dashed", "teacher"),
+            ("band", "95 % interval"),
+        ),
+        page.plots_of(drawn),
+    )
+
+
+def _students(report: Report, families: Sequence[str]) -> Any:
+    """The final model against the teacher on the families that both have."""
+    recipe = [stage for stage in report["stages"] if not stage.get("control")]
+    if not recipe:
+        return None
+    final, teacher = recipe[-1], report["teacher"]
+    both = [f for f in families if f in final["metrics"] and f in teacher["metrics"]]
+    if not both:
+        return None
+    pairs = {
+        tables.label(f): (teacher["metrics"][f], final["metrics"][f]) for f in both
+    }
+    lines = [
+        Line(family, [(before, "teacher"), (after, "stage")])
+        for family, (before, after) in pairs.items()
+    ]
+    rows = [
+        ("", [family, page.estimate(old), page.estimate(new), _difference(old, new)])
+        for family, (old, new) in pairs.items()
+    ]
+    plot = page.plot("", plots.interval_svg("", lines))
+    return page.section(
+        "teacher",
+        "Teacher and student",
+        page.about(
+            f"{final['name']} against {teacher['name']}, whose answers it was trained "
+            "on. A student above its teacher is what the report calls weak to strong."
+        ),
+        page.legend(("teacher", "teacher"), ("stage", "student")),
+        page.pair(
+            page.table(["Family", "Teacher", "Student", "Difference"], rows),
+            page.plots_of([plot]),
+        ),
+    )
+
+
+def _difference(before: Report, after: Report) -> page.Cell:
+    change = after["value"] - before["value"]
+    tone = "ahead" if change > 0 else "behind"
+    return page.Cell(tables.percent(change, signed=True), strong=True, tone=tone)
+
+
+def _comparisons(found: Sequence[Report]) -> Any:
+    rows = [
+        (
+            "",
+            [
+                f"{row['before']} → {row['after']}",
+                tables.label(row["family"]),
+                page.estimate(row, signed=True),
+                str(row["won"]),
+                str(row["lost"]),
+                "< 0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
+            ],
+        )
+        for row in found
+    ]
+    header = ["Comparison", "Family", "Difference", "Won", "Lost", "p"]
+    return page.section(
+        "comparisons",
+        "Paired comparisons",
+        page.about(
+            "Two models on the same tasks: tasks that only the later one solved (won) "
+            "against those that only the earlier one solved (lost), with the exact "
+            "McNemar test and a bootstrap interval of the difference."
+        ),
+        page.table(header, rows),
+    )
+
+
+def _goals(goals: Sequence[Report]) -> Any:
+    rows = []
+    for goal in goals:
+        unit = goal.get("unit", "share")
+        state = _STATES.get(goal.get("reached"), ("", "not measured"))
+        relation = RELATIONS[goal.get("relation", ">=")]
+        bounds = [_quantity(bound, unit) for bound in goal.get("interval") or ()]
+        cells = [
+            page.Cell(goal["name"], goal.get("reason", ""), state=state),
+            f"{relation} {_quantity(goal['threshold'], unit)}",
+            page.Cell(
+                _quantity(goal.get("value"), unit), " to ".join(bounds), strong=True
+            ),
+        ]
+        rows.append(("", cells))
+    return page.section(
+        "goals",
+        "Goals",
+        page.about(
+            "Set before the run. A claim is made only where its goal is reached."
+        ),
+        page.table(["Goal", "Threshold", "Measured"], rows, "goals"),
+    )
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    if value is None:
+        return tables.MISSING
+    if unit == "seconds":
+        return tables.duration(value)
+    if unit == "number":
+        return f"{value:,.4g}"
+    return tables.percent(value, signed=unit == "difference")
+
+
+def _reward_model(found: Report) -> Any:
+    sets = {
+        row["name"]: {"all pairs": row["overall"], **row.get("families", {})}
+        for row in found.get("pairs") or ()
+    }
+    ends = [
+        bound
+        for cells in sets.values()
+        for cell in cells.values()
+        for bound in plots.bounds(cell)
+    ]
+    drawn = []
+    for name, cells in sets.items():
+        lines = [Line(label, [(cell, "stage")]) for label, cell in cells.items()]
+        svg = plots.interval_svg(name, lines, Reference(0.5, "chance"), ends)
+        drawn.append(page.plot(name, svg))
+    rows = [
+        (
+            "",
+            [
+                tables.label(row["family"]),
+                page.estimate(row["raw"]),
+                page.estimate(row["kept"]),
+                _difference(row["raw"], row["kept"]),
+            ],
+        )
+        for row in found.get("filter") or ()
+    ]
+    filtered = [
+        page.about(
+            "As a filter: percent of correct answers in the teacher's data before and "
+            "after the reward model chose."
+        ),
+        page.table(["Family", "All answers", "Kept answers", "Difference"], rows),
+    ]
+    accuracy = page.about(
+        "Percent of pairs in which the better response has the higher reward; the "
+        "dashed line is chance. A reward model that ranks a teacher's answers may "
+        "still fail on the policy's own."
+    )
+    return page.section(
+        "reward-model",
+        "Reward model",
+        *((accuracy, page.plots_of(drawn)) if drawn else ()),
+        *(filtered if rows else ()),
+    )
+
+
+def _times(report: Report) -> Any:
+    times = report.get("times")
+    if times is None:
+        rows = [report["teacher"], *report["stages"]]
+        times = {row["name"]: row["seconds"] for row in rows if row["seconds"]}
+    total = page.about(f"{tables.duration(sum(times.values()))} in all.")
+    return page.section("times", "Time", total, page.bars(times))
