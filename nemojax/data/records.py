@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal, Self, get_args
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 # HelpSteer2's attributes, each annotated from 0 to 4, in the order in which the
@@ -17,7 +17,10 @@ MISSING = -100.0
 
 
 def attribute_names(count: int) -> tuple[str, ...]:
-    """Names of a reward model's attributes: `ATTRIBUTES`, NVIDIA's nine, or numbers."""
+    """Returns the names of a reward model's attributes.
+
+    They are `ATTRIBUTES`, NVIDIA's nine, or numbers where `count` is another.
+    """
     for names in (ATTRIBUTES, UNTRAINED + ATTRIBUTES):
         if count == len(names):
             return names
@@ -25,7 +28,7 @@ def attribute_names(count: int) -> tuple[str, ...]:
 
 
 def attribute_label(values: Sequence[float]) -> str:
-    """Attribute values as an assistant turn's label, "helpfulness:4,..." (SteerLM).
+    """Returns attribute values as a turn's label, "helpfulness:4,..." (SteerLM).
 
     Values are brought to [0, 4] and rounded, halves to the even neighbour.
 
@@ -38,37 +41,88 @@ def attribute_label(values: Sequence[float]) -> str:
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Provenance:
+    """The place that a record comes from.
+
+    Attributes:
+      file: name of the file.
+      row: number of its row, as `io.files.Row` counts.
+      parents: ids of the records that it was made of.
+    """
+
+    file: str = ""
+    row: int = 0
+    parents: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool by an assistant.
+
+    Attributes:
+      name: of the tool.
+      arguments: a JSON object, as text.
+      id: by which the result names the call; empty: none.
+    """
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One turn of a conversation.
 
     Attributes:
       role: who speaks.
-      content: what is said.
+      content: what is said; of a tool its result.
       label: of an assistant's turn, the attribute values that it was written to, as
         in "helpfulness:4,verbosity:1" (SteerLM); empty: none.
+      tool_calls: of an assistant's turn, the tools that it calls.
+      tool_call_id: of a tool's turn, the call that it answers; empty: not said.
+      name: of a tool's turn, that of the tool; empty: not said.
 
     Raises:
-      ValueError: if the role is unknown.
+      ValueError: the role is unknown, or not one that calls or answers.
     """
 
     role: Role
     content: str
     label: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
     def __post_init__(self):
         if self.role not in ROLES:
             raise ValueError(f"role {self.role!r} is none of {', '.join(ROLES)}")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool calls of role {self.role!r}")
+        if self.tool_call_id and self.role != "tool":
+            raise ValueError(f"tool_call_id of role {self.role!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
     """Messages in order: an optional system message, then user and assistant turns.
 
-    The order of the roles is checked where it matters, by the chat template.
+    The order of the roles is checked where it matters, by the chat template. Of this
+    and the other records, `id` and `source` take no part in comparison and hash: two
+    records are equal if they say the same.
+
+    Attributes:
+      messages: in order.
+      tools: definitions of the tools that are offered, each a JSON object as text.
+      id: of its row; empty: none.
+      source: where it comes from.
     """
 
     messages: tuple[Message, ...]
+    tools: tuple[str, ...] = ()
+    id: str = dataclasses.field(default="", compare=False)
+    source: Provenance | None = dataclasses.field(default=None, compare=False)
 
     @classmethod
     def of(cls, prompt: str, response: str | None = None, system: str = "") -> Self:
@@ -83,7 +137,7 @@ class Conversation:
     def prompt(self) -> "Conversation":
         """The conversation without its last assistant turn, if it ends with one."""
         if self.messages and self.messages[-1].role == "assistant":
-            return Conversation(self.messages[:-1])
+            return dataclasses.replace(self, messages=self.messages[:-1])
         return self
 
     @property
@@ -99,13 +153,14 @@ class Conversation:
 
     @property
     def opening(self) -> str:
-        """The first turn of a user, "" where there is none; rows are held out by it."""
+        """The first turn of a user, "" without one; rows are held out by it."""
         first = (turn.content for turn in self.messages if turn.role == "user")
         return next(first, "").strip()
 
     def with_response(self, response: str) -> "Conversation":
         """Returns the conversation with one more assistant turn."""
-        return Conversation((*self.messages, Message("assistant", response)))
+        answer = Message("assistant", response)
+        return dataclasses.replace(self, messages=(*self.messages, answer))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +169,8 @@ class PreferencePair:
 
     The rewards are those of the ground truth or of a reward model, on its own scale;
     RPO needs them, DPO does not. The margin is by how much the first is better, 0 or
-    more: what annotators said (1 to 3 in HelpSteer), or a difference of ratings.
+    more: what annotators said (1 to 3 in HelpSteer), or a difference of ratings. The
+    attributes are those of a reward model or of annotators, in its order.
     """
 
     prompt: Conversation
@@ -123,6 +179,10 @@ class PreferencePair:
     chosen_reward: float | None = None
     rejected_reward: float | None = None
     margin: float | None = None
+    chosen_attributes: tuple[float, ...] | None = None
+    rejected_attributes: tuple[float, ...] | None = None
+    id: str = dataclasses.field(default="", compare=False)
+    source: Provenance | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +195,8 @@ class AttributeLabels:
 
     conversation: Conversation
     labels: tuple[float, ...]
+    id: str = dataclasses.field(default="", compare=False)
+    source: Provenance | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         if len(self.labels) != len(ATTRIBUTES):
@@ -145,3 +207,10 @@ class AttributeLabels:
 
 
 AnyRecord = Conversation | PreferencePair | AttributeLabels
+
+
+def conversation_of(record: AnyRecord) -> Conversation:
+    """Returns the conversation that a record is about, of a pair its prompt."""
+    if isinstance(record, PreferencePair):
+        return record.prompt
+    return record.conversation if isinstance(record, AttributeLabels) else record

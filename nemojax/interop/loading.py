@@ -10,21 +10,20 @@ from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
-from nemojax.data.text.chat_template import (
+from nemojax.data.text.chat_template import ChatTemplate, TextTokenizer
+from nemojax.data.text.jinja_template import JinjaTemplate
+from nemojax.data.text.llama_templates import Llama2Template, Llama3Template
+from nemojax.data.text.nemotron_template import (
     NEMOTRON,
     NEMOTRON_REWARD,
     TURN_START,
-    ChatTemplate,
 )
-from nemojax.data.text.jinja_template import JinjaTemplate
-from nemojax.data.text.llama_templates import Llama2Template, Llama3Template
-from nemojax.data.text.parts import PartsTemplate, TextTokenizer
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.interop import huggingface, model_folder, tokenizer_files
 from nemojax.models import quantized, trees
 from nemojax.models.config import ModelConfig
 
-TEMPLATES: dict[str, ChatTemplate | PartsTemplate] = {
+TEMPLATES: dict[str, ChatTemplate] = {
     "nemotron": NEMOTRON,
     "nemotron_reward": NEMOTRON_REWARD,
     "llama2": Llama2Template(),
@@ -93,7 +92,7 @@ class LoadedModel:
     params: Any
     mesh: Mesh
     tokenizer: AnyTokenizer
-    template: ChatTemplate | PartsTemplate | None
+    template: ChatTemplate | None
     stop_ids: tuple[int, ...]
     turn_stop_ids: tuple[int, ...]
     files: Mapping[str, pathlib.Path]
@@ -105,8 +104,8 @@ class LoadedModel:
 
     @property
     def turn_closing(self) -> str:
-        """What stands between an answer and the token that ends it."""
-        return "\n" if isinstance(self.template, ChatTemplate) else ""
+        """Text between an answer and the token that ends it."""
+        return self.template.turn_closing if self.template else ""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of tokens; ids that only round the vocabulary up write nothing."""
@@ -211,7 +210,7 @@ def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ..
 
 def load_template(
     directory: str | pathlib.Path, wanted: str, tokenizer: AnyTokenizer
-) -> ChatTemplate | PartsTemplate | None:
+) -> ChatTemplate | None:
     """The chat template of a checkpoint, or the one that is wanted; see `load`.
 
     Raises:

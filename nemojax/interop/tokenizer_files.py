@@ -23,7 +23,7 @@ FILES = (
 )
 _SPACE = "\u2581"
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece  # type: ignore[attr-defined]
-# The layout that data/chat_template.py describes.
+# The layout that data/text/nemotron_template.py describes.
 _CHAT_TEMPLATE = """\
 {%- set turns = messages -%}
 {{- '<extra_id_0>System\\n' -}}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -78,6 +78,13 @@ def in_passes(batch: Batch, passes: int) -> Batch | Passes:
     return Passes(
         jax.tree.map(lambda leaf: leaf.reshape(passes, -1, *leaf.shape[1:]), batch)
     )
+
+
+def as_passes(parts: Sequence[Any]) -> Any:
+    """Makes the batch of passes of one shape (trees of arrays); one: as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return Passes(jax.tree.map(lambda *leaves: np.stack(leaves), *parts))
 
 
 def lower(

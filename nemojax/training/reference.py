@@ -25,10 +25,11 @@ from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.training import objectives, placement, stage
 from nemojax.training.objectives import PreferenceBatch
+from nemojax.training.step import Passes
 
 VALUES, FINGERPRINT = "reference.npy", "reference.json"
-# (batch on the devices) -> float32 [N], log-probs of its sequences.
-LogProbs = Callable[[PreferenceBatch], jax.Array]
+# (batch on the devices) -> float32 [N], log-probs of its sequences; [P, N] of passes.
+LogProbs = Callable[[PreferenceBatch | Passes], jax.Array]
 # A pass writes to the disk itself after so many batches.
 _FLUSH_BATCHES = 16
 
@@ -76,16 +77,16 @@ class ReferenceCache:
         """
         total = batches.epoch_steps
         for k in range(total):
-            members = list(batches.members(k))
-            missing = np.isnan(self.values[members]).any(1)
-            if missing.any():
-                found = log_probs(batches[k])[: 2 * len(members)].reshape(-1, 2)
-                rows = np.flatnonzero(missing)
-                _check_finite(found[rows], np.array(members)[rows])
-                self.values[np.array(members)[rows]] = found[rows]
-                self.computed += 1
-                if self.computed % _FLUSH_BATCHES == 0:
-                    self._flush()
+            for part in batches.parts(k):
+                members = np.array(part.members, int)
+                rows = np.flatnonzero(np.isnan(self.values[members]).any(1))
+                if len(rows):
+                    found = log_probs(part)[: 2 * len(members)].reshape(-1, 2)
+                    _check_finite(found[rows], members[rows])
+                    self.values[members[rows]] = found[rows]
+                    self.computed += 1
+                    if self.computed % _FLUSH_BATCHES == 0:
+                        self._flush()
             progress(k + 1, total)
         self._flush()
 
@@ -111,18 +112,25 @@ def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
     Every process sees all of them.
     """
 
-    @functools.partial(jax.jit, out_shardings=placement.everywhere(layout))
-    def log_probs(params, batch: PreferenceBatch):
+    def of_pass(params, batch: PreferenceBatch):
         count = len(batch.reference)
         return objectives.sequence_log_probs(
             config, params, batch.text, batch.sequence_ids, count, layout
         )
 
+    @functools.partial(jax.jit, out_shardings=placement.everywhere(layout))
+    def log_probs(params, batch: PreferenceBatch | Passes):
+        if isinstance(batch, Passes):
+            return jax.lax.map(functools.partial(of_pass, params), batch.parts)
+        return of_pass(params, batch)
+
     return functools.partial(log_probs, stage.packed(config, layout, params))
 
 
-def filled_in(log_probs: LogProbs, batch: PreferenceBatch) -> PreferenceBatch:
-    """The batch with these log-probs as the reference's."""
+def filled_in(log_probs: LogProbs, batch: Any) -> Any:
+    """Returns a batch, or its passes, with these log-probs as the reference's."""
+    if isinstance(batch, Passes):
+        return Passes(batch.parts._replace(reference=log_probs(batch)))
     return batch._replace(reference=log_probs(batch))
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from nemojax.data.records import (
@@ -5,6 +7,10 @@ from nemojax.data.records import (
     AttributeLabels,
     Conversation,
     Message,
+    PreferencePair,
+    Provenance,
+    ToolCall,
+    conversation_of,
 )
 
 
@@ -35,8 +41,35 @@ def test_a_prompt_has_no_last_response():
 
 
 def test_an_unknown_role_is_named():
-    with pytest.raises(ValueError, match="'tool' is none of system, user, assistant"):
-        Message("tool", "x")
+    with pytest.raises(ValueError, match="'critic' is none of system, user, assist"):
+        Message("critic", "x")
+
+
+def test_an_assistant_calls_tools_and_a_tool_answers():
+    call = ToolCall("weather", '{"city": "Bern"}', id="1")
+    assert Message("assistant", "", tool_calls=(call,)).tool_calls == (call,)
+    with pytest.raises(ValueError, match="tool calls of role 'user'"):
+        Message("user", "", tool_calls=(call,))
+    with pytest.raises(ValueError, match="tool_call_id of role 'assistant'"):
+        Message("assistant", "", tool_call_id="1")
+
+
+def test_records_that_say_the_same_are_equal_wherever_they_come_from():
+    plain = Conversation.of("Hi", "Hello")
+    source = Provenance("rows.jsonl", 3, parents=("a", "b"))
+    named = dataclasses.replace(plain, id="c", source=source)
+    assert named == plain and hash(named) == hash(plain)
+    assert (named.prompt.id, named.prompt.source) == ("c", source)
+    assert named.prompt.with_response("Hello").source == source
+    assert dataclasses.replace(plain, tools=('{"name": "weather"}',)) != plain
+
+
+def test_every_record_is_about_a_conversation():
+    talk = Conversation.of("Hi", "Hello")
+    pair = PreferencePair(talk.prompt, "a", "b")
+    for record in (talk, pair, AttributeLabels(talk, (1.0,) * 5)):
+        assert conversation_of(record).opening == "Hi"
+    assert conversation_of(pair) == talk.prompt
 
 
 @pytest.mark.parametrize("count", [4, 9])

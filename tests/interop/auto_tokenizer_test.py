@@ -4,7 +4,7 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import tokenizer as tokenizer_lib
-from nemojax.data.text.chat_template import NEMOTRON
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.interop import tokenizer_files
 
 transformers = pytest.importorskip("transformers")

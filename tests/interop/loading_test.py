@@ -9,8 +9,8 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.data.text.chat_template import NEMOTRON
 from nemojax.data.text.jinja_template import JinjaTemplate
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.interop import loading, model_folder
 from nemojax.parallel import mesh as meshes
 from tests.data.text import llama_tokenizer

@@ -10,8 +10,8 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from nemojax.data.records import Conversation, Message  # noqa: E402
 from nemojax.data.text import tokenizer as tokenizer_lib  # noqa: E402
-from nemojax.data.text.chat_template import NEMOTRON  # noqa: E402
 from nemojax.data.text.jinja_template import JinjaTemplate  # noqa: E402
+from nemojax.data.text.nemotron_template import NEMOTRON  # noqa: E402
 from nemojax.interop import tokenizer_files  # noqa: E402
 
 WORDS = ["the teacher teaches three texts, ==, 1 + 1 = 2, the other aaaa aaa\n"] * 20

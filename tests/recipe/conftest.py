@@ -7,7 +7,7 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.data.text.chat_template import ChatTemplate
+from nemojax.data.text.nemotron_template import NemotronTemplate
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
@@ -15,7 +15,7 @@ from nemojax.recipe.miniature.trainer import Trainer
 
 WORDS = ("red", "blue", "green", "tin", "gold", "lead")
 # Without the system block, rows are short.
-TEMPLATE = ChatTemplate(system_header=False)
+TEMPLATE = NemotronTemplate(system_header=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from nemojax.data.batching import packing
 from nemojax.data.records import Conversation, Message, PreferencePair
 from nemojax.data.text import tokenizer as tokenizer_lib
-from nemojax.data.text.chat_template import NEMOTRON
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.interop import tokenizer_files
 from nemojax.training import objectives, step
 from nemojax.training.objectives import PreferenceBatch, PreferenceConfig

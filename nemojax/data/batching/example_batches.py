@@ -1,10 +1,12 @@
-"""Batches of a number of examples each: what a step trains on does not depend on how.
+"""Batches of a fixed number of examples, whatever rows they lie in.
 
 Step k of a run takes the examples k * batch to (k + 1) * batch - 1 of a stream of
-epochs, each in an order of its own. They are packed into rows, or have a row each; all
-batches have one shape. Neither decides what is learned from.
+epochs, each in an order of its own. They are packed into rows, or have a row each, in
+one or several passes; all batches have one shape, the smaller last one too. Nothing of
+this decides what is learned from.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +15,13 @@ from nemojax.data.batching import batches, packing
 from nemojax.data.batching.packing import PackedBatch, TokenSequence
 
 
-class ExampleBatches(Sequence[PackedBatch]):
-    """`batches[k]` is the batch of step k; `members` are indices of examples.
+class ExampleBatches:
+    """Examples by step: `parts(k)` packs those of step k, `members(k)` names them.
 
     Attributes:
-      rows, length: shape of a batch.
-      sequences: most sequences of a batch.
+      passes: number of parts of a step.
+      rows, length: shape of a part.
+      sequences: most sequences of a part.
     """
 
     def __init__(
@@ -31,24 +34,31 @@ class ExampleBatches(Sequence[PackedBatch]):
         seed: int | None = 0,
         row_multiple: int = 1,
         pack: bool = True,
+        passes: int = 1,
     ):
         """Decides the order and the shape.
 
         Args:
-          groups: the sequences of each example: one, or the two of a pair.
+          groups: the sequences of each example: one, or the two of a pair, which share
+            a part.
           batch: examples of a step; the last may have fewer.
           length: tokens of a row.
           epochs: passes over the examples.
           seed: of the orders; None: as they come.
-          row_multiple: of which the number of rows is a multiple.
+          row_multiple: divides the number of rows of a part.
           pack: whether sequences share rows.
+          passes: parts of a step, each with `batch / passes` examples.
 
         Raises:
-          ValueError: no example, a malformed or too long sequence, or a number below 1.
+          ValueError: no example, a malformed or too long sequence, a number below 1, or
+            passes that do not divide the batch.
         """
-        for name, value in (("batch", batch), ("epochs", epochs), ("length", length)):
+        numbers = {"batch": batch, "epochs": epochs, "length": length, "passes": passes}
+        for name, value in numbers.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be positive")
+        if batch % passes:
+            raise ValueError(f"passes={passes} does not divide batch={batch}")
         if not groups:
             raise ValueError("there is no example")
         for index, group in enumerate(groups):
@@ -58,7 +68,7 @@ class ExampleBatches(Sequence[PackedBatch]):
         longest = max(map(max, self._sizes))
         if longest > length:
             raise ValueError(f"a sequence has {longest} tokens, a row {length}")
-        self.length, self._epochs = length, epochs
+        self.passes, self.length, self._epochs = passes, length, epochs
         self._order = np.concatenate(
             [
                 np.arange(len(groups))
@@ -67,43 +77,74 @@ class ExampleBatches(Sequence[PackedBatch]):
                 for epoch in range(epochs)
             ]
         )
-        self.sequences = batch * max(map(len, groups))
-        needed = max(max(self._rows(k), default=0) + 1 for k in range(len(self)))
+        self.sequences = batch // passes * max(map(len, groups))
+        needed = max(
+            max(self._rows(members), default=0) + 1
+            for k in range(len(self))
+            for members in self._split(k)
+        )
         self.rows = -(-needed // row_multiple) * row_multiple
 
     def __len__(self) -> int:
         return -(-len(self._order) // self._batch)
 
-    def __getitem__(self, k: int) -> PackedBatch:  # pyright: ignore
+    def parts(self, k: int) -> list[PackedBatch]:
+        """Packs the examples of step k, each pass by itself.
+
+        Returns:
+          `passes` batches [rows, length] of `batch / passes` consecutive examples; of
+          the last step the last ones may have fewer, or none.
+
+        Raises:
+          IndexError: there is no step k.
+        """
         if not 0 <= k < len(self):
             raise IndexError(k)
-        members = self.members(k)
-        return packing.assemble(
-            [sequence for index in members for sequence in self._groups[index]],
-            self._rows(k),
-            members,
-            rows=self.rows,
-            length=self.length,
-            max_sequences=self.sequences,
-        )
+        return [
+            packing.assemble(
+                [sequence for index in members for sequence in self._groups[index]],
+                self._rows(members),
+                members,
+                rows=self.rows,
+                length=self.length,
+                max_sequences=self.sequences,
+            )
+            for members in self._split(k)
+        ]
 
     def members(self, k: int) -> tuple[int, ...]:
-        """Indices of the examples of step k."""
+        """Returns the indices of the examples of step k."""
         found = self._order[k * self._batch : (k + 1) * self._batch]
         return tuple(found.tolist())
 
+    def _split(self, k: int) -> list[tuple[int, ...]]:
+        """Returns the members of each pass of step k."""
+        members, size = self.members(k), self._batch // self.passes
+        return [members[start : start + size] for start in range(0, self._batch, size)]
+
     def tokens(self, k: int) -> int:
-        """Of the sequences of step k."""
+        """Returns the number of tokens of step k, without padding."""
         return sum(sum(self._sizes[index]) for index in self.members(k))
 
     @property
     def epoch_steps(self) -> int:
-        """Steps until every example was met once."""
+        """Number of steps until every example was met once."""
         return -(-len(self._groups) // self._batch)
 
-    def _rows(self, k: int) -> list[int]:
-        """The row of each sequence of step k."""
-        sizes = [size for index in self.members(k) for size in self._sizes[index]]
+    @property
+    def slots(self) -> int:
+        """Number of tokens of a step, padding included."""
+        return self.passes * self.rows * self.length
+
+    @functools.cached_property
+    def padding(self) -> float:
+        """Share of all slots that hold nothing."""
+        tokens = self._epochs * sum(map(sum, self._sizes))
+        return 1 - tokens / (len(self) * self.slots)
+
+    def _rows(self, members: Sequence[int]) -> list[int]:
+        """Returns the row of each sequence of a pass."""
+        sizes = [size for index in members for size in self._sizes[index]]
         if not self._pack:
             return list(range(len(sizes)))
         return packing.first_fit_decreasing(sizes, self.length)

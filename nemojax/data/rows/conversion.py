@@ -14,9 +14,10 @@ from nemojax.data.records import (
     AttributeLabels,
     Conversation,
     PreferencePair,
+    conversation_of,
 )
 from nemojax.data.rows import formats, writers
-from nemojax.io import files, folders, json_text, quarantine
+from nemojax.io import files, folders
 from nemojax.io.quarantine import BadRow, DataError, Quarantine
 
 _KINDS = {
@@ -169,10 +170,10 @@ def _rows(sources: Sequence[Source], target: str) -> Iterator[dict[str, Any] | B
 
 
 def _as_kind(record: AnyRecord, kind: type[AnyRecord]) -> AnyRecord:
-    """The record, or the conversation in it where conversations are wanted."""
-    if kind is Conversation:
-        if isinstance(record, PreferencePair):
-            return record.prompt.with_response(record.chosen)
-        if isinstance(record, AttributeLabels):
-            return record.conversation
-    return record
+    """Returns the record, or the conversation in it where those are wanted."""
+    if kind is not Conversation or isinstance(record, Conversation):
+        return record
+    talk = conversation_of(record)
+    if isinstance(record, PreferencePair):
+        talk = talk.with_response(record.chosen)
+    return dataclasses.replace(talk, id=record.id, source=record.source)

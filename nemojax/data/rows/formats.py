@@ -17,6 +17,7 @@ from nemojax.data.records import (
     AttributeLabels,
     Conversation,
     PreferencePair,
+    Provenance,
 )
 from nemojax.data.rows import (
     attribute_formats,
@@ -36,6 +37,9 @@ FORMATS: dict[str, tuple[fields.Format, ...]] = {
 }
 
 _KINDS = {entry.name: kind for kind, entries in FORMATS.items() for entry in entries}
+
+# Fields that name a row; the first that holds a text or a whole number counts.
+ID_FIELDS = ("id", "uuid", "prompt_id")
 
 # How many rows at the start of a file may be broken before its format is given up.
 _ROWS_TO_DETECT = 100
@@ -189,9 +193,18 @@ def _parse(row: files.Row | files.BadRow, file_format: fields.Format | None) -> 
     if file_format is None:  # nothing readable at the start of the file
         return row.reject("", "unknown format")
     try:
-        return file_format.parse(row.value)
+        record = file_format.parse(row.value)
     except fields.Reject as reject:
         return row.reject(reject.field, reject.reason)
+    source = Provenance(row.file, row.row)
+    return dataclasses.replace(record, id=_id(row.value), source=source)
+
+
+def _id(row: fields.Fields) -> str:
+    """Returns the id that a row names itself by, "" without one."""
+    named = (row.get(name) for name in ID_FIELDS)
+    found = (value for value in named if isinstance(value, str | int) and value != "")
+    return str(next(found, ""))
 
 
 def _file_format(

@@ -19,7 +19,7 @@ _JUDGE_PROMPT = re.compile(
 )
 
 # Fields of a pair beside its texts.
-_Numbers = Mapping[str, float | None]
+_Numbers = Mapping[str, Any]
 _NONE: _Numbers = MappingProxyType({})
 
 

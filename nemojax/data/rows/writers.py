@@ -24,13 +24,14 @@ from nemojax.data.records import (
     Conversation,
     Message,
     PreferencePair,
+    conversation_of,
 )
 from nemojax.data.rows import (
     attribute_formats,
     conversation_formats,
     preference_formats,
 )
-from nemojax.data.text.chat_template import REWARD_SYSTEM
+from nemojax.data.text.nemotron_template import REWARD_SYSTEM
 from nemojax.io import fields
 from nemojax.io.fields import Fields
 
@@ -70,6 +71,11 @@ def to_row(record: AnyRecord, target: str) -> Fields:
         raise TypeError(
             f"{target} holds {layout.kind.__name__}, not {type(record).__name__}"
         )
+    dialogue = conversation_of(record)
+    if dialogue.tools or any(
+        turn.role == "tool" or turn.tool_calls for turn in dialogue.messages
+    ):
+        raise ValueError("tool calls")
     row = layout.write(record)
     try:
         found = _PARSERS[layout.format](row)
@@ -77,7 +83,7 @@ def to_row(record: AnyRecord, target: str) -> Fields:
         raise ValueError(reject.reason) from None
     if found != layout.stored(record):
         raise ValueError("would be read as another record")
-    return row
+    return {"id": record.id, **row} if record.id else row
 
 
 def _turns(messages: tuple[Message, ...]) -> list[Fields]:

@@ -1,178 +1,248 @@
-"""Conversations to tokens: the chat template of the Nemotron-4 models.
+"""Chat templates: conversations as control tokens and texts, and what is trained.
 
-    <extra_id_0>System
-    {system message, often empty}
-    <extra_id_1>User
-    {user turn}
-    <extra_id_1>Assistant
-    {assistant turn}
-    <extra_id_1>
-
-An assistant turn with a label has a line `<extra_id_2>{label}` before its text
-(SteerLM), and the input of a reward model ends with `<extra_id_2>`.
-
-The control tokens are spliced in by id and every message is encoded by itself. Hence
-text cannot forge a turn, and the tokens of a prompt are always a prefix of the tokens
-of the prompt with a response.
+A template says which parts a conversation becomes; here they become tokens. Control
+tokens enter by name and never from text, whatever a message says. Neighbouring texts
+are encoded in one run, as if they were one string, but a run ends where a response
+begins: so the tokens of a prompt are a prefix of those of prompt and response.
 """
 
+import abc
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Protocol
 
-from nemojax.data.records import Conversation
-from nemojax.data.text.parts import TextTokenizer, check_roles
-from nemojax.data.text.tokenizer import Tokenizer
-
-SYSTEM_START = "<extra_id_0>"
-TURN_START = "<extra_id_1>"
-LABEL_START = "<extra_id_2>"
-REWARD_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-_ROLE_LINES = {"user": "User\n", "assistant": "Assistant\n"}
+from nemojax.data.records import Conversation, Message, Role
 
 
-def stop_id(tokenizer: TextTokenizer) -> int:
-    """Returns the id that ends a generated response: that of `TURN_START`."""
-    return tokenizer.control(TURN_START)
+class TextTokenizer(Protocol):
+    """The part of `Tokenizer` and `HuggingFaceTokenizer` that templates use."""
 
+    @property
+    def bos_id(self) -> int:
+        """The id that begins a sequence; raises ValueError if there is none."""
+        ...
 
-def response_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """Returns the text of a generated response: up to the stop, less its newline."""
-    stop = stop_id(tokenizer)
-    before_stop = []
-    for token_id in ids:
-        if token_id == stop:
-            break
-        before_stop.append(token_id)
-    return tokenizer.decode(before_stop).removesuffix("\n")
+    def control(self, piece: str) -> int:
+        """Returns the id of a control token; raises ValueError if there is none."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the ids of a text, none of them a control id."""
+        ...
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Encodes a text that does not begin a sequence, otherwise as `encode`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class ChatTemplate:
-    """How conversations become tokens.
+class Part:
+    """A piece of a rendered conversation.
 
     Attributes:
-      system_header: whether a conversation without system text has the (empty) system
-        block too, as Nemotron-4's do. Without, tiny models save its tokens.
-      bos: whether a sequence starts with the BOS token. Nemotron-4's do not.
-      system: text of the system block of a conversation that has none itself.
+      text: of the piece, or the name of a control token.
+      control: whether it is a control token.
+      turn: index of the message whose response this belongs to; None: the frame.
+      alone: whether the text is encoded by itself, as one that begins a sequence.
     """
 
-    system_header: bool = True
-    bos: bool = False
-    system: str = ""
+    text: str
+    control: bool = False
+    turn: int | None = None
+    alone: bool = False
 
-    def encode_prompt(
-        self, tokenizer: TextTokenizer, conversation: Conversation
-    ) -> list[int]:
-        """Returns tokens up to "<extra_id_1>Assistant\\n", where a response begins.
+
+BOS = Part("", control=True)  # the tokenizer knows its name
+
+
+def to_tokens(
+    tokenizer: TextTokenizer, parts: Iterable[Part], trained: set[int]
+) -> tuple[list[int], list[int]]:
+    """Encodes the parts of a conversation.
+
+    Args:
+      tokenizer: gives the ids.
+      parts: in order.
+      trained: the messages whose responses have mask 1.
+
+    Returns:
+      Token ids and loss mask (0 or 1), of one length.
+
+    Raises:
+      ValueError: a control token that the tokenizer does not have.
+    """
+    tokens: list[int] = []
+    mask: list[int] = []
+    run: list[Part] = []  # texts that are encoded together
+
+    def flush() -> None:
+        if text := "".join(part.text for part in run):
+            alone = run[0].alone or not tokens
+            encode = tokenizer.encode if alone else tokenizer.encode_inside
+            add(encode(text), run[0].turn)
+        run.clear()
+
+    def add(ids: Sequence[int], turn: int | None) -> None:
+        tokens.extend(ids)
+        mask.extend([int(turn in trained)] * len(ids))
+
+    for part in parts:
+        joins = run and (run[-1].turn, run[-1].alone) == (part.turn, part.alone)
+        if not joins or part.control or part.alone:
+            flush()
+        if part is BOS:
+            add([tokenizer.bos_id], part.turn)
+        elif part.control:
+            add([tokenizer.control(part.text)], part.turn)
+        else:
+            run.append(part)
+    flush()
+    return tokens, mask
+
+
+def check_roles(
+    conversation: Conversation, *, tools: bool = False
+) -> tuple[str, Sequence[Message], int]:
+    """Checks the order of the roles.
+
+    Args:
+      conversation: an optional system message, then user and assistant turns in
+        alternation; results of tools stand between an assistant's turn that calls
+        them and the next.
+      tools: whether the template renders tools.
+
+    Returns:
+      The system text, the turns, and the index of the first turn.
+
+    Raises:
+      ValueError: another order, or tools in a template that has none; the message
+        names the index and the reason.
+    """
+    messages = conversation.messages
+    first = int(bool(messages) and messages[0].role == "system")
+    if conversation.tools and not tools:
+        raise ValueError(f"the conversation offers tools, {_NO_TOOLS}")
+    expected: tuple[Role, ...] = ("user",)
+    for index, message in enumerate(messages[first:], first):
+        if (message.role == "tool" or message.tool_calls) and not tools:
+            raise ValueError(
+                f"message {index}: a tool is called or answers, {_NO_TOOLS}"
+            )
+        if message.role == "system":
+            raise ValueError(f"message {index}: a system message can only come first")
+        if message.role not in expected:
+            raise ValueError(
+                f"message {index}: role {message.role!r} where {expected[-1]!r} must "
+                "come"
+            )
+        if message.role == "tool":
+            expected = ("tool", "assistant")
+        elif message.tool_calls:
+            expected = ("tool",)
+        else:
+            expected = ("assistant",) if message.role == "user" else ("user",)
+    if len(messages) == first:
+        raise ValueError(f"message {first}: there is no user turn")
+    return messages[0].content if first else "", messages[first:], first
+
+
+_NO_TOOLS = "which this chat template has no form for; a model's own Jinja may have one"
+
+
+class ChatTemplate(abc.ABC):
+    """The way in which conversations become tokens; a subclass says `parts`.
+
+    Attributes:
+      turn_closing: text between an answer and the token that ends it, which is no part
+        of the answer.
+    """
+
+    turn_closing: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+        """Returns the parts of a conversation.
+
+        Args:
+          conversation: see `check_roles`.
+          open_answer: whether they end with what opens an assistant's turn.
 
         Raises:
-          ValueError: if the roles do not alternate or the last turn is not a user's.
+          ValueError: the template cannot render the conversation.
         """
-        _require_last(conversation, "user")
-        tokens, _ = self._turns(tokenizer, conversation)
-        return tokens + _role_line(tokenizer, "assistant")
 
     def encode(
         self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> tuple[list[int], list[int]]:
         """Returns tokens and loss mask for training on every assistant turn.
 
-        Trained (mask 1) are an assistant turn's text, the newline after it and the
-        <extra_id_1> that closes it, be it the first token of a later user turn.
+        Trained (mask 1) are the text of an assistant turn and the token that ends it.
 
         Raises:
-          ValueError: if the roles do not alternate, an assistant turn is empty, or
-            there is no assistant turn.
+          ValueError: the roles are out of order, or an assistant turn is empty, calls
+            tools or is missing.
         """
+        trained = set()
         for index, message in enumerate(conversation.messages):
-            if message.role == "assistant" and not message.content:
-                raise ValueError(f"message {index}: the assistant turn is empty")
-        tokens, mask = self._turns(tokenizer, conversation)
-        if not any(mask):
+            if message.role == "assistant":
+                if message.tool_calls:
+                    raise ValueError(
+                        f"message {index}: calls of tools cannot be trained on"
+                    )
+                if not message.content:
+                    raise ValueError(f"message {index}: the assistant turn is empty")
+                trained.add(index)
+        parts = self.parts(conversation, False)
+        if not trained:
             raise ValueError("there is no assistant turn to train on")
-        if conversation.messages[-1].role == "assistant":
-            tokens.append(stop_id(tokenizer))
-            mask.append(1)
-        return tokens, mask
+        return to_tokens(tokenizer, parts, trained)
+
+    def encode_prompt(
+        self, tokenizer: TextTokenizer, conversation: Conversation
+    ) -> list[int]:
+        """Returns the tokens up to where a response begins.
+
+        Raises:
+          ValueError: the roles are out of order, or the last is an assistant's.
+        """
+        _require_last(conversation, "user", "tool")
+        return to_tokens(tokenizer, self.parts(conversation, True), set())[0]
 
     def encode_response(
         self, tokenizer: TextTokenizer, prompt: Conversation, response: str
     ) -> tuple[list[int], list[int]]:
         """Returns tokens and loss mask for one response to a prompt.
 
-        As `encode`, but only this response is trained, not the prompt's own assistant
-        turns, and it may be empty: what preference losses compare. The tokens are
-        those of `encode_prompt` followed by those that the mask marks.
+        Only this response is trained, not the prompt's own assistant turns, and it may
+        be empty: preference losses compare such responses. The tokens are those of
+        `encode_prompt` followed by those that the mask marks.
 
         Raises:
           ValueError: as `encode_prompt`.
         """
-        tokens = self.encode_prompt(tokenizer, prompt)
-        answer = [*_line(tokenizer, response), stop_id(tokenizer)]
-        return tokens + answer, [0] * len(tokens) + [1] * len(answer)
+        _require_last(prompt, "user", "tool")
+        whole = prompt.with_response(response)
+        last = {len(prompt.messages)}
+        return to_tokens(tokenizer, self.parts(whole, False), last)
 
     def encode_for_reward(
         self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> list[int]:
-        """Returns tokens that end with <extra_id_2>, where rewards are read.
+        """Returns the tokens of a conversation, at the last of which rewards are read.
 
         Raises:
-          ValueError: if the roles do not alternate or the last turn is not an
-            assistant's.
+          ValueError: the roles are out of order, or the last is not an assistant's.
         """
         _require_last(conversation, "assistant")
-        tokens, _ = self._turns(tokenizer, conversation)
-        return [*tokens, tokenizer.control(LABEL_START)]
-
-    def _turns(
-        self, tokenizer: TextTokenizer, conversation: Conversation
-    ) -> tuple[list[int], list[int]]:
-        """Returns tokens and mask up to the newline that ends the last message."""
-        system, turns, _ = check_roles(conversation)
-        system = system or self.system
-        tokens = [tokenizer.bos_id] if self.bos else []
-        if system or self.system_header:
-            tokens.append(tokenizer.control(SYSTEM_START))
-            tokens += tokenizer.encode_inside("System\n") + _line(tokenizer, system)
-        mask = [0] * len(tokens)
-        for index, message in enumerate(turns):
-            role_line = _role_line(tokenizer, message.role)
-            text = _line(tokenizer, message.content)
-            trained = int(message.role == "assistant")
-            if message.label:
-                role_line.append(tokenizer.control(LABEL_START))
-                role_line += tokenizer.encode_inside(f"{message.label}\n")
-            tokens += role_line + text
-            # The token that opens a turn also closes the assistant turn before it.
-            closes = int(index > 0 and not trained)
-            mask += [closes] + [0] * (len(role_line) - 1) + [trained] * len(text)
-        return tokens, mask
+        return to_tokens(tokenizer, self.parts(conversation, False), set())[0]
 
 
-def _require_last(conversation: Conversation, role: str) -> None:
+def _require_last(conversation: Conversation, *roles: Role) -> None:
     messages = conversation.messages
     if not messages:
         raise ValueError("the conversation has no messages")
-    if messages[-1].role != role:
+    if messages[-1].role not in roles:
         raise ValueError(
             f"message {len(messages) - 1}: role {messages[-1].role!r} where the last "
-            f"turn must be {role!r}"
+            f"turn must be {roles[0]!r}"
         )
-
-
-def _line(tokenizer: TextTokenizer, text: str) -> list[int]:
-    return tokenizer.encode(text) + tokenizer.encode_inside("\n")
-
-
-def _role_line(tokenizer: TextTokenizer, role: str) -> list[int]:
-    return [stop_id(tokenizer), *tokenizer.encode_inside(_ROLE_LINES[role])]
-
-
-NEMOTRON = ChatTemplate()
-# What NVIDIA's released reward models were trained on; another system text than theirs
-# shifts the values.
-NEMOTRON_REWARD = ChatTemplate(system=REWARD_SYSTEM)

@@ -3,11 +3,11 @@
 import dataclasses
 
 from nemojax.data.records import Conversation
-from nemojax.data.text.parts import Part, PartsTemplate, check_roles
+from nemojax.data.text.chat_template import ChatTemplate, Part, check_roles
 
 
 @dataclasses.dataclass(frozen=True)
-class Llama2Template(PartsTemplate):
+class Llama2Template(ChatTemplate):
     """`<s>[INST] {user} [/INST] {assistant} </s>`, the system text inside of the first.
 
     Attributes:
@@ -18,7 +18,7 @@ class Llama2Template(PartsTemplate):
     eos: str = "</s>"
 
     def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
-        """See `PartsTemplate.parts`; texts are stripped, as Meta's code does."""
+        """Returns the parts, with stripped texts, as Meta's code does."""
         system, turns, first = check_roles(conversation)
         found = []
         for index, message in enumerate(turns, first):
@@ -34,7 +34,7 @@ class Llama2Template(PartsTemplate):
 
 
 @dataclasses.dataclass(frozen=True)
-class Llama3Template(PartsTemplate):
+class Llama3Template(ChatTemplate):
     """A header with the role before each message, `<|eot_id|>` after it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Llama3Template(PartsTemplate):
     bos: bool = True
 
     def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
-        """See `PartsTemplate.parts`; texts are stripped, as Meta's code does."""
+        """Returns the parts, with stripped texts, as Meta's code does."""
         check_roles(conversation)
         found = [Part("<|begin_of_text|>", control=True)] if self.bos else []
         for index, message in enumerate(conversation.messages):

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from nemojax.data import records
 from nemojax.data.batching.batches import epoch_order
 from nemojax.data.batching.packing import TokenSequence
 from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
 from nemojax.data.rows import formats
-from nemojax.data.text.parts import TextTokenizer
+from nemojax.data.text.chat_template import ChatTemplate, TextTokenizer
 from nemojax.io import files, quarantine
 from nemojax.io.files import BadRow, DataError, Quarantine, Row
 from nemojax.recipe.align.rewards import Rewards
@@ -89,7 +90,7 @@ class Examples:
         )
 
 
-def demonstrations(tokenizer: TextTokenizer, template: Any) -> Encode:
+def demonstrations(tokenizer: TextTokenizer, template: ChatTemplate) -> Encode:
     """Encodes conversations: every assistant turn is trained."""
 
     def encode(record: Any):
@@ -104,7 +105,7 @@ def demonstrations(tokenizer: TextTokenizer, template: Any) -> Encode:
 
 def preferences(
     tokenizer: TextTokenizer,
-    template: Any,
+    template: ChatTemplate,
     *,
     needs_rewards: bool = False,
     default_rewards: tuple[float, float] | None = None,
@@ -143,7 +144,7 @@ def preferences(
     return encode
 
 
-def labelled(tokenizer: TextTokenizer, template: Any) -> Encode:
+def labelled(tokenizer: TextTokenizer, template: ChatTemplate) -> Encode:
     """Encodes labelled responses, up to the token at which rewards are read."""
 
     def encode(record: Any):
@@ -154,7 +155,7 @@ def labelled(tokenizer: TextTokenizer, template: Any) -> Encode:
 
 
 def compared(
-    tokenizer: TextTokenizer, template: Any, *, needs_margin: bool = False
+    tokenizer: TextTokenizer, template: ChatTemplate, *, needs_margin: bool = False
 ) -> Encode:
     """Encodes pairs for a reward model; their value is the margin, 0 where no matter.
 
@@ -179,7 +180,9 @@ def compared(
     return encode
 
 
-def _scored(tokenizer, template, conversation: Conversation) -> TokenSequence:
+def _scored(
+    tokenizer: TextTokenizer, template: ChatTemplate, conversation: Conversation
+) -> TokenSequence:
     tokens = template.encode_for_reward(tokenizer, conversation)
     return tokens, [0] * len(tokens)
 
@@ -291,7 +294,11 @@ def _example(row: Row, record: Any, encode: Encode, length: int):
     arrays = [
         (np.array(tokens, np.int32), np.array(mask, np.uint8)) for tokens, mask in group
     ]
-    return arrays, values, hashlib.sha256(_talk(record).opening.encode()).digest()
+    return (
+        arrays,
+        values,
+        hashlib.sha256(records.conversation_of(record).opening.encode()).digest(),
+    )
 
 
 def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
@@ -313,12 +320,6 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
         raise ValueError(f"{len(groups)} prompts are too few to hold {share:.1%} out")
     train, measured = (sorted(itertools.chain(*side)) for side in sides)
     return _taken(examples, train), _taken(examples, measured)
-
-
-def _talk(record: Any) -> Conversation:
-    if isinstance(record, PreferencePair):
-        return record.prompt
-    return record.conversation if isinstance(record, AttributeLabels) else record
 
 
 def _taken(examples: Examples, indices: list[int]) -> Examples:

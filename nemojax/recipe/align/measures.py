@@ -58,7 +58,7 @@ def make_measure(
             for name, pair in jax.device_get(sums(params, batch)).items():
                 totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
             if settings.objective == kinds.REGRESSION:
-                there = batches.packed[k].num_sequences
+                there = batches.packed.parts(k)[0].num_sequences
                 predictions.append(np.asarray(predict(params, batch))[:there])
                 labels.append(host.labels[:there])
         found = {name: total / max(n, 1e-9) for name, (total, n) in totals.items()}

@@ -169,7 +169,7 @@ def _speed(packed: ExampleBatches, k: int, row: dict[str, float]) -> dict[str, f
     return {
         "tokens": tokens,
         "tokens_per_second": tokens / max(row["seconds"], 1e-9),
-        "padding": 1 - tokens / (packed.rows * packed.length),
+        "padding": 1 - tokens / packed.slots,
     }
 
 

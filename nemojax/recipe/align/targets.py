@@ -15,7 +15,7 @@ from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import Settings
 from nemojax.training import objectives
 from nemojax.training.objectives import PreferenceBatch, RewardBatch
-from nemojax.training.programs import ByLayout
+from nemojax.training.programs import ByLayout, as_passes
 from nemojax.training.reference import ReferenceCache
 
 
@@ -50,7 +50,10 @@ class StageBatches(Sequence[Any]):
         return len(self.packed)
 
     def __getitem__(self, k: int) -> Any:  # pyright: ignore
-        packed = self.packed[k]
+        return as_passes([self._batch(part) for part in self.packed.parts(k)])
+
+    def _batch(self, packed: PackedBatch) -> Any:
+        """Returns the batch of one pass."""
         if self._objective == kinds.SFT:
             return packed.batch
         if self._objective == kinds.PREFERENCE:
@@ -93,11 +96,16 @@ def pack(
       settings: of the stage.
       spec: the layout, which has to divide the rows.
       examples: of the stage.
-      held_out: whether they are only measured.
+      held_out: whether they are only measured, a pass at a time.
+
+    Raises:
+      ValueError: the passes do not divide the batch.
     """
+    passes = max(1, spec.passes)
     return ExampleBatches(
         examples.groups,
-        batch=settings.batch,
+        batch=-(-settings.batch // passes) if held_out else settings.batch,
+        passes=1 if held_out else passes,
         epochs=1 if held_out else settings.epochs,
         seed=None if held_out else settings.seed,
         length=-(-settings.length // spec.tensor) * spec.tensor,

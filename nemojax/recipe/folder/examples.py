@@ -11,13 +11,13 @@ from nemojax.data.pretraining import corpus
 from nemojax.data.pretraining.corpus import Document
 from nemojax.data.records import Conversation, PreferencePair
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.data.text.chat_template import ChatTemplate
+from nemojax.data.text.nemotron_template import NemotronTemplate
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.io.files import DataError
 from nemojax.recipe.folder.material import Counts, Material, spread
 from nemojax.recipe.folder.settings import Settings
 
-TEMPLATE = ChatTemplate(system_header=False, bos=True)
+TEMPLATE = NemotronTemplate(system_header=False, bos=True)
 SFT_SETS = ("code_sft", "general_sft")
 PAIR_SETS = ("preferences", "reward_pairs")
 

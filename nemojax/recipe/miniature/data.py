@@ -13,7 +13,7 @@ from nemojax import losses
 from nemojax.data.batching import packing
 from nemojax.data.records import AttributeLabels, Conversation
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.data.text.chat_template import ChatTemplate
+from nemojax.data.text.nemotron_template import NemotronTemplate
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.generation.generators import CallableGenerator, Generator
 from nemojax.io.journal import Journal, Row
@@ -32,7 +32,7 @@ from nemojax.tasks.miniature import (
 from nemojax.tasks.miniature.grading import Task
 from nemojax.tasks.miniature.teachers import ScriptedTeacher
 
-TEMPLATE = ChatTemplate(system_header=False, bos=True)
+TEMPLATE = NemotronTemplate(system_header=False, bos=True)
 EXTRA_PIECES = ("User", "Assistant", "####")
 # At least this share of the prompts has an answer that the reward filter lets through.
 PROMPTS_KEPT = 0.75

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nemojax.data.records import Conversation
-from nemojax.data.text import chat_template
+from nemojax.data.text import nemotron_template
 from nemojax.data.text.chat_template import ChatTemplate
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.generation.generators import PolicyGenerator, Response
@@ -44,7 +44,7 @@ class Policy:
             self.config,
             self.params,
             self.mesh,
-            chat_template.stop_id(self.tokenizer),
+            nemotron_template.stop_id(self.tokenizer),
             max_prompt_tokens=self.max_prompt_tokens,
             max_new_tokens=self.max_new_tokens,
         )
@@ -64,7 +64,7 @@ class Policy:
         ]
         return [
             Response(
-                chat_template.response_text(
+                nemotron_template.response_text(
                     self.tokenizer, self._with_text(sample.tokens)
                 ),
                 "stop" if sample.finish_reason == "stop" else "length",

@@ -1,5 +1,7 @@
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from nemojax.data.batching.example_batches import ExampleBatches
 
@@ -25,6 +27,49 @@ def content(packed):
     ]
 
 
+SHAPED = ("tokens", "loss_mask", "segment_ids", "positions", "sequence_ids")
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(
+    count=st.integers(1, 40),
+    each=st.integers(1, 2),
+    size=st.integers(1, 4),
+    passes=st.integers(1, 4),
+    epochs=st.integers(1, 3),
+    pack=st.booleans(),
+    multiple=st.integers(1, 3),
+)
+def test_passes_hold_the_examples_of_a_step_whole(
+    count, each, size, passes, epochs, pack, multiple
+):
+    """The same examples in the same order as in one pass, in parts of one shape."""
+    data = groups(count, seed=count, each=each)
+    options = {"batch": size * passes, "length": 16, "epochs": epochs, "pack": pack}
+    options["row_multiple"] = multiple
+    whole = ExampleBatches(data, **options)
+    batches = ExampleBatches(data, passes=passes, **options)
+    assert len(batches) == len(whole)
+    met = []
+    for k in range(len(batches)):
+        parts = batches.parts(k)
+        (one,) = whole.parts(k)
+        assert len(parts) == passes
+        assert [each for part in parts for each in content(part)] == content(one)
+        for part in parts:
+            # A pair is whole: both of its sequences are among those of its members.
+            expected = [s for index in part.members for s in data[index]]
+            assert content(part) == [(list(t), list(m)) for t, m in expected]
+            assert len(part.members) <= size
+            for name in SHAPED:
+                assert getattr(part, name).shape == (batches.rows, 16)
+            assert part.last_token.shape == (size * each,)
+            assert part.sequence_ids.max() <= batches.sequences == size * each
+            met += part.members
+    for epoch in range(epochs):
+        assert sorted(met[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("each", [1, 2])
 def test_a_step_has_its_examples_in_order_whatever_the_rows(pack, each):
@@ -33,7 +78,7 @@ def test_a_step_has_its_examples_in_order_whatever_the_rows(pack, each):
     assert len(batches) == 10
     met = []
     for k in range(len(batches)):
-        packed = batches[k]
+        (packed,) = batches.parts(k)
         assert packed.tokens.shape == (batches.rows, 16)
         assert packed.members == batches.members(k)
         expected = [s for index in packed.members for s in data[index]]
@@ -60,13 +105,15 @@ def test_rows_are_a_multiple_and_orders_can_be_left_out():
     assert batches.rows % 6 == 0
     assert [batches.members(k) for k in range(3)] == [(0, 1, 2, 3), (4, 5, 6, 7), (8,)]
     with pytest.raises(IndexError):
-        batches[3]
+        batches.parts(3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch": 0}, "batch=0 must be positive"),
+        ({"passes": 0}, "passes=0 must be positive"),
+        ({"passes": 3}, "passes=3 does not divide batch=4"),
         ({"length": 8}, "a row 8"),
         ({"groups": []}, "there is no example"),
         ({"groups": [[([1, 2], [1, 1])]]}, "first token of a sequence cannot"),

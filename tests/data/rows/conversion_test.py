@@ -75,6 +75,25 @@ def test_a_pair_gives_its_chosen_response_and_labels_go_only_if_told(tmp_path):
     assert [row["completion"] for row in lines(tmp_path / "2.jsonl")] == ["good", "a"]
 
 
+@pytest.mark.parametrize("target", sorted(writers.TARGETS))
+@pytest.mark.parametrize("field", ["id", "uuid", "prompt_id"])
+def test_rows_keep_the_id_that_they_came_with(field, target, tmp_path):
+    rows = [row | {field: kind} for kind, row in KINDS.items()]
+    kept = 0
+    for row in rows:
+        path = write(tmp_path / "in.jsonl", row)
+        out = tmp_path / "out.jsonl"
+        try:
+            convert(path, target, out, drop_labels=True)
+        except files.DataError:
+            continue
+        assert [found["id"] for found in lines(out)] == [row[field]]
+        assert [item[1].id for item in formats.read_file(out)] == [row[field]]
+        out.unlink()
+        kept += 1
+    assert kept
+
+
 def test_rows_that_are_not_written_are_listed_and_add_up(tmp_path):
     path = write(
         tmp_path / "in.jsonl",

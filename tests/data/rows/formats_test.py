@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
+from nemojax.data.records import (
+    AttributeLabels,
+    Conversation,
+    PreferencePair,
+    Provenance,
+)
 from nemojax.data.rows import formats
 from nemojax.io import fields, files
 
@@ -40,6 +45,19 @@ def test_each_reader_gives_its_kind_of_record(tmp_path, read):
     result = read(path, quarantine)
     assert [type(record) for record in result.records] == [kind, kind]
     assert (result.rows, result.bad, quarantine.rows) == (2, 0, [])
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_record_knows_its_row_and_the_id_in_it(tmp_path, read):
+    row, _ = READERS[read]
+    rows = [row, row | {"id": 7}, row | {"id": None, "uuid": "u"}, row | {"id": [1]}]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    found = read(path, files.Quarantine()).records
+    assert [record.id for record in found] == ["", "7", "u", ""]
+    assert [record.source for record in found] == [
+        Provenance(str(path), number) for number in (1, 2, 3, 4)
+    ]
+    assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -17,7 +17,7 @@ from nemojax.io import files
 
 FOLDER = pathlib.Path(
     os.environ.get("NEMOJAX_DATA")
-    or pathlib.Path(__file__).parents[3] / "shared" / "data"
+    or pathlib.Path(__file__).parents[4] / "shared" / "data"
 )
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="needs real data, see NEMOJAX_DATA"

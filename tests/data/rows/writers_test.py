@@ -13,9 +13,10 @@ from nemojax.data.records import (
     Conversation,
     Message,
     PreferencePair,
+    ToolCall,
 )
 from nemojax.data.rows import formats, writers
-from nemojax.data.text import chat_template, tokenizer
+from nemojax.data.text import nemotron_template, tokenizer
 from nemojax.io import files
 
 EXAMPLES = settings(deadline=None, max_examples=100, database=None)
@@ -120,7 +121,7 @@ def test_every_record_that_a_layout_holds_comes_back(target, tmp_path_factory):
 def with_reward_system(record):
     messages = record.conversation.messages
     if messages[0].role != "system":
-        messages = (Message("system", chat_template.REWARD_SYSTEM), *messages)
+        messages = (Message("system", nemotron_template.REWARD_SYSTEM), *messages)
     return dataclasses.replace(record, conversation=Conversation(messages))
 
 
@@ -243,7 +244,7 @@ def test_the_rows_have_the_published_fields():
         "verbosity": 0,
     }
     assert rows["nemo_regression"] == {
-        "text": f"<extra_id_0>System\n{chat_template.REWARD_SYSTEM}\n"
+        "text": f"<extra_id_0>System\n{nemotron_template.REWARD_SYSTEM}\n"
         "<extra_id_1>User\nq\n<extra_id_1>Assistant\na\n<extra_id_2>",
         "label": [-100, -100, -100, -100, 4, 3.5, -100, 1, 0],
     }
@@ -252,7 +253,7 @@ def test_the_rows_have_the_published_fields():
 def test_the_system_message_of_reward_models_is_only_in_texts_for_them():
     record = AttributeLabels(SHORT, FOUR)
     filled = AttributeLabels(
-        Conversation.of("q", "a", chat_template.REWARD_SYSTEM), FOUR
+        Conversation.of("q", "a", nemotron_template.REWARD_SYSTEM), FOUR
     )
     for target in BY_KIND[AttributeLabels]:
         assert writers.to_row(filled, target) == writers.to_row(record, target)
@@ -335,10 +336,10 @@ def test_another_kind_of_record_is_a_mistake(target):
 
 def test_the_text_of_a_regression_row_is_what_reward_models_read():
     """Its pieces, with control tokens by name, are those that the template splices."""
-    texts = [f"{chat_template.REWARD_SYSTEM} System User Assistant q a\n"] * 20
+    texts = [f"{nemotron_template.REWARD_SYSTEM} System User Assistant q a\n"] * 20
     model = tokenizer.train(texts, vocab_size=310)
     row = writers.to_row(AttributeLabels(SHORT, FOUR), "nemo_regression")
-    ids = chat_template.NEMOTRON_REWARD.encode_for_reward(model, SHORT)
+    ids = nemotron_template.NEMOTRON_REWARD.encode_for_reward(model, SHORT)
     controls = {model.control(f"<extra_id_{n}>"): f"<extra_id_{n}>" for n in range(3)}
     text, pending = "", []
     for token in ids:
@@ -349,3 +350,23 @@ def test_the_text_of_a_regression_row_is_what_reward_models_read():
             pending.append(token)
     assert pending == []
     assert text == row["text"]
+
+
+def test_calls_of_tools_are_not_dropped_in_silence():
+    call = ToolCall("weather", "{}")
+    turns = (
+        Message("user", "q"),
+        Message("assistant", "a", tool_calls=(call,)),
+        Message("tool", "sunny"),
+        Message("assistant", "b"),
+    )
+    offered = Conversation((turns[0], turns[3]), tools=('{"name": "weather"}',))
+    for target, layout in writers.TARGETS.items():
+        for talk in (Conversation(turns), offered):
+            record = {
+                Conversation: talk,
+                PreferencePair: PreferencePair(talk.prompt, "b", "c"),
+                AttributeLabels: AttributeLabels(talk, FOUR),
+            }[layout.kind]
+            with pytest.raises(ValueError, match="tool calls"):
+                writers.to_row(record, target)

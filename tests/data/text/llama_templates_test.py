@@ -91,7 +91,7 @@ def test_a_scored_text_ends_where_its_answer_ends(name):
     tokens = template.encode_for_reward(TOKENIZER, TALK)
     assert tokens == template.encode(TOKENIZER, TALK)[0]
     assert tokens[-1] == TOKENIZER.control("<|eot_id|>")
-    with pytest.raises(ValueError, match="must be an assistant's"):
+    with pytest.raises(ValueError, match="the last turn must be 'assistant'"):
         template.encode_for_reward(TOKENIZER, TALK.prompt)
 
 
@@ -121,7 +121,7 @@ def test_turns_that_do_not_alternate_are_refused(name):
         template.encode(TOKENIZER, Conversation.of("a"))
     with pytest.raises(ValueError, match="message 1: the assistant turn is empty"):
         template.encode(TOKENIZER, Conversation.of("a", ""))
-    with pytest.raises(ValueError, match="last turn of a prompt"):
+    with pytest.raises(ValueError, match="the last turn must be 'user'"):
         template.encode_prompt(TOKENIZER, Conversation.of("a", "b"))
 
 

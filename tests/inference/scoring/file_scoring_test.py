@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nemojax.data.records import ATTRIBUTES, Conversation
-from nemojax.data.text.chat_template import NEMOTRON
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.inference.scoring import file_scoring
 from nemojax.inference.scoring.file_scoring import Data
 from nemojax.inference.scoring.scorer import Scorer, Settings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nemojax.data.records import ATTRIBUTES, Conversation
-from nemojax.data.text.chat_template import NEMOTRON
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.interop import loading
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes

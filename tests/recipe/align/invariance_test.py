@@ -22,16 +22,18 @@ VARIANTS: dict[str, dict] = {
     "micro-batches of 1": {"spec": changed(rows=1)},
     "micro-batches of 2": {"spec": changed(rows=2)},
     "micro-batches of 8": {"spec": changed(rows=8)},
+    "two passes": {"spec": changed(passes=2)},
     "a row each": {"pack": False},
     "a row each, micro-batches of 2": {"pack": False, "spec": changed(rows=2)},
     "mesh 2 x 2 x 2": {"spec": changed(**EIGHT)},
+    "a row each, four passes": {"pack": False, "spec": changed(passes=4)},
     "mesh 2 x 2 x 2, micro-batches of 1": {"spec": changed(**EIGHT, rows=1)},
     "mesh 2 x 2 x 2, 1F1B, ZeRO-1": {
         "spec": changed(**EIGHT, rows=1, pipeline="1f1b", zero=1)
     },
 }
 
-QUICK = ("micro-batches of 1", "a row each", "mesh 2 x 2 x 2")
+QUICK = ("two passes", "a row each", "mesh 2 x 2 x 2")
 
 
 def train(folder, tmp_path, objective, reference=CACHED, spec=toy.WHOLE, **how):
@@ -39,7 +41,7 @@ def train(folder, tmp_path, objective, reference=CACHED, spec=toy.WHOLE, **how):
     model = loading.load(folder, spec.mesh())
     examples = toy.read(tmp_path / "rows.jsonl", objective, model)
     settings = toy.settings(objective, **how)
-    name = f"{spec.devices} {spec.rows} {reference} {how.get('pack')}"
+    name = f"{spec.devices} {spec.rows} {spec.passes} {reference} {how.get('pack')}"
     trained = stage.train(
         "toy", settings, model, examples, None, tmp_path / name, Options(spec),
         reference_log_probs=reference,
@@ -100,10 +102,18 @@ def test_parameters_are_equal_after_twenty_steps(
     assert min(row["loss"] for row in history) < history[0]["loss"]
 
 
-def test_a_reference_in_the_step_is_the_one_on_the_disk(folder, whole, tmp_path):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_reference_in_the_step_is_the_one_on_the_disk(
+    folder, whole, tmp_path, passes
+):
     params, history = whole(PREFERENCE, preference=toy.RPO)
     found, again = train(
-        folder, tmp_path, PREFERENCE, reference=IN_STEP, preference=toy.RPO
+        folder,
+        tmp_path,
+        PREFERENCE,
+        reference=IN_STEP,
+        preference=toy.RPO,
+        spec=changed(passes=passes),
     )
     assert difference(found, params) < 1e-6
     assert history[0]["log_ratio_gap"] == again[0]["log_ratio_gap"] == 0.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nemojax.data.records import Conversation
-from nemojax.data.text import chat_template
+from nemojax.data.text import nemotron_template
 from nemojax.inference.scoring import scoring
 from nemojax.recipe.miniature.policy import Policy, RewardScorer
 
@@ -48,7 +48,7 @@ def test_a_response_is_the_text_of_the_sampled_tokens(policy, tokenizer, prompts
     assert max(tokens) >= tokenizer.vocab_size
     for response, sample in zip(responses, samples, strict=True):
         known = [token for token in sample.tokens if token < tokenizer.vocab_size]
-        assert response.text == chat_template.response_text(tokenizer, known)
+        assert response.text == nemotron_template.response_text(tokenizer, known)
 
 
 def test_equal_prompts_have_random_streams_of_their_own(policy, prompts):

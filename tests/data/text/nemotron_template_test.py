@@ -14,9 +14,13 @@ import pytest
 from hypothesis import strategies
 
 from nemojax.data.records import Conversation, Message
-from nemojax.data.text import chat_template
+from nemojax.data.text import nemotron_template
 from nemojax.data.text import tokenizer as tokenizer_lib
-from nemojax.data.text.chat_template import NEMOTRON, NEMOTRON_REWARD, ChatTemplate
+from nemojax.data.text.nemotron_template import (
+    NEMOTRON,
+    NEMOTRON_REWARD,
+    NemotronTemplate,
+)
 
 _FILE = pathlib.Path(__file__).parent / "testdata" / "chat_template_vectors.json"
 VECTORS = json.loads(_FILE.read_text())
@@ -83,8 +87,8 @@ def test_whatever_the_messages_say(tokenizer, system, turns, response):
     size = len(prompt_tokens)
     assert tokens[:size] == prompt_tokens
     assert mask == [0] * size + [1] * (len(tokens) - size)
-    assert chat_template.response_text(tokenizer, tokens[size:]) == response
-    turn_start = chat_template.stop_id(tokenizer)
+    assert nemotron_template.response_text(tokenizer, tokens[size:]) == response
+    turn_start = nemotron_template.stop_id(tokenizer)
     assert tokens.count(turn_start) == len(turns) + 2
     assert tokens.count(tokenizer.control("<extra_id_0>")) == 1
     scored = NEMOTRON.encode_for_reward(tokenizer, prompt.with_response(response))
@@ -104,7 +108,7 @@ def test_reward_text_ends_with_the_label_token_and_no_newline(exact):
 
 def test_released_reward_models_have_a_system_text_of_their_own(exact):
     plain = Conversation.of("Q", "A")
-    named = Conversation.of("Q", "A", chat_template.REWARD_SYSTEM)
+    named = Conversation.of("Q", "A", nemotron_template.REWARD_SYSTEM)
     tokens = NEMOTRON_REWARD.encode_for_reward(exact, plain)
     assert tokens == NEMOTRON.encode_for_reward(exact, named)
     other = Conversation.of("Q", "A", "S")
@@ -112,7 +116,7 @@ def test_released_reward_models_have_a_system_text_of_their_own(exact):
 
 
 def test_without_system_header_only_an_empty_system_block_is_left_out(exact):
-    template = ChatTemplate(system_header=False)
+    template = NemotronTemplate(system_header=False)
     tokens = template.encode_prompt(exact, Conversation.of("Q"))
     assert _text(exact, tokens) == "<extra_id_1>User\nQ\n<extra_id_1>Assistant\n"
     with_system = Conversation.of("Q", system="S")
@@ -124,23 +128,23 @@ def test_without_system_header_only_an_empty_system_block_is_left_out(exact):
 def test_bos_comes_first_and_is_no_target(exact):
     conversation = Conversation.of("Q", "A")
     tokens, mask = NEMOTRON.encode(exact, conversation)
-    assert ChatTemplate(bos=True).encode(exact, conversation) == (
+    assert NemotronTemplate(bos=True).encode(exact, conversation) == (
         [exact.bos_id, *tokens],
         [0, *mask],
     )
 
 
 def test_the_first_token_is_never_a_target(exact):
-    template = ChatTemplate(system_header=False)
+    template = NemotronTemplate(system_header=False)
     _, mask = template.encode(exact, Conversation.of("Q", "A"))
     assert mask[0] == 0
 
 
 def test_a_generated_response_may_lack_its_end(exact):
     ids = exact.encode("no end")
-    assert chat_template.response_text(exact, ids) == "no end"
-    stop = chat_template.stop_id(exact)
-    assert chat_template.response_text(exact, [*ids, stop, *ids]) == "no end"
+    assert nemotron_template.response_text(exact, ids) == "no end"
+    stop = nemotron_template.stop_id(exact)
+    assert nemotron_template.response_text(exact, [*ids, stop, *ids]) == "no end"
 
 
 @pytest.mark.parametrize(
