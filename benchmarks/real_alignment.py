@@ -173,7 +173,7 @@ def measure(models: dict[str, pathlib.Path], data: pathlib.Path) -> list[list[st
             make(base.tokenizer, base.template),
             length=FLAGS.length,
             max_bad_fraction=0.5,
-            values=2 if name == "pairs" else 0,
+            values=3 if name == "pairs" else 0,
         )
         packed = targets.pack(settings, layout, 0, found, held_out=True)
         batches = targets.StageBatches(settings, packed, found.values)

@@ -21,8 +21,9 @@ from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import run, stage
 from nemojax.recipe.align.run import Data, Job
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import PREFERENCES, Settings
 from nemojax.recipe.pretrain.run import Parallel
+from nemojax.training.objectives import PreferenceConfig
 
 FLAGS = flags.FLAGS
 # Flags and the fields of `Settings` that they change.
@@ -135,14 +136,21 @@ def settings(preset: Settings, **changes: Any) -> Settings:
         for flag, field in _FIELDS.items()
         if FLAGS[flag].present
     }
-    for name in ("optimizer", "preference"):
-        default = getattr(preset, name)
-        if default is not None:
-            values[name] = dataclasses.replace(default, **_given(name))
+    values["optimizer"] = dataclasses.replace(preset.optimizer, **_given("optimizer"))
+    if preset.preference is not None:
+        values["preference"] = _preference(preset.preference)
     if low_rank.rank:
         patterns = tuple(low_rank.patterns)
         values["lora"] = LoraConfig(low_rank.rank, low_rank.alpha, patterns)
     return dataclasses.replace(preset, **(values | changes))
+
+
+def _preference(default: PreferenceConfig) -> PreferenceConfig:
+    """The named loss with its published coefficients, and what the flags change."""
+    given = _given("preference")
+    if given.get("loss") in PREFERENCES:
+        default = PREFERENCES[given.pop("loss")]
+    return dataclasses.replace(default, **given)
 
 
 def _given(name: str) -> dict[str, Any]:

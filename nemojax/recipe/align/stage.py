@@ -21,7 +21,7 @@ from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.reference import LogProbs, ReferenceCache
 from nemojax.recipe.align.settings import Settings
 from nemojax.recipe.align.targets import StageBatches
-from nemojax.training import loop, metrics, placement
+from nemojax.training import loop, metrics, objectives, placement
 from nemojax.training.optimizer import make_optimizer
 from nemojax.training.step import make_train_step
 
@@ -155,7 +155,8 @@ class Stage:
         Returns:
           What computes its log-probs, and caches that hold them: one or the other.
         """
-        if self._settings.objective != kinds.PREFERENCE:
+        loss = self._settings.preference
+        if loss is None or not objectives.needs_reference(loss):
             return None, {}
         if self._options.reference == IN_STEP:
             return reference.log_probs_of(self._config, self._layout, start), {}
