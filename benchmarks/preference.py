@@ -150,7 +150,7 @@ def jax_step(cached: bool) -> Callable[[int], None]:
         nothing = np.zeros(2 * PAIRS, np.float32)
         valid = np.ones(PAIRS, np.float32)
         batch = PreferenceBatch(
-            found.batch, found.sequence_ids, nothing, nothing, valid
+            found.batch, found.sequence_ids, nothing, nothing, 0 * valid, valid
         )
         return placement.place_batch(batch, layout)
 

@@ -41,7 +41,7 @@ def job() -> run.Job:
         functools.partial(
             examples.preferences, min_chosen_reward=FLAGS.min_chosen_reward
         ),
-        values=2,
+        values=3,
         reference=FLAGS.reference,
     )
 

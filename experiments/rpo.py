@@ -58,7 +58,7 @@ def job() -> run.Job:
             default_rewards=None if default[0] is None else default,
             min_chosen_reward=FLAGS.min_chosen_reward,
         ),
-        values=2,
+        values=3,
         reference=FLAGS.reference,
     )
 

@@ -19,7 +19,8 @@ from nemojax.models.lora import LoraConfig
 from nemojax.parallel import processes
 from nemojax.recipe.align import run, stage
 from nemojax.recipe.align.run import Data, Job
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import PREFERENCES, Settings
+from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
@@ -136,14 +137,22 @@ def settings(preset: Settings, **changes: Any) -> Settings:
         for flag, field in _FIELDS.items()
         if FLAGS[flag].present
     }
-    for name in ("optimizer", "learning_rate", "preference"):
-        default = getattr(preset, name)
-        if default is not None:
-            values[name] = dataclasses.replace(default, **_given(name))
+    for name in ("optimizer", "learning_rate"):
+        values[name] = dataclasses.replace(getattr(preset, name), **_given(name))
+    if preset.preference is not None:
+        values["preference"] = _preference(preset.preference)
     if low_rank.rank:
         patterns = tuple(low_rank.patterns)
         values["lora"] = LoraConfig(low_rank.rank, low_rank.alpha, patterns)
     return dataclasses.replace(preset, **(values | changes))
+
+
+def _preference(default: PreferenceConfig) -> PreferenceConfig:
+    """The named loss with its published coefficients, and what the flags change."""
+    given = _given("preference")
+    if given.get("loss") in PREFERENCES:
+        default = PREFERENCES[given.pop("loss")]
+    return dataclasses.replace(default, **given)
 
 
 def _given(name: str) -> dict[str, Any]:

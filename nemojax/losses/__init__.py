@@ -1,18 +1,36 @@
 """Losses of pretraining, reward modelling and preference optimisation.
 
 Pure functions on arrays: log-probs or predictions in, a `Loss` with a value for each
-example out, computed in float32. None knows a model.
+example out, computed in float32. None knows a model. A loss on pairs of responses takes
+`Pairs`, and any function of these that returns a `Loss` can be trained with:
 
-    losses.reduce(losses.dpo(policy_chosen, policy_rejected,
-                             reference_chosen, reference_rejected, beta=0.1))
+    pairs = losses.Pairs(
+        chosen=losses.Responses(log_probs=..., reference=...),
+        rejected=losses.Responses(log_probs=..., reference=...),
+    )
+    losses.reduce(losses.dpo(pairs, beta=0.1))
 
 gives sum, weight and metrics, which a train step adds up and divides once.
 """
 
-from nemojax.losses.likelihood import language_model, sequence_log_probs
+from nemojax.losses.kto import kto
+from nemojax.losses.likelihood import (
+    language_model,
+    sequence_log_probs,
+    sequence_targets,
+)
 from nemojax.losses.loss import Loss, Metrics, reduce
-from nemojax.losses.preference import DISTANCES, PREFERENCES, dpo, ipo, rpo
-from nemojax.losses.rejection import select_best
+from nemojax.losses.pairs import Judged, Pairs, Responses
+from nemojax.losses.preference import (
+    DISTANCES,
+    apo_down,
+    apo_zero,
+    dpo,
+    dpo_norm,
+    ipo,
+    rpo,
+)
+from nemojax.losses.reference_free import orpo, simpo
 from nemojax.losses.reward import (
     ATTRIBUTE_WEIGHTS,
     PAIRWISE,
@@ -21,21 +39,38 @@ from nemojax.losses.reward import (
     bradley_terry,
 )
 
+# Losses on pairs by name, and those of them that need no reference.
+PREFERENCES = {
+    loss.__name__: loss
+    for loss in (dpo, ipo, rpo, simpo, orpo, apo_zero, apo_down, dpo_norm)
+}
+REFERENCE_FREE = ("simpo", "orpo")
+
 __all__ = [
     "ATTRIBUTE_WEIGHTS",
     "DISTANCES",
     "PAIRWISE",
     "PREFERENCES",
+    "REFERENCE_FREE",
+    "Judged",
     "Loss",
     "Metrics",
+    "Pairs",
+    "Responses",
     "aggregate",
+    "apo_down",
+    "apo_zero",
     "attribute_regression",
     "bradley_terry",
     "dpo",
+    "dpo_norm",
     "ipo",
+    "kto",
     "language_model",
+    "orpo",
     "reduce",
     "rpo",
-    "select_best",
     "sequence_log_probs",
+    "sequence_targets",
+    "simpo",
 ]

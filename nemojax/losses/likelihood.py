@@ -7,7 +7,7 @@ from nemojax.losses.loss import Loss, select
 
 
 def language_model(token_log_probs_BS: jax.Array, loss_mask_BS: jax.Array) -> Loss:
-    """-log p of each target, for pretraining and supervised fine-tuning.
+    """Computes -log p of each target, for pretraining and supervised fine-tuning.
 
     Args:
       token_log_probs_BS: log p(token_t | tokens before t) at index t.
@@ -26,28 +26,21 @@ def sequence_log_probs(
     loss_mask_BS: jax.Array,
     sequence_ids_BS: jax.Array,
     num_sequences: int,
-    *,
-    average: bool = False,
 ) -> jax.Array:
     """Returns float32[N]: the sum of target log-probs of each sequence.
 
-    Sums, unless told otherwise: the report's KL coefficients and SFT weights of DPO
-    and RPO are for sums. A sequence without targets has 0.
+    Sums, since the report's KL coefficients and SFT weights of DPO and RPO are for
+    sums. A sequence without targets has 0.
 
     Args:
       token_log_probs_BS: log p(token_t | tokens before t) at index t.
       loss_mask_BS: weight of each target; where it is 0 the log-prob is not looked at.
       sequence_ids_BS: int32; the sequence of each token, `num_sequences` for padding.
       num_sequences: N.
-      average: divides by the number of targets.
     """
     mask_BS = loss_mask_BS.astype(jnp.float32)
     log_probs_BS = select(token_log_probs_BS, mask_BS)
-    sums_N = _sums(log_probs_BS * mask_BS, sequence_ids_BS, num_sequences)
-    if not average:
-        return sums_N
-    count_N = _sums(mask_BS, sequence_ids_BS, num_sequences)
-    return sums_N / jnp.maximum(count_N, 1.0)
+    return _sums(log_probs_BS * mask_BS, sequence_ids_BS, num_sequences)
 
 
 def _sums(values_BS, sequence_ids_BS, num_sequences: int) -> jax.Array:

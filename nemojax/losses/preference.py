@@ -1,131 +1,154 @@
-"""Preference optimisation: DPO, IPO and RPO, with the report's SFT term.
+"""Losses on pairs that refer to a reference policy: DPO and its relatives, and RPO.
 
 DPO only learns that one response is better, and pushes the two apart without end. RPO
 learns by how much: the gap of implicit rewards approaches that of the rewards (340B
-report, section 3.3). All log-probs are sums over the tokens of a response: the
-report's coefficients mean nothing for means.
+report, section 3.3). Unless a function says otherwise log-probs are sums over the
+tokens of a response: the report's coefficients mean nothing for means.
+
+Implicit rewards are beta times the log ratios of policy and reference; the gap is that
+of the log ratios, chosen less rejected.
 """
+
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
-from nemojax.losses.loss import Loss, select
+from nemojax.losses.loss import Loss
+from nemojax.losses.pairs import Pairs, Terms, combined, prepared
 
 DISTANCES = ("backward_kl", "forward_kl", "squared")
-PREFERENCES = ("dpo", "ipo", "rpo")
 
 
 def dpo(
-    policy_chosen_N: jax.Array,
-    policy_rejected_N: jax.Array,
-    reference_chosen_N: jax.Array,
-    reference_rejected_N: jax.Array,
-    *,
-    beta: float,
-    label_smoothing: float = 0.0,
-    sft_weight: float = 0.0,
-    preference_weight: float = 1.0,
-    valid: jax.Array | None = None,
+    pairs: Pairs, *, beta: float, label_smoothing: float = 0.0, **terms: Unpack[Terms]
 ) -> Loss:
-    """Direct preference optimisation (the report, section 3.3.1); see `logistic`.
+    """Direct preference optimisation (340B report, section 3.3.1); see `logistic`.
+
+    Llama 3's (section 4.1.4) is the one with `beta=0.1, sft_weight=0.2,
+    sft_average=True` and a loss mask that leaves out format tokens.
 
     Args:
-      policy_chosen_N, policy_rejected_N: log-probs of the responses, summed over
-        tokens.
-      reference_chosen_N, reference_rejected_N: the same of the reference policy.
+      pairs: log-probs and reference are used.
       beta: KL coefficient; the report searches [3e-4, 3e-3].
       label_smoothing: probability that a label is wrong; more than 0 is "conservative"
         DPO.
-      sft_weight: weight of -log pi(chosen), a sum over tokens; the report searches
-        [1e-5, 1e-3].
-      preference_weight: weight of the preference term.
-      valid: [N], 0 for entries that are no pairs; by default all are.
+      **terms: see `Terms`; the report searches `sft_weight` in [1e-5, 1e-3].
 
     Raises:
-      ValueError: if both weights are 0, or label_smoothing is outside of [0, 0.5).
+      ValueError: both weights are 0, label_smoothing is outside of [0, 0.5), or the
+        pairs lack a field.
     """
-    pairs = _Pairs(
-        policy_chosen_N,
-        policy_rejected_N,
-        reference_chosen_N,
-        reference_rejected_N,
-        valid,
-    )
-    loss_N = logistic(pairs.gap_N, beta=beta, label_smoothing=label_smoothing)
-    return pairs.loss(loss_N, beta, sft_weight, preference_weight)
+    pairs = prepared(pairs, "reference")
+    chosen_N, rejected_N = pairs.chosen.log_ratios, pairs.rejected.log_ratios
+    loss_N = logistic(chosen_N - rejected_N, beta=beta, label_smoothing=label_smoothing)
+    return combined(pairs, loss_N, beta * chosen_N, beta * rejected_N, **terms)
 
 
-def ipo(
-    policy_chosen_N: jax.Array,
-    policy_rejected_N: jax.Array,
-    reference_chosen_N: jax.Array,
-    reference_rejected_N: jax.Array,
-    *,
-    beta: float,
-    sft_weight: float = 0.0,
-    preference_weight: float = 1.0,
-    valid: jax.Array | None = None,
+def dpo_norm(
+    pairs: Pairs, *, beta: float, label_smoothing: float = 0.0, **terms: Unpack[Terms]
 ) -> Loss:
-    """Identity preference optimisation (Azar et al. 2023), on sums of log-probs.
+    """DPO on log ratios averaged over each response's tokens (Tülu 3, section 5.1).
 
-    Of a pair: (gap - 1 / (2 beta))^2. Arguments and errors as for `dpo`.
+    Args:
+      pairs: log-probs, reference and tokens are used.
+      beta: KL coefficient; Tülu 3 uses 5.
+      label_smoothing: probability that a label is wrong.
+      **terms: see `Terms`.
+
+    Raises:
+      ValueError: as `dpo`.
     """
-    pairs = _Pairs(
-        policy_chosen_N,
-        policy_rejected_N,
-        reference_chosen_N,
-        reference_rejected_N,
-        valid,
-    )
-    loss_N = jnp.square(pairs.gap_N - 1 / (2 * beta))
-    return pairs.loss(loss_N, beta, sft_weight, preference_weight)
+    pairs = prepared(pairs, "reference", "tokens")
+    chosen_N, rejected_N = pairs.chosen.mean_log_ratios, pairs.rejected.mean_log_ratios
+    loss_N = logistic(chosen_N - rejected_N, beta=beta, label_smoothing=label_smoothing)
+    return combined(pairs, loss_N, beta * chosen_N, beta * rejected_N, **terms)
+
+
+def ipo(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
+    """Identity preference optimisation (Azar et al. 2023): (gap - 1 / (2 beta))^2.
+
+    Args:
+      pairs: log-probs and reference are used; the gap is one of sums.
+      beta: KL coefficient.
+      **terms: see `Terms`.
+
+    Raises:
+      ValueError: as `dpo`.
+    """
+    pairs = prepared(pairs, "reference")
+    chosen_N, rejected_N = pairs.chosen.log_ratios, pairs.rejected.log_ratios
+    loss_N = jnp.square(chosen_N - rejected_N - 1 / (2 * beta))
+    return combined(pairs, loss_N, beta * chosen_N, beta * rejected_N, **terms)
+
+
+def apo_zero(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
+    """Anchored preference optimisation, for chosen responses better than the policy's.
+
+    sigmoid(-chosen) + sigmoid(rejected) of the implicit rewards (D'Oosterlinck et al.
+    2024, equation 7): one likelihood rises, the other falls.
+
+    Args:
+      pairs: log-probs and reference are used.
+      beta: KL coefficient.
+      **terms: see `Terms`.
+
+    Raises:
+      ValueError: as `dpo`.
+    """
+    pairs = prepared(pairs, "reference")
+    chosen_N, rejected_N = (beta * side.log_ratios for side in pairs[:2])
+    loss_N = jax.nn.sigmoid(-chosen_N) + jax.nn.sigmoid(rejected_N)
+    return combined(pairs, loss_N, chosen_N, rejected_N, **terms)
+
+
+def apo_down(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
+    """Anchored preference optimisation, for chosen responses worse than the policy's.
+
+    sigmoid(chosen) + sigmoid(rejected - chosen) of the implicit rewards (D'Oosterlinck
+    et al. 2024, equation 8): both likelihoods fall, that of the rejected one more.
+
+    Args:
+      pairs: log-probs and reference are used.
+      beta: KL coefficient.
+      **terms: see `Terms`.
+
+    Raises:
+      ValueError: as `dpo`.
+    """
+    pairs = prepared(pairs, "reference")
+    chosen_N, rejected_N = (beta * side.log_ratios for side in pairs[:2])
+    loss_N = jax.nn.sigmoid(chosen_N) + jax.nn.sigmoid(rejected_N - chosen_N)
+    return combined(pairs, loss_N, chosen_N, rejected_N, **terms)
 
 
 def rpo(
-    policy_chosen_N: jax.Array,
-    policy_rejected_N: jax.Array,
-    reference_chosen_N: jax.Array,
-    reference_rejected_N: jax.Array,
-    chosen_reward_N: jax.Array,
-    rejected_reward_N: jax.Array,
+    pairs: Pairs,
     *,
     beta: float,
     eta: float = 1.0,
     distance: str = "backward_kl",
-    sft_weight: float = 0.0,
-    preference_weight: float = 1.0,
-    valid: jax.Array | None = None,
+    **terms: Unpack[Terms],
 ) -> Loss:
-    """Reward-aware preference optimisation (the report, section 3.3.2).
+    """Reward-aware preference optimisation (340B report, section 3.3.2).
 
     Args:
-      policy_chosen_N, policy_rejected_N: log-probs of the responses, summed over
-        tokens.
-      reference_chosen_N, reference_rejected_N: the same of the reference policy.
-      chosen_reward_N, rejected_reward_N: rewards of the responses. A pair whose
-        chosen response has the lower one is legal.
+      pairs: log-probs, reference and rewards are used. A pair whose chosen response
+        has the lower reward is legal.
       beta: KL coefficient; the report searches [1e-3, 1].
       eta: scale of the rewards; the report uses 1.
       distance: see `reward_distance`; "backward_kl" is the report's.
-      sft_weight: weight of -log pi(chosen), a sum over tokens; the report uses 1e-5.
-      preference_weight: weight of the RPO term.
-      valid: [N], 0 for entries that are no pairs; by default all are.
+      **terms: see `Terms`; the report's `sft_weight` is 1e-5.
 
     Raises:
-      ValueError: if both weights are 0, or the distance is unknown.
+      ValueError: both weights are 0, the distance is unknown, or the pairs lack a
+        field.
     """
-    pairs = _Pairs(
-        policy_chosen_N,
-        policy_rejected_N,
-        reference_chosen_N,
-        reference_rejected_N,
-        valid,
-    )
-    target_gap_N = eta * (
-        select(chosen_reward_N, valid) - select(rejected_reward_N, valid)
-    )
-    loss_N = reward_distance(beta * pairs.gap_N, target_gap_N, distance)
-    loss = pairs.loss(loss_N, beta, sft_weight, preference_weight)
+    pairs = prepared(pairs, "reference", "rewards")
+    chosen_N, rejected_N = pairs.chosen.log_ratios, pairs.rejected.log_ratios
+    target_gap_N = eta * (pairs.chosen.rewards - pairs.rejected.rewards)
+    loss_N = reward_distance(beta * (chosen_N - rejected_N), target_gap_N, distance)
+    loss = combined(pairs, loss_N, beta * chosen_N, beta * rejected_N, **terms)
     return loss._replace(metrics=loss.metrics | {"target_reward_gap": target_gap_N})
 
 
@@ -142,7 +165,7 @@ def logistic(
       label_smoothing: s, the probability that a preference label is wrong; 0 is DPO.
 
     Raises:
-      ValueError: if label_smoothing is outside of [0, 0.5).
+      ValueError: label_smoothing is outside of [0, 0.5).
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing {label_smoothing} is outside of [0, 0.5)")
@@ -175,7 +198,7 @@ def reward_distance(
       distance: one of the above.
 
     Raises:
-      ValueError: if the distance is unknown.
+      ValueError: the distance is unknown.
     """
     x_N = jnp.asarray(implicit_gap_N, jnp.float32)
     y_N = jnp.asarray(target_gap_N, jnp.float32)
@@ -194,59 +217,3 @@ def _bernoulli_kl(x_N: jax.Array, y_N: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(x_N) * (log_sigmoid(x_N) - log_sigmoid(y_N)) + jax.nn.sigmoid(
         -x_N
     ) * (log_sigmoid(-x_N) - log_sigmoid(-y_N))
-
-
-class _Pairs:
-    """Log-probs of N pairs, float32, 0 where there is no pair."""
-
-    def __init__(
-        self,
-        policy_chosen,
-        policy_rejected,
-        reference_chosen,
-        reference_rejected,
-        valid,
-    ):
-        self.chosen_N = select(policy_chosen, valid)
-        self.rejected_N = select(policy_rejected, valid)
-        self.chosen_ratio_N = self.chosen_N - select(reference_chosen, valid)
-        self.rejected_ratio_N = self.rejected_N - select(reference_rejected, valid)
-        self.valid_N = select(jnp.ones_like(self.chosen_N), valid)
-
-    @property
-    def gap_N(self) -> jax.Array:
-        """The policy's log odds of chosen over rejected, relative to the reference."""
-        return self.chosen_ratio_N - self.rejected_ratio_N
-
-    def loss(
-        self, loss_N, beta: float, sft_weight: float, preference_weight: float
-    ) -> Loss:
-        """preference_weight * loss - sft_weight * log pi(chosen), with metrics.
-
-        The SFT term keeps the policy from losing its chosen responses, whose
-        likelihood falls, too, while the gap grows.
-        """
-        if sft_weight == 0 and preference_weight == 0:
-            raise ValueError(
-                "sft_weight and preference_weight are both 0: no loss is left"
-            )
-        metrics = {
-            "preference_loss": loss_N,
-            "sft_loss": -self.chosen_N,
-            "chosen_log_prob": self.chosen_N,
-            "rejected_log_prob": self.rejected_N,
-            # Without beta ...
-            "chosen_log_ratio": self.chosen_ratio_N,
-            "rejected_log_ratio": self.rejected_ratio_N,
-            "log_ratio_gap": self.gap_N,
-            # ... and with it.
-            "implicit_reward_chosen": beta * self.chosen_ratio_N,
-            "implicit_reward_rejected": beta * self.rejected_ratio_N,
-            "implicit_reward_gap": beta * self.gap_N,
-            # KL(reference || policy), as far as the reference writes such responses.
-            "kl_estimate": -(self.chosen_ratio_N + self.rejected_ratio_N) / 2,
-            # A tie is no success: a policy equal to its reference has accuracy 0.
-            "accuracy": (self.gap_N > 0).astype(jnp.float32),
-        }
-        values_N = preference_weight * loss_N - sft_weight * self.chosen_N
-        return Loss(values_N * self.valid_N, self.valid_N, metrics)

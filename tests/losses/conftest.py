@@ -9,8 +9,11 @@ log(sigmoid(x)). `@pytest.mark.vectors("dpo")` names those that a test is run wi
 import json
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from nemojax.losses import Pairs, Responses
 
 _FILE = pathlib.Path(__file__).parent / "testdata" / "loss_vectors.json"
 
@@ -32,27 +35,37 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture
-def sides(vector):
-    """(average) -> sequence log-probs [N]: policy chosen and rejected, reference's."""
+def pairs_of(vector):
+    """(average) -> the pairs of the vector, with sums of log-probs or with means."""
+    inputs = vector["inputs"]
 
-    def find(average):
-        return [
-            _reduced(vector, f"{model}_{side}_logps", side, average)
+    def side(name, average):
+        mask = np.array(inputs[f"{name}_mask"], np.float64)
+        tokens = mask.sum(axis=1)
+        scale = np.maximum(tokens, 1) if average else 1.0
+        policy, reference = (
+            ((np.array(inputs[f"{model}_{name}_logps"]) * mask).sum(axis=1) / scale)
             for model in ("policy", "ref")
-            for side in ("chosen", "rejected")
-        ]
+        )
+        arrays = policy, reference, tokens, inputs.get(f"{name}_gt_rewards")
+        return Responses(*(None if x is None else np.float32(x) for x in arrays))
 
-    return find
+    return lambda average: Pairs(side("chosen", average), side("rejected", average))
 
 
 @pytest.fixture
-def log_probs(vector, sides):
-    """The sequence log-probs that the vector's parameters want."""
-    return sides(vector["params"]["average_log_probs"])
+def random_pairs():
+    """(N, seed) -> N pairs, all fields filled in."""
 
+    def make(count, seed=1):
+        rng = np.random.default_rng(seed)
 
-def _reduced(vector, name, side, average):
-    mask = np.array(vector["inputs"][f"{side}_mask"], np.float64)
-    sums = (np.array(vector["inputs"][name]) * mask).sum(axis=1)
-    count = np.maximum(mask.sum(axis=1), 1)
-    return (sums / count if average else sums).astype(np.float32)
+        def side():
+            tokens = rng.integers(1, 40, count)
+            policy, reference = -tokens * rng.exponential(2.0, (2, count))
+            arrays = policy, reference, tokens, rng.normal(size=count)
+            return Responses(*(jnp.array(x, jnp.float32) for x in arrays))
+
+        return Pairs(side(), side(), jnp.array(rng.exponential(size=count)))
+
+    return make

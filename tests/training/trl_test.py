@@ -154,7 +154,9 @@ def batches(config, params, groups):
     valid = np.ones(PAIRS, np.float32)
     for packed in packing.pack(groups, rows=4, length=256, max_sequences=2 * PAIRS):
         text, ids = packed.batch, packed.sequence_ids
-        yield PreferenceBatch(text, ids, reference(text, ids), rewards, valid)
+        yield PreferenceBatch(
+            text, ids, reference(text, ids), rewards, 0 * valid, valid
+        )
 
 
 def theirs(path, pairs, output, **options):

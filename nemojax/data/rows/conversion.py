@@ -17,7 +17,7 @@ from nemojax.data.records import (
     conversation_of,
 )
 from nemojax.data.rows import formats, writers
-from nemojax.io import files, folders
+from nemojax.io import files, folders, json_text, quarantine
 from nemojax.io.quarantine import BadRow, DataError, Quarantine
 
 _KINDS = {

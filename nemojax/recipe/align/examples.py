@@ -36,7 +36,8 @@ class Examples:
     Attributes:
       groups: the sequences of each: one, or those of a chosen and a rejected response.
       prompts: a digest of the turn of a user with which each begins.
-      values: float32 [N, K]: labels, or the rewards of the two responses (NaN: none).
+      values: float32 [N, K]: labels, or the rewards of the two responses and the margin
+        of the pair (NaN: none).
       counts: rows met, examples kept, and the others by reason.
       detected: the format of each file.
       quarantine: rows that are no examples.
@@ -139,7 +140,7 @@ def preferences(
         return [
             template.encode_response(tokenizer, record.prompt, text)
             for text in (record.chosen, record.rejected)
-        ], rewards
+        ], (*rewards, math.nan if record.margin is None else record.margin)
 
     return encode
 

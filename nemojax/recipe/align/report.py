@@ -38,7 +38,7 @@ _TEXT = (
 def picture(rows: Rows, path: Path) -> None:
     """Draws the metrics over the steps, the held-out ones as dots."""
     first = rows[0]
-    kind = _PAIRS if "log_ratio_gap" in first else _REWARDS
+    kind = _PAIRS if "chosen_tokens" in first else _REWARDS
     if "squared_error" not in first and "accuracy" not in first:
         kind = _TEXT
     panels = [panel for panel in kind if any(name in first for name in panel[2])]

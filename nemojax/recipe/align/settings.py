@@ -66,8 +66,6 @@ class Settings:
         if self.pairwise not in PAIRWISE:
             known = ", ".join(PAIRWISE)
             raise ValueError(f"pairwise {self.pairwise!r} is none of {known}")
-        if self.preference is not None:
-            self.preference.check()
         for name in ("batch", "epochs", "length", "attributes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
@@ -85,6 +83,20 @@ _OTHERS = OptimizerConfig(beta2=0.98)
 def _constant(rate: float) -> LearningRate:
     return LearningRate(rate, final_fraction=1.0, warmup=10)
 
+
+# Losses on pairs with their published coefficients: those of the 340B report, then of
+# each paper (IPO and APO give none: the report's, and TRL's).
+PREFERENCES = {
+    "dpo": PreferenceConfig("dpo", beta=9.5e-4, sft_weight=1e-4),
+    "rpo": PreferenceConfig("rpo", beta=3e-2, eta=1.0, sft_weight=1e-5),
+    "ipo": PreferenceConfig("ipo", beta=9.5e-4, sft_weight=1e-4),
+    "simpo": PreferenceConfig("simpo", beta=2.0, gamma=1.0),
+    "orpo": PreferenceConfig("orpo", beta=0.1, sft_weight=1.0, sft_average=True),
+    "apo_zero": PreferenceConfig("apo_zero", beta=0.1),
+    "apo_down": PreferenceConfig("apo_down", beta=0.1),
+    "dpo_norm": PreferenceConfig("dpo_norm", beta=5.0),
+    "llama3_dpo": PreferenceConfig("dpo", beta=0.1, sft_weight=0.2, sft_average=True),
+}
 
 # What the report tells of its stages (sections 3.1 and 3.3, HelpSteer2 section 3).
 # Where it gives a range the value is the middle of it, on a logarithmic scale.
@@ -105,13 +117,13 @@ PRESETS = {
         _constant(9.5e-8),
         _OTHERS,
         batch=256,
-        preference=PreferenceConfig("dpo", beta=9.5e-4, sft_weight=1e-4),
+        preference=PREFERENCES["dpo"],
     ),
     "rpo": Settings(
         PREFERENCE,
         _constant(3e-7),
         _OTHERS,
         batch=256,
-        preference=PreferenceConfig("rpo", beta=3e-2, eta=1.0, sft_weight=1e-5),
+        preference=PREFERENCES["rpo"],
     ),
 }

@@ -19,7 +19,7 @@ from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import Settings
 from nemojax.recipe.align.targets import StageBatches
-from nemojax.training import placement, reference, sources, stage
+from nemojax.training import objectives, placement, reference, sources, stage
 from nemojax.training.metrics import Progress
 from nemojax.training.reference import ReferenceCache
 from nemojax.training.stage import Options, Trained
@@ -83,7 +83,8 @@ def train(
     if held_out is not None:
         parts.append(_part(HELD_OUT, settings, options, held_out))
     in_step, caches = None, {}
-    if settings.objective == kinds.PREFERENCE:
+    loss = settings.preference
+    if loss is not None and objectives.needs_reference(loss):
         log_probs = reference.log_probs_of(config, layout, params)
         if reference_log_probs == IN_STEP:
             in_step = functools.partial(reference.filled_in, log_probs)

@@ -14,7 +14,11 @@ from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import Settings
 from nemojax.training import objectives
-from nemojax.training.objectives import PreferenceBatch, RewardBatch
+from nemojax.training.objectives import (
+    BradleyTerryBatch,
+    PreferenceBatch,
+    RewardBatch,
+)
 from nemojax.training.programs import ByLayout, as_passes
 from nemojax.training.reference import ReferenceCache
 
@@ -58,29 +62,35 @@ class StageBatches(Sequence[Any]):
             return packed.batch
         if self._objective == kinds.PREFERENCE:
             return self.pairs(packed, self._reference)
-        labels = np.full((len(packed.last_token), self._width), MISSING, np.float32)
+        values = self._values[list(packed.members)]
         if self._objective == kinds.BRADLEY_TERRY:
-            labels[: packed.num_sequences] = 1.0
-            chosen = labels[: packed.num_sequences : 2]
-            chosen[:] = self._values[list(packed.members)]
-        else:
-            labels[: packed.num_sequences] = self._values[list(packed.members)]
+            margin, valid = _of_pairs(packed, values[:, 0])
+            return BradleyTerryBatch(packed.batch, packed.last_token, margin, valid)
+        labels = np.full((len(packed.last_token), self._width), MISSING, np.float32)
+        labels[: packed.num_sequences] = values
         return RewardBatch(packed.batch, packed.last_token, labels)
 
     def pairs(
         self, packed: PackedBatch, reference: ReferenceCache | None
     ) -> PreferenceBatch:
         """The batch of pairs; without a cache its reference log-probs are 0."""
-        size, count = len(packed.last_token), len(packed.members)
-        rewards, log_probs = np.zeros((2, size), np.float32)
-        found = self._values[list(packed.members)]
-        rewards[: 2 * count] = np.nan_to_num(found).reshape(-1)
+        count = packed.num_sequences
+        rewards, log_probs = np.zeros((2, len(packed.last_token)), np.float32)
+        found = np.nan_to_num(self._values[list(packed.members)])
+        rewards[:count] = found[:, :2].reshape(-1)
         if reference is not None:
-            log_probs[: 2 * count] = reference.of(packed.members)
-        valid = (np.arange(size // 2) < count).astype(np.float32)
+            log_probs[:count] = reference.of(packed.members)
+        margin, valid = _of_pairs(packed, found[:, 2])
         return PreferenceBatch(
-            packed.batch, packed.sequence_ids, log_probs, rewards, valid
+            packed.batch, packed.sequence_ids, log_probs, rewards, margin, valid
         )
+
+
+def _of_pairs(packed: PackedBatch, margins: np.ndarray) -> np.ndarray:
+    """Returns float32 [2, N]: the margins of a batch's pairs, and where pairs are."""
+    found = np.zeros((2, len(packed.last_token) // 2), np.float32)
+    found[:, : len(packed.members)] = margins, np.ones_like(margins)
+    return found
 
 
 def pack(

@@ -23,6 +23,7 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training import loop, objectives
 from nemojax.training.objectives import (
+    BradleyTerryBatch,
     PreferenceBatch,
     PreferenceConfig,
     RewardBatch,
@@ -131,9 +132,12 @@ class Trainer:
         ]
         batches = []
         for packed in self._pack(groups, phase):
-            labels = np.full((len(packed.last_token), 1), MISSING, np.float32)
-            labels[: packed.num_sequences] = 1.0
-            batches.append(RewardBatch(packed.batch, packed.last_token, labels))
+            valid = np.zeros(len(packed.last_token) // 2, np.float32)
+            valid[: len(packed.members)] = 1.0
+            no_margin = np.zeros_like(valid)
+            batches.append(
+                BradleyTerryBatch(packed.batch, packed.last_token, no_margin, valid)
+            )
         return self._fit("bradley_terry", None, params, batches, phase, directory)
 
     def prefer(
@@ -184,8 +188,9 @@ class Trainer:
         # On the very batch that the policy will see: at step 0 every log ratio is 0.
         reference = scoring.packed_log_probs(self.config, params, packed, self.mesh)
         return PreferenceBatch(
-            packed.batch, packed.sequence_ids, np.asarray(reference), rewards, valid
-        )
+            packed.batch, packed.sequence_ids, np.asarray(reference), rewards,
+            np.zeros_like(valid), valid,
+        )  # fmt: skip
 
     def _pack(
         self, groups: Sequence[Sequence[packing.TokenSequence]], phase: Phase

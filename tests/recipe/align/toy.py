@@ -99,7 +99,7 @@ KINDS = {
     SFT: (demonstrations, examples.demonstrations, 0),
     REGRESSION: (labels, examples.labelled, 5),
     BRADLEY_TERRY: (pairs, examples.compared, 1),
-    PREFERENCE: (pairs, examples.preferences, 2),
+    PREFERENCE: (pairs, examples.preferences, 3),
 }
 
 
