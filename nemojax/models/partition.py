@@ -1,9 +1,10 @@
 """Where each parameter lives: the one table of what the mesh splits.
 
 Trees come in two shapes. The plain one stacks layers on axis 0, `[L, ...]`: that is
-what `init` makes, what is saved, and what a mesh without a pipeline trains. `pack`
-makes the one that a pipeline trains: `[V, P, L / (V P), ...]`, a C-order reshape, of
-which stage p holds `[:, p]`; the vocabulary is padded to a multiple of `tensor`.
+what `init` makes, what is saved, and what a mesh without a pipeline trains; stage p
+holds the p-th part of the layers. `pack` makes the one that a pipeline trains:
+`[V, P, L / (V P), ...]`, a C-order reshape, of which stage p holds `[:, p]`; the
+vocabulary is padded to a multiple of `tensor`.
 """
 
 import dataclasses
@@ -100,6 +101,8 @@ def _place(names: tuple[str, ...], shape: tuple[int, ...], layout: Layout) -> Pl
     entries: list[Any] = [None] * len(shape)
     if first == 3:
         entries[1] = "pipe"
+    elif first == 1 and layout.size("pipe") > 1 and shape[0] % layout.size("pipe") == 0:
+        entries[0] = "pipe"
     # The vocabulary of a plain tree may not divide; `check` is about all else.
     if tensor is not None and shape[first + tensor] % layout.size("tensor") == 0:
         entries[first + tensor] = "tensor"
@@ -142,7 +145,8 @@ def unpack(config: ModelConfig, params: Any, layout: Layout) -> Any:
 
 
 def _reshaped(config: ModelConfig, params: Any, layout: Layout, packed: bool) -> Any:
-    stages = (layout.virtual_stages, layout.size("pipe"), -1)
+    pipe, virtual_stages = layout.size("pipe"), layout.virtual_stages
+    stages = virtual_stages, pipe, config.num_layers // layout.chunks
     rows = padded_vocab(config, layout) if packed else config.vocab_size
 
     def reshape(names, leaf):
@@ -154,15 +158,57 @@ def _reshaped(config: ModelConfig, params: Any, layout: Layout, packed: bool) ->
         if names[0] != "layers" or layout.chunks == 1:
             return leaf
         if packed:
-            return leaf.reshape(*stages, *leaf.shape[1:])
-        return leaf.reshape(config.num_layers, *leaf.shape[3:])
+            shape = *stages, *leaf.shape[1:]
+        else:
+            shape = config.num_layers, *leaf.shape[3:]
+        if shapes or virtual_stages == 1 or pipe == 1:
+            return leaf.reshape(shape)
+        specs = [_place(names, one, layout).spec for one in (leaf.shape, shape)]
+        return _exchanged(layout, packed, *specs, leaf)
 
     def reshape_all(params):
         return trees.map_items(reshape, params)
 
-    if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
-        return jax.eval_shape(reshape_all, params)
-    return reshape_all(params)
+    shapes = isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct)
+    return jax.eval_shape(reshape_all, params) if shapes else reshape_all(params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)
+def _exchanged(
+    layout: Layout,
+    packed: bool,
+    old: PartitionSpec,
+    new: PartitionSpec,
+    leaf: jax.Array,
+) -> jax.Array:
+    """Reshapes a leaf of the layers where stages hold other layers afterwards.
+
+    The compiler would gather the whole leaf on each device. Here each stage shows one
+    of its chunks to the others at a time.
+    """
+    chunks, pipe = layout.virtual_stages, layout.size("pipe")
+
+    def local(part):
+        own = jax.lax.axis_index("pipe")
+        if packed:
+            number = jnp.arange(chunks) * pipe + own
+            stage, place = number // chunks, number % chunks
+            rest = part.shape[1:]
+        else:
+            number = own * chunks + jnp.arange(chunks)
+            stage, place = number % pipe, number // pipe
+            rest = part.shape[3:]
+        part = part.reshape(chunks, -1, *rest)
+        mask = (-1, *(1,) * (part.ndim - 1))
+
+        def show(at, out):
+            shown = jax.lax.all_gather(part[at], "pipe")
+            return jnp.where((place == at).reshape(mask), shown[stage], out)
+
+        out = jax.lax.fori_loop(0, chunks, show, part)
+        return out.reshape(chunks, 1, -1, *rest) if packed else out.reshape(-1, *rest)
+
+    return jax.shard_map(local, mesh=layout.mesh, in_specs=old, out_specs=new)(leaf)
 
 
 def is_packed(config: ModelConfig, params: Any, layout: Layout) -> bool:
