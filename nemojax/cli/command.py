@@ -21,8 +21,7 @@ from typing import Any, NoReturn
 from absl import app
 
 from nemojax.cli import host
-from nemojax.io.files import DataError
-from nemojax.io.workdir import WorkdirError
+from nemojax.errors import UserError
 from nemojax.training.stopping import Diverged, Stopped
 
 SUCCESS = 0
@@ -67,7 +66,7 @@ def main(run: Callable[[], int]) -> int:
     except Diverged as error:
         _say(str(error))
         return DIVERGED
-    except (DataError, WorkdirError) as error:
+    except UserError as error:
         message = str(error)
     except KeyboardInterrupt as error:
         _say(f"interrupted{_where(error)}: run the same command again to continue")

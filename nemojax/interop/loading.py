@@ -20,6 +20,7 @@ from nemojax.data.text.jinja_template import JinjaTemplate
 from nemojax.data.text.llama_templates import Llama2Template, Llama3Template
 from nemojax.data.text.parts import PartsTemplate, TextTokenizer
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.errors import UserError
 from nemojax.interop import huggingface, model_folder, tokenizer_files
 from nemojax.models import quantized, trees
 from nemojax.models.config import ModelConfig
@@ -137,7 +138,7 @@ def load(
       progress: called with leaves done and all leaves.
 
     Raises:
-      ValueError: it is no model, or something of it is missing or damaged.
+      UserError: it is no model, or something of it is missing or damaged.
     """
     directory = pathlib.Path(directory)
     if quantize is not None:
@@ -155,7 +156,7 @@ def load(
     if dtype:
         config = dataclasses.replace(config, compute_dtype=dtype)
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces, "
             f"the model {config.vocab_size}"
         )
@@ -178,7 +179,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
     """The tokenizer of a checkpoint: SentencePiece where there is one of ours.
 
     Raises:
-      ValueError: there is none, or it cannot be read.
+      UserError: there is none, or it cannot be read.
     """
     directory = pathlib.Path(directory)
     files = tokenizer_files.find(directory)
@@ -192,7 +193,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
         from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer.load(directory)
-    raise ValueError(
+    raise UserError(
         f"{directory}: no tokenizer: put {tokenizer_files.MODEL} or "
         f"{tokenizer_files.FAST} there"
     )
@@ -215,7 +216,7 @@ def load_template(
     """The chat template of a checkpoint, or the one that is wanted; see `load`.
 
     Raises:
-      ValueError: there is no such template.
+      UserError: there is no such template.
     """
     directory = pathlib.Path(directory)
     if wanted == NONE:
@@ -227,7 +228,7 @@ def load_template(
         try:
             return jinja(pathlib.Path(wanted).read_text())
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"template {wanted!r}: {error.strerror}; there are "
                 f"{', '.join((AUTO, NONE, *TEMPLATES))}, or give a file"
             ) from error
@@ -261,5 +262,5 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
+        raise UserError(f"{path}: no JSON: {error}") from error
     return fields if isinstance(fields, dict) else {}

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
+from nemojax.errors import UserError
 from nemojax.io import folders
 from nemojax.models import partition, trees
 from nemojax.models.config import ModelConfig, RopeScaling
@@ -70,7 +71,7 @@ def write(
         tokenizer for one (`tokenizer_files.find`).
 
     Raises:
-      ValueError: the directory is in use.
+      UserError: the directory is in use.
     """
     saving = ocp.options.ArrayOptions.Saving
     options = ocp.options.ArrayOptions(
@@ -134,7 +135,7 @@ def save(
         `save` wrote is whole.
 
     Raises:
-      ValueError: the directory is in use.
+      UserError: the directory is in use.
     """
     if exist_ok and processes.of_first(pathlib.Path(directory).exists):
         return
@@ -150,7 +151,7 @@ def read_config(directory: PathLike) -> ModelConfig:
     """The config of a model folder.
 
     Raises:
-      ValueError: it is no model folder.
+      UserError: it is no model folder.
     """
     path = pathlib.Path(directory) / MODEL
     try:
@@ -159,7 +160,7 @@ def read_config(directory: PathLike) -> ModelConfig:
             fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
         return ModelConfig(**fields)
     except (OSError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: no model: {error}") from error
+        raise UserError(f"{path}: no model: {error}") from error
 
 
 def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from nemojax.errors import UserError
+
 PARTIAL = ".partial"
 
 
@@ -14,11 +16,11 @@ def require_free(directory: str | os.PathLike[str]) -> pathlib.Path:
     """The directory as a path.
 
     Raises:
-      ValueError: something is in it.
+      UserError: something is in it.
     """
     path = pathlib.Path(directory).absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} exists and is not empty")
+        raise UserError(f"{path} exists and is not empty")
     return path
 
 
@@ -33,7 +35,7 @@ def appearing(directory: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       directory: must not exist, or be empty.
 
     Raises:
-      ValueError: as `require_free`.
+      UserError: as `require_free`.
     """
     path = require_free(directory)
     partial = path.with_name(path.name + PARTIAL)

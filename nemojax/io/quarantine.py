@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from nemojax.errors import UserError
 from nemojax.io import json_text
 
 # Reasons for which a sound row still gives no record. They are counted and written
@@ -21,7 +22,7 @@ SKIP_REASONS = frozenset(
 PathLike = str | os.PathLike[str]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message names it and says what to do."""
 
 

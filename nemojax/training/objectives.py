@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from nemojax import losses
 from nemojax.data.batching.batches import Batch
+from nemojax.errors import UserError
 from nemojax.losses.likelihood import sequence_targets
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
@@ -81,15 +82,15 @@ class PreferenceConfig:
             ("distance", self.distance, losses.DISTANCES),
         ):
             if value not in known:
-                raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+                raise UserError(f"{name} {value!r} is none of {', '.join(known)}")
         if self.sft_weight == 0 and self.preference_weight == 0:
-            raise ValueError("sft_weight and preference_weight are both 0")
+            raise UserError("sft_weight and preference_weight are both 0")
         if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(
+            raise UserError(
                 f"label_smoothing={self.label_smoothing} is outside of [0, 0.5)"
             )
         if self.beta <= 0:
-            raise ValueError(f"beta={self.beta} must be positive")
+            raise UserError(f"beta={self.beta} must be positive")
 
     def __call__(self, *arguments: jax.Array, valid: jax.Array | None) -> losses.Loss:
         """The loss of pairs; see `losses.rpo` for the arguments, rewards included."""
@@ -148,11 +149,11 @@ def bradley_terry_objective(
     chosen response of a pair, 1 for the rejected one, and -100 where there is none.
 
     Raises:
-      ValueError: `pairwise` is none of `losses.PAIRWISE`.
+      UserError: `pairwise` is none of `losses.PAIRWISE`.
     """
     if pairwise not in losses.PAIRWISE:
         known = ", ".join(losses.PAIRWISE)
-        raise ValueError(f"pairwise {pairwise!r} is none of {known}")
+        raise UserError(f"pairwise {pairwise!r} is none of {known}")
 
     def objective(params, batch: RewardBatch):
         rewards = reward_predictions(
@@ -195,7 +196,7 @@ def preference_objective(
     """DPO, IPO or RPO with the SFT term, on a `PreferenceBatch`.
 
     Raises:
-      ValueError: see `PreferenceConfig.check`.
+      UserError: see `PreferenceConfig.check`.
     """
     preference.check()
 

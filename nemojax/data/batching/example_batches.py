@@ -11,6 +11,7 @@ import numpy as np
 
 from nemojax.data.batching import batches, packing
 from nemojax.data.batching.packing import PackedBatch, TokenSequence
+from nemojax.errors import UserError
 
 
 class ExampleBatches(Sequence[PackedBatch]):
@@ -44,20 +45,20 @@ class ExampleBatches(Sequence[PackedBatch]):
           pack: whether sequences share rows.
 
         Raises:
-          ValueError: no example, a malformed or too long sequence, or a number below 1.
+          UserError: no example, a malformed or too long sequence, or a number below 1.
         """
         for name, value in (("batch", batch), ("epochs", epochs), ("length", length)):
             if value < 1:
-                raise ValueError(f"{name}={value} must be positive")
+                raise UserError(f"{name}={value} must be positive")
         if not groups:
-            raise ValueError("there is no example")
+            raise UserError("there is no example")
         for index, group in enumerate(groups):
             packing.check_group(index, group)
         self._groups, self._batch, self._pack = groups, batch, pack
         self._sizes = [[len(tokens) for tokens, _ in group] for group in groups]
         longest = max(map(max, self._sizes))
         if longest > length:
-            raise ValueError(f"a sequence has {longest} tokens, a row {length}")
+            raise UserError(f"a sequence has {longest} tokens, a row {length}")
         self.length, self._epochs = length, epochs
         self._order = np.concatenate(
             [

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from nemojax.data.records import Conversation
 from nemojax.data.text.parts import TextTokenizer, check_roles
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.errors import UserError
 
 SYSTEM_START = "<extra_id_0>"
 TURN_START = "<extra_id_1>"
@@ -70,7 +71,7 @@ class ChatTemplate:
         """Returns tokens up to "<extra_id_1>Assistant\\n", where a response begins.
 
         Raises:
-          ValueError: if the roles do not alternate or the last turn is not a user's.
+          UserError: if the roles do not alternate or the last turn is not a user's.
         """
         _require_last(conversation, "user")
         tokens, _ = self._turns(tokenizer, conversation)
@@ -85,15 +86,15 @@ class ChatTemplate:
         <extra_id_1> that closes it, be it the first token of a later user turn.
 
         Raises:
-          ValueError: if the roles do not alternate, an assistant turn is empty, or
+          UserError: if the roles do not alternate, an assistant turn is empty, or
             there is no assistant turn.
         """
         for index, message in enumerate(conversation.messages):
             if message.role == "assistant" and not message.content:
-                raise ValueError(f"message {index}: the assistant turn is empty")
+                raise UserError(f"message {index}: the assistant turn is empty")
         tokens, mask = self._turns(tokenizer, conversation)
         if not any(mask):
-            raise ValueError("there is no assistant turn to train on")
+            raise UserError("there is no assistant turn to train on")
         if conversation.messages[-1].role == "assistant":
             tokens.append(stop_id(tokenizer))
             mask.append(1)
@@ -109,7 +110,7 @@ class ChatTemplate:
         those of `encode_prompt` followed by those that the mask marks.
 
         Raises:
-          ValueError: as `encode_prompt`.
+          UserError: as `encode_prompt`.
         """
         tokens = self.encode_prompt(tokenizer, prompt)
         answer = [*_line(tokenizer, response), stop_id(tokenizer)]
@@ -121,7 +122,7 @@ class ChatTemplate:
         """Returns tokens that end with <extra_id_2>, where rewards are read.
 
         Raises:
-          ValueError: if the roles do not alternate or the last turn is not an
+          UserError: if the roles do not alternate or the last turn is not an
             assistant's.
         """
         _require_last(conversation, "assistant")
@@ -156,9 +157,9 @@ class ChatTemplate:
 def _require_last(conversation: Conversation, role: str) -> None:
     messages = conversation.messages
     if not messages:
-        raise ValueError("the conversation has no messages")
+        raise UserError("the conversation has no messages")
     if messages[-1].role != role:
-        raise ValueError(
+        raise UserError(
             f"message {len(messages) - 1}: role {messages[-1].role!r} where the last "
             f"turn must be {role!r}"
         )

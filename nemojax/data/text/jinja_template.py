@@ -13,6 +13,7 @@ from typing import Any
 
 from nemojax.data.records import Conversation
 from nemojax.data.text.parts import Part, PartsTemplate, check_roles
+from nemojax.errors import UserError
 from nemojax.execution.worker import Worker, WorkerError
 
 MAX_TEMPLATE_CHARACTERS = 100_000
@@ -45,10 +46,10 @@ class JinjaTemplate(PartsTemplate):
           seconds: that one conversation may take.
 
         Raises:
-          ValueError: the template is too long.
+          UserError: the template is too long.
         """
         if len(source) > MAX_TEMPLATE_CHARACTERS:
-            raise ValueError(
+            raise UserError(
                 f"a chat template of {len(source):,} characters; at most "
                 f"{MAX_TEMPLATE_CHARACTERS:,} are allowed"
             )
@@ -62,7 +63,7 @@ class JinjaTemplate(PartsTemplate):
         """See `PartsTemplate.parts`.
 
         Raises:
-          ValueError: the template fails, takes too long, or writes too much.
+          UserError: the template fails, takes too long, or writes too much.
         """
         check_roles(conversation)
         nonce = secrets.token_hex(8)
@@ -121,7 +122,7 @@ class JinjaTemplate(PartsTemplate):
         try:
             answer = self._worker.ask(request, self._seconds, limit)
         except WorkerError as error:
-            raise ValueError(f"the chat template {error}") from None
+            raise UserError(f"the chat template {error}") from None
         if "error" in answer:
-            raise ValueError(f"the chat template fails: {answer['error']}")
+            raise UserError(f"the chat template fails: {answer['error']}")
         return answer["text"]

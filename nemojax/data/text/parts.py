@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from nemojax.data.records import Conversation, Message
+from nemojax.errors import UserError
 
 
 class TextTokenizer(Protocol):
@@ -60,7 +61,7 @@ def to_tokens(
       trained: the messages whose responses have mask 1.
 
     Raises:
-      ValueError: a control token that the tokenizer does not have.
+      UserError: a control token that the tokenizer does not have.
     """
     tokens: list[int] = []
     mask: list[int] = []
@@ -92,7 +93,7 @@ def check_roles(conversation: Conversation) -> tuple[str, Sequence[Message], int
     """The system text, the turns, and the index of the first turn.
 
     Raises:
-      ValueError: the turns do not alternate starting with a user; the message names
+      UserError: the turns do not alternate starting with a user; the message names
         the index and the reason.
     """
     messages = conversation.messages
@@ -101,13 +102,13 @@ def check_roles(conversation: Conversation) -> tuple[str, Sequence[Message], int
     for index, message in enumerate(messages[first:], first):
         expected = "user" if (index - first) % 2 == 0 else "assistant"
         if message.role == "system":
-            raise ValueError(f"message {index}: a system message can only come first")
+            raise UserError(f"message {index}: a system message can only come first")
         if message.role != expected:
-            raise ValueError(
+            raise UserError(
                 f"message {index}: role {message.role!r} where {expected!r} must come"
             )
     if len(messages) == first:
-        raise ValueError(f"message {first}: there is no user turn")
+        raise UserError(f"message {first}: there is no user turn")
     return system, messages[first:], first
 
 
@@ -131,17 +132,17 @@ class PartsTemplate:
         Trained (mask 1) are the text of an assistant turn and the token that ends it.
 
         Raises:
-          ValueError: the roles do not alternate, an assistant turn is empty, or there
+          UserError: the roles do not alternate, an assistant turn is empty, or there
             is no assistant turn.
         """
         trained = set()
         for index, message in enumerate(conversation.messages):
             if message.role == "assistant":
                 if not message.content:
-                    raise ValueError(f"message {index}: the assistant turn is empty")
+                    raise UserError(f"message {index}: the assistant turn is empty")
                 trained.add(index)
         if not trained:
-            raise ValueError("there is no assistant turn to train on")
+            raise UserError("there is no assistant turn to train on")
         return to_tokens(tokenizer, self.parts(conversation, False), trained)
 
     def encode_prompt(
@@ -150,11 +151,11 @@ class PartsTemplate:
         """Tokens up to where a response begins.
 
         Raises:
-          ValueError: the roles do not alternate or the last turn is not a user's.
+          UserError: the roles do not alternate or the last turn is not a user's.
         """
         messages = conversation.messages
         if not messages or messages[-1].role != "user":
-            raise ValueError("the last turn of a prompt must be a user's")
+            raise UserError("the last turn of a prompt must be a user's")
         return to_tokens(tokenizer, self.parts(conversation, True), set())[0]
 
     def encode_response(
@@ -163,7 +164,7 @@ class PartsTemplate:
         """Tokens and loss mask for one response, which alone is trained.
 
         Raises:
-          ValueError: as `encode_prompt`.
+          UserError: as `encode_prompt`.
         """
         self.encode_prompt(tokenizer, prompt)
         whole = prompt.with_response(response)
@@ -176,10 +177,10 @@ class PartsTemplate:
         """Tokens of a conversation; rewards are read at the last, which ends it.
 
         Raises:
-          ValueError: the roles do not alternate or the last turn is not an
+          UserError: the roles do not alternate or the last turn is not an
             assistant's.
         """
         messages = conversation.messages
         if not messages or messages[-1].role != "assistant":
-            raise ValueError("the last turn of a scored text must be an assistant's")
+            raise UserError("the last turn of a scored text must be an assistant's")
         return to_tokens(tokenizer, self.parts(conversation, False), set())[0]

@@ -7,6 +7,7 @@ from typing import Any
 from nemojax.data.pretraining.blends import Blend
 from nemojax.data.pretraining.samples import Samples
 from nemojax.data.pretraining.token_corpus import TOKENIZER, TokenCorpus
+from nemojax.errors import UserError
 from nemojax.interop import model_folder
 from nemojax.io.shared_workdir import SharedWorkdir
 from nemojax.io.workdir import write_json
@@ -44,7 +45,7 @@ def run(
       The result as JSON and as text; None in all processes but the first.
 
     Raises:
-      ValueError: sizes that do not divide, data that do not fit the blend, or a folder
+      UserError: sizes that do not divide, data that do not fit the blend, or a folder
         of another run.
     """
     path, first = Path(workdir), processes.is_first()
@@ -120,7 +121,7 @@ def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any
         return pretraining.fresh(settings, layout)
     config, params = model_folder.read(folder, layout.mesh)
     if config != settings.config:
-        raise ValueError(f"{folder} holds another model than the one that is named")
+        raise UserError(f"{folder} holds another model than the one that is named")
     return stage.float32(params, consume=True)
 
 
