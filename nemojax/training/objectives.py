@@ -63,7 +63,7 @@ class PreferenceConfig:
       sft_weight: weight of the chosen response's negative log-likelihood sum.
       preference_weight: weight of the preference loss; 0 leaves rejection-sampling
         fine-tuning on the chosen responses.
-      distance: of the reward gaps (RPO), see `losses.preference.reward_distance`.
+      distance: between the reward gaps (RPO): "backward_kl", "forward_kl", "squared".
       label_smoothing: probability that a label is wrong (DPO).
     """
 

@@ -34,12 +34,12 @@ class Schedule:
     """What changes while a run goes on.
 
     Attributes:
-      samples: of the whole run.
+      samples: sequences of the whole run.
       batch: sequences a step, at last.
       learning_rate: counted in samples.
       ramp_start: sequences of the first step; 0: `batch`.
       ramp_increment: by how much the batch grows.
-      ramp_samples: of the ramp, divided evenly among the increments.
+      ramp_samples: sequences of the ramp, divided evenly among the increments.
       switch_at: fraction of the peak learning rate at which the second blend begins;
         0: there is none.
     """

@@ -113,8 +113,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "Tokenizer":
-        """Reads a `.model` file; raises OSError, or ValueError as the constructor."""
-        return cls(pathlib.Path(path).read_bytes())
+        """Reads a `.model` file; raises OSError, or UserError as the constructor."""
+        try:
+            return cls(pathlib.Path(path).read_bytes())
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes a `.model` file, which other SentencePiece users can read too."""
