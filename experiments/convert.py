@@ -25,6 +25,7 @@ from nemojax.cli import command
 from nemojax.errors import UserError
 from nemojax.interop import (
     archives,
+    find,
     huggingface,
     model_folder,
     nemo,
@@ -99,6 +100,7 @@ def run() -> int:
             "give --from_hf or --from_nemo with --out, or --model with --to_hf"
         )
     source, target = (pathlib.Path(str(FLAGS[name].value)) for name in given)
+    source = find.find_model(source) if given[0] == "model" else source
     start = time.monotonic()
     parameters = convert(given[0], source, target)
     seconds = time.monotonic() - start

@@ -21,7 +21,7 @@ from nemojax.data.text.llama_templates import Llama2Template, Llama3Template
 from nemojax.data.text.parts import PartsTemplate, TextTokenizer
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
-from nemojax.interop import huggingface, model_folder, tokenizer_files
+from nemojax.interop import find, huggingface, model_folder, tokenizer_files
 from nemojax.models import quantized, trees
 from nemojax.models.config import ModelConfig
 
@@ -127,12 +127,12 @@ def load(
     """Reads a model folder, or a Hugging Face checkpoint of Nemotron or Llama.
 
     Args:
-      directory: of the model.
+      directory: of the model, or of the run that made it, see `find.find_model`.
       mesh: where the parameters go.
       template: "auto" takes the checkpoint's own; "none"; a name of `TEMPLATES`; or a
         file with a Jinja template.
       dtype: of the computation; default: the config's.
-      name: of the model; default: that of its directory.
+      name: of the model; default: that of the directory.
       quantize: a name of `models.quantized.KINDS`: kernels are quantised as they are
         read, so that only one is there in full at a time; default: they are not.
       progress: called with leaves done and all leaves.
@@ -140,7 +140,8 @@ def load(
     Raises:
       UserError: it is no model, or something of it is missing or damaged.
     """
-    directory = pathlib.Path(directory)
+    name = name or pathlib.Path(directory).resolve().name
+    directory = find.find_model(directory)
     if quantize is not None:
         quantized.check(quantize)
     tokenizer = load_tokenizer(directory)
@@ -163,7 +164,7 @@ def load(
     stops = _stop_ids(directory, tokenizer)
     turn_ends = (tokenizer.control(p) for p in _TURN_ENDS if p in tokenizer.controls)
     return LoadedModel(
-        name or directory.resolve().name,
+        name,
         config,
         params,
         mesh,
@@ -176,12 +177,24 @@ def load(
 
 
 def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
-    """The tokenizer of a checkpoint: SentencePiece where there is one of ours.
+    """Reads the tokenizer of a checkpoint: SentencePiece where there is one of ours.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is none, it cannot be read, or it is not the one that the model
+        was written with.
     """
-    directory = pathlib.Path(directory)
+    tokenizer = _read_tokenizer(pathlib.Path(directory))
+    known = model_folder.tokenizer_fingerprints(directory)
+    if known and tokenizer.fingerprint not in known:
+        raise UserError(
+            f"{directory}: the tokenizer there is not the model's: its SHA-256 is "
+            f"{tokenizer.fingerprint[:16]}..., {model_folder.MODEL} has "
+            f"{', '.join(f'{one[:16]}...' for one in known)}: put that one there"
+        )
+    return tokenizer
+
+
+def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
     files = tokenizer_files.find(directory)
     if tokenizer_files.MODEL in files:
         try:

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from nemojax.errors import UserError
-from nemojax.interop import loading, model_folder
+from nemojax.interop import find, loading, model_folder
 from nemojax.interop.loading import LoadedModel
 from nemojax.io import files
 from nemojax.io.shared_workdir import SharedWorkdir
@@ -152,6 +152,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
       UserError: data, a model or sizes that cannot be used, or a folder of another
         run.
     """
+    job = dataclasses.replace(job, model=str(find.find_model(job.model)))
     configuration = {
         "model": str(job.model),
         "template": job.template,

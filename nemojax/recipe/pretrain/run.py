@@ -8,7 +8,7 @@ from nemojax.data.pretraining.blends import Blend
 from nemojax.data.pretraining.samples import Samples
 from nemojax.data.pretraining.token_corpus import TOKENIZER, TokenCorpus
 from nemojax.errors import UserError
-from nemojax.interop import model_folder
+from nemojax.interop import find, model_folder
 from nemojax.io.shared_workdir import SharedWorkdir
 from nemojax.io.workdir import write_json
 from nemojax.parallel import fingerprint, processes
@@ -119,7 +119,7 @@ def train(
 def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any:
     if folder is None:
         return pretraining.fresh(settings, layout)
-    config, params = model_folder.read(folder, layout.mesh)
+    config, params = model_folder.read(find.find_model(folder), layout.mesh)
     if config != settings.config:
         raise UserError(f"{folder} holds another model than the one that is named")
     return stage.float32(params, consume=True)
