@@ -68,8 +68,8 @@ def main(argv: list[str]) -> None:
     size = sum(file.stat().st_size for file in there.iterdir()) / 1e9
     print(f"{FLAGS.model}: {size:.2f} GB of bfloat16")
     for title, arguments in (
-        ("Hugging Face to a model folder", (f"--from_hf={there}", f"--to={model}")),
-        ("and back", (f"--from={model}", f"--to_hf={back}")),
+        ("Hugging Face to a model folder", (f"--from_hf={there}", f"--out={model}")),
+        ("and back", (f"--model={model}", f"--to_hf={back}")),
     ):
         seconds, peak = measured(*arguments)
         print(f"{title}: {seconds:.0f} s, peak {peak:.2f} GiB resident", flush=True)

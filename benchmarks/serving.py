@@ -1,6 +1,6 @@
 """Many clients at a server, some of whom go away: is every answer right?
 
-    python -m benchmarks.serving --checkpoint=models/mine --clients=200 --minutes=5
+    python -m benchmarks.serving --model=models/mine --clients=200 --minutes=5
 
 Serves the checkpoint in a process of its own and asks it for a few dozen answers, one
 after the other. Then the clients ask for the same again, all at once, each answer whole
@@ -26,10 +26,10 @@ import httpx
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("checkpoint", None, "the model", required=True)
+flags.DEFINE_string("model", None, "the model", required=True)
 flags.DEFINE_integer("clients", 200, "at a time")
 flags.DEFINE_float("minutes", 5.0, "to ask")
-flags.DEFINE_integer("rows", 16, "answers that the server writes at a time")
+flags.DEFINE_integer("slots", 16, "answers that the server writes at a time")
 flags.DEFINE_integer("seed", 0, "of what is asked")
 
 WORDS = "one two three city water of the and red light is not with 12"
@@ -156,8 +156,8 @@ async def soak(address: str, pid: int) -> tuple[Tally, list[int], dict[str, floa
 def main(argv: list[str]) -> None:
     del argv
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    command = ["-m", "experiments.serve", f"--checkpoint={FLAGS.checkpoint}"]
-    command += ["--name=served", "--port=0", "--max_length=512", f"--rows={FLAGS.rows}"]
+    command = ["-m", "experiments.serve", f"--model={FLAGS.model}"]
+    command += ["--name=served", "--port=0", "--length=512", f"--slots={FLAGS.slots}"]
     server = subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, text=True
     )

@@ -1,8 +1,8 @@
 """Weights between Hugging Face or NeMo checkpoints and model folders of nemojax.
 
-    python -m experiments.convert --from_hf=DIR --to=MODEL
-    python -m experiments.convert --from_nemo=FILE_OR_DIR --to=MODEL
-    python -m experiments.convert --from=MODEL --to_hf=DIR
+    python -m experiments.convert --from_hf=DIR --out=MODEL
+    python -m experiments.convert --from_nemo=FILE_OR_DIR --out=MODEL
+    python -m experiments.convert --model=MODEL --to_hf=DIR
 
 Reads Nemotron and Llama checkpoints (safetensors) and NeMo's released Nemotron
 archives, which are unpacked into the temporary folder (TMPDIR) first. What it writes
@@ -14,9 +14,7 @@ appears under its name only when all of it is written. Takes about as long as th
 takes to read and write the files.
 """
 
-import json
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -24,27 +22,28 @@ import jax
 from absl import flags
 
 from nemojax.cli import command
+from nemojax.errors import UserError
 from nemojax.interop import (
     archives,
+    find,
     huggingface,
     model_folder,
     nemo,
     tokenizer_files,
 )
-from nemojax.io.files import DataError
 from nemojax.reporting import tables
 from nemojax.training import metrics
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("from_hf", None, "a Hugging Face checkpoint to read")
 flags.DEFINE_string("from_nemo", None, "a .nemo file, or its unpacked directory")
-flags.DEFINE_string("from", None, "a model folder to read")
-flags.DEFINE_string("to", None, "a model folder to write")
+flags.DEFINE_string("model", None, "a model folder to read, or the folder of a run")
+flags.DEFINE_string("out", None, "a model folder to write")
 flags.DEFINE_string("to_hf", None, "a Hugging Face checkpoint to write")
 flags.DEFINE_integer("vocab_size", None, "rows of the embeddings to write (--to_hf)")
-flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+command.define_json()
 
-PAIRS = (("from_hf", "to"), ("from_nemo", "to"), ("from", "to_hf"))
+PAIRS = (("from_hf", "out"), ("from_nemo", "out"), ("model", "to_hf"))
 
 
 def to_model(
@@ -84,7 +83,7 @@ def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) ->
 
 def convert(kind: str, source: pathlib.Path, target: pathlib.Path) -> int:
     """Converts from what the flag `kind` names; returns the number of parameters."""
-    if kind == "from":
+    if kind == "model":
         return to_hf(source, target, FLAGS.vocab_size)
     if kind == "from_hf":
         return to_model(source, target, huggingface, tokenizer_files.find(source))
@@ -94,33 +93,24 @@ def convert(kind: str, source: pathlib.Path, target: pathlib.Path) -> int:
 
 def run() -> int:
     """Converts what the flags name and says what was made."""
-    names = ("from_hf", "from_nemo", "from", "to", "to_hf")
+    names = ("from_hf", "from_nemo", "model", "out", "to_hf")
     given = [name for name in names if FLAGS[name].value]
     if tuple(given) not in PAIRS:
-        raise DataError(
-            "give --from_hf or --from_nemo with --to, or --from with --to_hf"
+        raise UserError(
+            "give --from_hf or --from_nemo with --out, or --model with --to_hf"
         )
     source, target = (pathlib.Path(str(FLAGS[name].value)) for name in given)
+    source = find.find_model(source) if given[0] == "model" else source
     start = time.monotonic()
-    try:
-        parameters = convert(given[0], source, target)
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    parameters = convert(given[0], source, target)
     seconds = time.monotonic() - start
     result = {
         "directory": str(target),
         "parameters": parameters,
         "seconds": round(seconds, 1),
     }
-    quiet = FLAGS.json == "-"
-    if quiet:
-        print(json.dumps(result))
-    elif FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result) + "\n")
-    print(
-        f"{parameters:,} parameters in {tables.duration(seconds)}: {target}",
-        file=sys.stderr if quiet else sys.stdout,
-    )
+    text = f"{parameters:,} parameters in {tables.duration(seconds)}: {target}"
+    command.tell(result, text, FLAGS.json)
     return command.SUCCESS
 
 

@@ -26,24 +26,20 @@ from absl import flags
 
 from nemojax.cli import command
 from nemojax.data.rows import conversion, writers
-from nemojax.io.files import DataError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("data", [], "files and folders")
-flags.DEFINE_enum("to", None, list(writers.TARGETS), "layout to write")
-flags.DEFINE_string("out", None, "file to write; ends in .jsonl")
+flags.DEFINE_list("data", None, "files and folders", required=True)
+flags.DEFINE_enum("to", None, list(writers.TARGETS), "layout to write", required=True)
+flags.DEFINE_string("out", None, "file to write; ends in .jsonl", required=True)
 flags.DEFINE_bool("drop_labels", False, "make conversations of labelled responses")
 flags.DEFINE_float(
     "max_bad_fraction", 0.05, "of the rows that may be malformed or not held", 0, 1
 )
-flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+command.define_json()
 
 
 def run() -> int:
     """Converts the files."""
-    for name in ("data", "to", "out"):
-        if not FLAGS[name].value:
-            raise DataError(f"name the {name}: --{name}=...")
     path = conversion.require_free(FLAGS.out)
     sources = conversion.find(FLAGS.data, FLAGS.to, FLAGS.drop_labels)
     done = conversion.convert(sources, FLAGS.to, path, FLAGS.max_bad_fraction)

@@ -27,7 +27,6 @@ from nemojax.recipe.align.settings import PRESETS
 
 FLAGS = flags.FLAGS
 common.define(PRESETS["dpo"])
-flags.adopt_module_key_flags(common)
 
 
 def job() -> run.Job:

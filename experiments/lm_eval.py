@@ -1,6 +1,6 @@
 """EleutherAI's lm-evaluation-harness with the model "nemojax".
 
-    python -m experiments.lm_eval run --model nemojax \
+    python -m experiments.lm_eval run --model nemojax \\
         --model_args checkpoint=models/mine,max_length=2048 --tasks TASK --batch_size 16
 
 All arguments are the harness's own (`--help`). `checkpoint` is a model folder or a

@@ -14,9 +14,6 @@ table does and does not show is in `docs/recipe.md`.
 """
 
 import dataclasses
-import json
-import sys
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -31,51 +28,38 @@ from nemojax.reporting import report as reports
 from nemojax.reporting import tables
 from nemojax.tasks.miniature import teachers
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/miniature", "Folder of the run.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
-_QUICK = flags.DEFINE_bool("quick", False, "Every stage, small: about 2 minutes.")
-_TEACHER = flags.DEFINE_enum(
-    "teacher", "random", teachers.ERRORS, "Kind of errors of the scripted teacher."
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", "runs/miniature", "folder of the run")
+flags.DEFINE_integer("seed", 0, "seed of everything random", lower_bound=0)
+flags.DEFINE_bool("quick", False, "every stage, small: about 2 minutes")
+flags.DEFINE_enum(
+    "teacher", "random", teachers.ERRORS, "kind of errors of the scripted teacher"
 )
-_CONTROLS = flags.DEFINE_bool(
-    "controls",
-    True,
-    "Also train the control rows: unfiltered teacher, no preference loss.",
+flags.DEFINE_bool(
+    "controls", True, "also train the rows without a filter or a preference loss"
 )
-_JSON = flags.DEFINE_string(
-    "json", None, "Also write the report's JSON to this file, or to stdout for '-'."
-)
+command.define_json()
 
 
 def run() -> int:
     """Runs or continues the recipe and writes its report."""
-    if _QUICK.value:
-        settings = sizes.quick(_SEED.value, _TEACHER.value)
-    else:
-        settings = sizes.Settings(_SEED.value, _TEACHER.value)
-    settings = dataclasses.replace(settings, controls=_CONTROLS.value)
-    workdir = Workdir(_WORKDIR.value, dataclasses.asdict(settings))
+    make = sizes.quick if FLAGS.quick else sizes.Settings
+    settings = make(FLAGS.seed, FLAGS.teacher)
+    settings = dataclasses.replace(settings, controls=FLAGS.controls)
+    workdir = Workdir(FLAGS.workdir, dataclasses.asdict(settings))
     mesh = meshes.make_mesh(data=min(2, jax.device_count()))
     recipe = miniature.Recipe(settings, workdir, mesh)
     stages = recipe.run()
     report = reporting.build(settings, stages, recipe.tasks)
     files = reports.write_report(workdir.path, report)
-    if _JSON.value == "-":
-        json.dump(report, sys.stdout, indent=1)
-        print()
-    elif _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(report, indent=1) + "\n")
-    quiet = _JSON.value == "-"
-    print("", reporting.terminal_table(report), "", sep="\n",
-          file=sys.stderr if quiet else sys.stdout)  # fmt: skip
     seconds = tables.duration(sum(report["times"].values()))
-    print(
-        f"{len(report['stages'])} models, trained and evaluated in {seconds}: "
-        f"{files.html}",
-        file=sys.stderr if quiet else sys.stdout,
+    text = (
+        f"\n{reporting.terminal_table(report)}\n\n{len(report['stages'])} models, "
+        f"trained and evaluated in {seconds}: {files.html}"
     )
+    command.tell(report, text, FLAGS.json)
     workdir.close()
-    return 0
+    return command.SUCCESS
 
 
 if __name__ == "__main__":

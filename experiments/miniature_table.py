@@ -8,17 +8,20 @@ model's parameter hashes. Reads only the reports; takes a second.
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app
+from absl import flags
 
+from nemojax.cli import command
+from nemojax.errors import UserError
 from nemojax.recipe.miniature import checks
 from nemojax.recipe.miniature.checks import FLOORS, GOALS, Check
 from nemojax.reporting import statistics, tables
 
+FLAGS = flags.FLAGS
+command.define_json()
 FAMILIES = ("math", "code", "instruction", "instruction_checks", "facts")
 
 
@@ -90,26 +93,45 @@ def number(check: Check, value: float) -> str:
     return tables.percent(value, signed=check.unit == "difference")
 
 
-def main(argv: list[str]) -> None:
+def read(path: str) -> dict[str, Any]:
+    """Reads a report.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        report = json.loads(Path(path).read_text())
+        checks.quantities(report)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: no report of experiments.miniature") from error
+    return report
+
+
+def run(paths: list[str]) -> int:
     """Reads the reports named on the command line and prints the tables."""
-    if len(argv) < 2:
-        raise app.UsageError("name the report.json of one run or more")
-    reports = [json.loads(Path(path).read_text()) for path in argv[1:]]
+    if not paths:
+        raise UserError("name the report.json of one run or more")
+    reports = [read(path) for path in paths]
     found = [checks.quantities(report) for report in reports]
     seeds = [str(report["settings"]["seed"]) for report in reports]
-    print(f"{len(reports)} runs, seeds {', '.join(seeds)}.\n")
-    print(stage_table(reports).to_markdown(), "\n")
-    print(floor_table(found).to_markdown(), "\n")
-    print(goal_table(found).to_markdown(), "\n")
+    shown = [stage_table(reports), floor_table(found), goal_table(found)]
+    lines = [f"{len(reports)} runs, seeds {', '.join(seeds)}.\n"]
+    lines += [f"{table.to_markdown()} \n" for table in shown]
     for report in reports:
         total = sum(report["times"].values())
         last = list(report["parameters_sha256"].items())[-1]
-        print(
+        lines.append(
             f"- seed {report['settings']['seed']}: {tables.duration(total)}, "
-            f"{last[0]} {last[1][:16]}",
-            file=sys.stdout,
+            f"{last[0]} {last[1][:16]}"
         )
+    names = ("stages", "floors", "goals")
+    result = {
+        name: [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        for name, table in zip(names, shown, strict=True)
+    }
+    command.tell(result, "\n".join(lines), FLAGS.json)
+    return command.SUCCESS
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.start(run, arguments=True)

@@ -1,11 +1,11 @@
 """Will it fit, how fast will it be, and why: a training run without the hardware.
 
-    python -m experiments.plan --model=nemotron4_340b --hardware=h100 \
-        --parallel.data=16 --parallel.pipe=12 --parallel.tensor=8 \
-        --parallel.virtual_stages=8 --global_batch=768
-    python -m experiments.plan --model=llama31_70b --hardware=h200 --search=8 \
-        --global_batch=64
-    python -m experiments.plan --serve=fp8 --parallel.tensor=8 --rows=32
+    python -m experiments.plan --model=nemotron4_340b --hardware=h100 \\
+        --parallel.data=16 --parallel.pipe=12 --parallel.tensor=8 \\
+        --parallel.virtual_stages=8 --batch=768
+    python -m experiments.plan --model=llama31_70b --hardware=h200 --search=8 \\
+        --batch=64
+    python -m experiments.plan --serve=fp8 --parallel.tensor=8 --slots=32
     ... --compile      also compiles the real programs for that hardware
 
 Prints parameters, operations, memory by kind and the predicted step by part, with all
@@ -19,7 +19,6 @@ Exit status 0: it fits; 1: it does not, and the message says by how much, which 
 the largest, and the nearest layout that fits; 2: the sizes do not divide.
 """
 
-import dataclasses
 import os
 import pathlib
 import sys
@@ -29,32 +28,27 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 from absl import flags
-from ml_collections import config_flags
 
-from nemojax.cli import command, layout_flags
-from nemojax.io.files import DataError
+from nemojax.cli import command, dataclass_flags, layout_flags
+from nemojax.errors import UserError
 from nemojax.models import presets
 from nemojax.planning import compiled as compiling
 from nemojax.planning import hardware, report, roofline, search, serving
 from nemojax.planning.scenario import Scenario
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", "nemotron4_340b", "a preset")
-flags.DEFINE_string("hardware", "h100", f"one of {', '.join(hardware.HARDWARE)}")
+flags.DEFINE_enum("model", "nemotron4_340b", list(presets.PRESETS), "the architecture")
+flags.DEFINE_enum("hardware", "h100", list(hardware.HARDWARE), "the accelerator")
 layout_flags.define()
-ASSUMED = config_flags.DEFINE_config_dataclass(
-    "assume",
-    command.settable(roofline.Assumptions),
-    "assumptions of the prediction: --assume.efficiency=0.65 and so on",
-)
-flags.DEFINE_integer("global_batch", 768, "sequences a step", lower_bound=1)
-flags.DEFINE_integer("sequence_length", 4096, "tokens a sequence", lower_bound=1)
-flags.DEFINE_float("tokens", 0.0, "to train on: also prints days", lower_bound=0)
+dataclass_flags.define("assume", roofline.Assumptions())
+flags.DEFINE_integer("batch", 768, "sequences of a step", lower_bound=1)
+flags.DEFINE_integer("length", 4096, "tokens of a sequence", lower_bound=1)
+flags.DEFINE_float("tokens", 0.0, "tokens to train on: also prints days", 0)
 flags.DEFINE_bool("compile", False, "compile the real step for that hardware")
 flags.DEFINE_integer("search", 0, "rank the layouts of so many devices", lower_bound=0)
 flags.DEFINE_enum("serve", None, serving.WEIGHTS, "plan answering with these weights")
-flags.DEFINE_integer("rows", 32, "texts answered at a time (--serve)", lower_bound=1)
-flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+flags.DEFINE_integer("slots", 32, "texts answered at a time (--serve)", lower_bound=1)
+command.define_json()
 flags.DEFINE_string("picture", None, "also draw the bars there (.png or .svg)")
 
 
@@ -62,23 +56,20 @@ def chosen() -> tuple[Scenario, str]:
     """The scenario of the flags, or the best of the search; and the search's table.
 
     Raises:
-      DataError: no such preset or hardware, sizes that do not divide, or no layout.
+      UserError: no such preset or hardware, sizes that do not divide, or no layout.
     """
-    try:
-        config, accelerator = presets.get(FLAGS.model), hardware.get(FLAGS.hardware)
-        batch, length = FLAGS.global_batch, FLAGS.sequence_length
-        if not FLAGS.search:
-            spec = layout_flags.chosen()
-            return Scenario(config, accelerator, spec, batch, length), ""
-        found = search.search(
-            config, accelerator, FLAGS.search, batch, length, assumptions()
-        )
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    config, accelerator = presets.get(FLAGS.model), hardware.get(FLAGS.hardware)
+    batch, length = FLAGS.batch, FLAGS.length
+    if not FLAGS.search:
+        spec = layout_flags.chosen()
+        return Scenario(config, accelerator, spec, batch, length), ""
+    found = search.search(
+        config, accelerator, FLAGS.search, batch, length, assumptions()
+    )
     if not found:
         fewer = search.smaller_batch(config, accelerator, FLAGS.search, batch, length)
-        advice = f", or --global_batch={fewer}" if fewer else ""
-        raise DataError(
+        advice = f", or --batch={fewer}" if fewer else ""
+        raise UserError(
             f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} "
             f"with {batch} sequences of {length} tokens: take more devices{advice}"
         )
@@ -87,22 +78,19 @@ def chosen() -> tuple[Scenario, str]:
 
 def assumptions() -> roofline.Assumptions:
     """Those of the flags."""
-    return roofline.Assumptions(**dataclasses.asdict(ASSUMED.value))
+    return roofline.Assumptions(**dataclass_flags.values("assume"))
 
 
 def serve() -> int:
     """Plans answering."""
     parallel = layout_flags.chosen()
     if parallel.pipe != 1 or FLAGS.search or FLAGS.picture:
-        raise DataError("--serve takes no pipeline, no --search and no --picture")
-    try:
-        planned = serving.Serving(
-            presets.get(FLAGS.model), hardware.get(FLAGS.hardware), FLAGS.serve,
-            parallel.data, parallel.tensor, FLAGS.rows, FLAGS.sequence_length,
-        )  # fmt: skip
-        compiled = serving.compile_programs(planned) if FLAGS.compile else None
-    except ValueError as error:
-        raise DataError(str(error)) from error
+        raise UserError("--serve takes no pipeline, no --search and no --picture")
+    planned = serving.Serving(
+        presets.get(FLAGS.model), hardware.get(FLAGS.hardware), FLAGS.serve,
+        parallel.data, parallel.tensor, FLAGS.slots, FLAGS.length,
+    )  # fmt: skip
+    compiled = serving.compile_programs(planned) if FLAGS.compile else None
     found = serving.result(planned, compiled)
     command.tell(found, serving.text(found), FLAGS.json)
     if found["memory"]["fits"]:
@@ -116,10 +104,7 @@ def run() -> int:
     if FLAGS.serve:
         return serve()
     scenario, table = chosen()
-    try:
-        compiled = compiling.compile_step(scenario) if FLAGS.compile else None
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    compiled = compiling.compile_step(scenario) if FLAGS.compile else None
     found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
     command.tell(found, table + report.text(found), FLAGS.json)
     if FLAGS.picture:

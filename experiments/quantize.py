@@ -17,21 +17,19 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from nemojax.cli import command
+from nemojax.cli import command, command_line, model_flags
 from nemojax.data.pretraining import corpus
 from nemojax.io import files
 from nemojax.io.files import DataError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "a model folder or a Hugging Face checkpoint")
-flags.DEFINE_list("data", [], "files of text")
+model_flags.define(model_flags.Mesh(), dtype="bfloat16", template=False)
+flags.DEFINE_list("data", None, "files of text", required=True)
 flags.DEFINE_list("kinds", ["int8", "fp8"], "kinds of weights to compare")
-flags.DEFINE_string("dtype", "bfloat16", "of the computation")
-flags.DEFINE_integer("tokens", 65_536, "of the text to take", lower_bound=2)
+flags.DEFINE_integer("tokens", 65_536, "tokens of the text to take", lower_bound=2)
 flags.DEFINE_integer("length", 512, "tokens of a row", lower_bound=2)
-flags.DEFINE_integer("rows", 8, "of a call", lower_bound=1)
-flags.DEFINE_integer("tensor", 1, "devices that share the heads", lower_bound=1)
-flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+flags.DEFINE_integer("batch", 8, "rows of a call", lower_bound=1)
+command.define_json()
 
 
 def texts(path: str, quarantine: files.Quarantine) -> Iterator[str]:
@@ -64,12 +62,10 @@ def measure() -> dict:
     from nemojax.inference.scoring import fidelity
     from nemojax.interop import loading
     from nemojax.models import quantized
-    from nemojax.parallel import mesh as meshes
 
-    mesh = meshes.make_mesh(tensor=FLAGS.tensor)
     for kind in FLAGS.kinds:
         quantized.check(kind)
-    model = loading.load(FLAGS.model, mesh, template=loading.NONE, dtype=FLAGS.dtype)
+    model = model_flags.load(template=loading.NONE)
     quarantine = files.Quarantine()
     rows = fidelity.rows_of(take(model.tokenizer, quarantine), FLAGS.length)
     full = quantized.nbytes(model.params, FLAGS.dtype)
@@ -78,7 +74,7 @@ def measure() -> dict:
     for kind in FLAGS.kinds:
         params = quantized.quantize(model.params, kind)
         one = fidelity.compare(
-            model.config, model.params, params, *rows, mesh=mesh, rows=FLAGS.rows
+            model.config, model.params, params, *rows, mesh=model.mesh, rows=FLAGS.batch
         )
         size = quantized.nbytes(params, FLAGS.dtype)
         found["kinds"][kind] = {**one._asdict(), "change": one.change, "bytes": size}
@@ -105,12 +101,8 @@ def table(found: dict) -> str:
 
 def run() -> int:
     """Measures and tells."""
-    if not FLAGS.model or not FLAGS.data or not FLAGS.kinds:
-        raise DataError("name the model and the text: --model=... --data=...")
-    try:
-        found = measure()
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    command_line.require("data", "kinds")
+    found = measure()
     command.tell(found, table(found), FLAGS.json)
     return command.SUCCESS
 

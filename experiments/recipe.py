@@ -15,7 +15,6 @@ The work folder gets `report.html`, `report.json`, `rejects.jsonl` (rows that co
 not be used, with the reasons) and a folder for each stage.
 """
 
-import json
 import pathlib
 import sys
 
@@ -34,11 +33,11 @@ from nemojax.recipe.folder import settings as sizes
 from nemojax.reporting import tables
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "folder of the data files")
+flags.DEFINE_string("data", None, "folder of the data files", required=True)
 flags.DEFINE_string("workdir", "runs/recipe", "folder of the run; resumes if not empty")
-flags.DEFINE_integer("seed", 0, "of the weights and of all orders")
+flags.DEFINE_integer("seed", 0, "seed of the weights and of all orders")
 flags.DEFINE_bool("quick", False, "small sizes: shows that every stage works")
-flags.DEFINE_string("json", None, "also write the report there; - for stdout")
+command.define_json()
 
 
 def run_recipe(
@@ -68,13 +67,9 @@ def run_recipe(
         )
         with workdirs.in_stage("report"):
             reporting.write(folder.path, report)
-            if json_file is not None:
-                json_file.write_text(json.dumps(report, allow_nan=False) + "\n")
+            command.tell(report, _text(report, folder.path), json_path)
     finally:
         folder.close()
-    _print(report, folder.path, to=sys.stderr if json_path == "-" else sys.stdout)
-    if json_path == "-":
-        print(json.dumps(report, allow_nan=False))
     return command.SUCCESS
 
 
@@ -83,21 +78,18 @@ def _tell(stage) -> None:
     print(f"{stage.name} is finished ({time})", file=sys.stderr, flush=True)
 
 
-def _print(report, folder: pathlib.Path, to) -> None:
+def _text(report, folder: pathlib.Path) -> str:
     final = report["final"]
-    print(f"\n{reporting.text(report)}\n", file=to)
-    print(
+    return (
+        f"\n{reporting.text(report)}\n\n"
         f"Made a policy of {final['parameters']:,} parameters in "
         f"{tables.duration(report['seconds'])}: {folder / final['stage'] / 'params'}; "
         f"report: {folder / 'report.html'}; rows quarantined: "
-        f"{report['quarantine']['rows']} ({folder / 'rejects.jsonl'})",
-        file=to,
+        f"{report['quarantine']['rows']} ({folder / 'rejects.jsonl'})"
     )
 
 
 def _main() -> int:
-    if FLAGS.data is None:
-        raise DataError("name the folder of the data: --data=FOLDER")
     settings = (sizes.quick if FLAGS.quick else sizes.Settings)(seed=FLAGS.seed)
     return run_recipe(FLAGS.data, FLAGS.workdir, settings, FLAGS.json)
 

@@ -22,26 +22,32 @@ from absl import flags
 
 from nemojax.cli import alignment_flags as common
 from nemojax.cli import command
+from nemojax.errors import UserError
 from nemojax.recipe.align import examples, run
 from nemojax.recipe.align.settings import PRESETS
 
 FLAGS = flags.FLAGS
 common.define(PRESETS["rpo"])
-flags.adopt_module_key_flags(common)
-flags.DEFINE_integer("iterations", 3, "each refers to the model of the one before", 1)
-flags.DEFINE_float("default_chosen_reward", None, "of pairs without rewards")
-flags.DEFINE_float("default_rejected_reward", None, "of pairs without rewards")
+flags.DEFINE_integer(
+    "iterations", 3, "stages; each refers to the model of the one before", 1
+)
+flags.DEFINE_float(
+    "default_chosen_reward", None, "reward of chosen in pairs without rewards"
+)
+flags.DEFINE_float(
+    "default_rejected_reward", None, "reward of rejected in pairs without rewards"
+)
 
 
 def job() -> run.Job:
     """What the flags say.
 
     Raises:
-      ValueError: one default reward without the other.
+      UserError: one default reward without the other.
     """
     default = FLAGS.default_chosen_reward, FLAGS.default_rejected_reward
     if (default[0] is None) != (default[1] is None):
-        raise ValueError(
+        raise UserError(
             "say both --default_chosen_reward and --default_rejected_reward"
         )
     how = common.settings(PRESETS["rpo"])

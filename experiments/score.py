@@ -22,51 +22,34 @@ and where.
 
 import pathlib
 
-import jax
 from absl import flags
 
-from nemojax.cli import command
+from nemojax.cli import command, model_flags
 from nemojax.inference.scoring import file_scoring, scorer
-from nemojax.interop import loading
-from nemojax.io.files import DataError
-from nemojax.parallel import mesh as meshes
 from nemojax.reporting import tables
 from nemojax.training.metrics import Progress
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "a model folder or a Hugging Face checkpoint")
-flags.DEFINE_list("data", [], "files and folders")
-flags.DEFINE_string("out", None, "folder to write, or to go on in")
+model_flags.define(model_flags.Mesh(data=0))
+flags.DEFINE_list("data", None, "files and folders", required=True)
+flags.DEFINE_string("out", None, "folder to write, or to go on in", required=True)
 flags.DEFINE_enum(
     "kind",
     scorer.AUTO,
     [scorer.AUTO, scorer.REWARDS, scorer.LOG_PROBS],
     "auto: rewards of a reward model, log_probs of any other",
 )
-flags.DEFINE_string(
-    "template",
-    loading.AUTO,
-    f"{loading.AUTO}: the model's own; {', '.join(loading.TEMPLATES)}; a Jinja file",
-)
-flags.DEFINE_string("dtype", None, "of the computation; default: the model's")
-flags.DEFINE_integer("max_length", 4096, "tokens; longer rows are rejected", 1)
+flags.DEFINE_integer("length", 4096, "tokens; longer rows are rejected", 1)
 flags.DEFINE_integer("part_rows", 8192, "rows of the input in an output file", 1)
 flags.DEFINE_integer("batch_tokens", 0, "slots of a batch; 0: by the device", 0)
-flags.DEFINE_integer("tensor", 1, "devices that share a model", 1)
 flags.DEFINE_float("max_bad_fraction", 0.05, "of the rows that may be malformed", 0, 1)
-flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+command.define_json()
 
 
 def run() -> int:
     """Scores what is not scored yet."""
-    for name in ("model", "data", "out"):
-        if not FLAGS[name].value:
-            raise DataError(f"name the {name}: --{name}=...")
     data = file_scoring.Data.find(FLAGS.data)
-    try:
-        how = make_scorer()
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    how = make_scorer()
     progress = Progress("score (rows)", data.total)
     done = [0]  # rows of the calls before this one
 
@@ -83,19 +66,15 @@ def run() -> int:
 
 
 def make_scorer() -> scorer.Scorer:
-    """The model on all devices.
+    """Loads the model onto all devices.
 
     Raises:
-      ValueError: the model cannot be read, or the devices cannot share it so.
+      UserError: the model cannot be read, or the devices cannot share it so.
     """
-    replicas = len(jax.devices()) // FLAGS.tensor
-    mesh = meshes.make_mesh(data=max(1, replicas), tensor=FLAGS.tensor)
-    options = {"template": FLAGS.template, "dtype": FLAGS.dtype}
-    model = loading.load(FLAGS.model, mesh, **options)
     settings = scorer.Settings(
-        FLAGS.kind, FLAGS.max_length, FLAGS.part_rows, FLAGS.template
+        FLAGS.kind, FLAGS.length, FLAGS.part_rows, FLAGS.template
     )
-    return scorer.Scorer(model, settings, FLAGS.batch_tokens)
+    return scorer.Scorer(model_flags.load(), settings, FLAGS.batch_tokens)
 
 
 def told(result: dict) -> str:

@@ -26,10 +26,13 @@ from nemojax.recipe.align.settings import PRESETS
 
 FLAGS = flags.FLAGS
 common.define(PRESETS["code_sft"])
-flags.adopt_module_key_flags(common)
-flags.DEFINE_enum("preset", "code_sft", ["code_sft", "general_sft"], "of the report")
+flags.DEFINE_enum(
+    "preset", "code_sft", ["code_sft", "general_sft"], "a stage of the report"
+)
 flags.DEFINE_list("replay", [], "files of an earlier stage")
-flags.DEFINE_float("replay_share", 0.02, "of all examples that are from there", 0, 0.9)
+flags.DEFINE_float(
+    "replay_share", 0.02, "share of all examples that are from there", 0, 0.9
+)
 
 
 def job() -> run.Job:

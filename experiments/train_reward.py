@@ -26,14 +26,14 @@ from absl import flags
 from nemojax.cli import alignment_flags as common
 from nemojax.cli import command
 from nemojax.data.records import ATTRIBUTES
+from nemojax.errors import UserError
 from nemojax.losses import PAIRWISE
 from nemojax.recipe.align import examples, run
 from nemojax.recipe.align.settings import BRADLEY_TERRY, PRESETS, REGRESSION
 
 FLAGS = flags.FLAGS
 common.define(PRESETS["reward"])
-flags.adopt_module_key_flags(common)
-flags.DEFINE_enum("objective", REGRESSION, [REGRESSION, BRADLEY_TERRY], "of training")
+flags.DEFINE_enum("objective", REGRESSION, [REGRESSION, BRADLEY_TERRY], "loss")
 flags.DEFINE_enum("pairwise", "plain", PAIRWISE, "what margins of pairs are for")
 
 
@@ -41,11 +41,11 @@ def job() -> run.Job:
     """What the flags say.
 
     Raises:
-      ValueError: margins are wanted where there are no pairs.
+      UserError: margins are wanted where there are no pairs.
     """
     pairs, margins = FLAGS.objective == BRADLEY_TERRY, FLAGS.pairwise != "plain"
     if margins and not pairs:
-        raise ValueError("--pairwise goes with --objective=bradley_terry")
+        raise UserError("--pairwise goes with --objective=bradley_terry")
     compared = functools.partial(examples.compared, needs_margin=margins)
     count = 1 if pairs else len(ATTRIBUTES)
     held_out = bool(FLAGS.held_out or FLAGS.held_out_share)

@@ -12,9 +12,7 @@ Prints the bytes of held-out text that a token stands for, by class, and where t
 model is. 256,000 pieces need some gigabytes of text; 4,096 from 4 MB take seconds.
 """
 
-import json
 import pathlib
-import sys
 
 import numpy as np
 from absl import flags
@@ -22,27 +20,33 @@ from absl import flags
 from nemojax.cli import command
 from nemojax.data.pretraining import corpus
 from nemojax.data.text import tokenizer as tokenizers
+from nemojax.errors import UserError
 from nemojax.io import files
-from nemojax.io.files import DataError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "folder of the data files")
+flags.DEFINE_string("data", None, "folder of the data files", required=True)
 flags.DEFINE_string("out", "tokenizer.model", "the model to write; must not exist")
-flags.DEFINE_integer("vocab_size", 256_000, "pieces, all included", lower_bound=300)
-flags.DEFINE_integer("control_pieces", 16, "<extra_id_0> and so on", lower_bound=1)
-flags.DEFINE_float("megabytes", 500.0, "text to learn from", lower_bound=0.01)
-flags.DEFINE_float("english", 0.5, "share of the bytes", lower_bound=0)
-flags.DEFINE_float("multilingual", 0.3, "share of the bytes", lower_bound=0)
-flags.DEFINE_float("code", 0.2, "share of the bytes", lower_bound=0)
-flags.DEFINE_integer("seed", 0, "of the sample")
-flags.DEFINE_string("json", None, "also write the result there; - for stdout")
+flags.DEFINE_integer(
+    "vocab_size", 256_000, "pieces, with all that are added", lower_bound=300
+)
+flags.DEFINE_integer(
+    "control_pieces", 16, "pieces <extra_id_0> and so on", lower_bound=1
+)
+flags.DEFINE_float("megabytes", 500.0, "how much text to learn from", lower_bound=0.01)
+flags.DEFINE_float("english", 0.5, "share of English text, in bytes", lower_bound=0)
+flags.DEFINE_float(
+    "multilingual", 0.3, "share of text in other languages", lower_bound=0
+)
+flags.DEFINE_float("code", 0.2, "share of code", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "seed of the sample of the text")
+command.define_json()
 
 
 def train(data: str, weights: dict[str, float]) -> tokenizers.Tokenizer:
     """Trains on a sample of the text, each class with its share.
 
     Raises:
-      DataError: the text cannot be read, or is too small for the vocabulary.
+      UserError: the text cannot be read, or is too small for the vocabulary.
     """
     quarantine = files.Quarantine()
     documents = {
@@ -58,8 +62,8 @@ def train(data: str, weights: dict[str, float]) -> tokenizers.Tokenizer:
             vocab_size=FLAGS.vocab_size,
             control_pieces=FLAGS.control_pieces,
         )
-    except ValueError as error:
-        raise DataError(f"{data}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{data}: {error}") from error
 
 
 def bytes_per_token(data: str, tokenizer: tokenizers.Tokenizer) -> dict[str, float]:
@@ -74,13 +78,11 @@ def bytes_per_token(data: str, tokenizer: tokenizers.Tokenizer) -> dict[str, flo
 
 def run() -> int:
     """Trains, measures, writes."""
-    if not FLAGS.data:
-        raise DataError("name the folder of the data: --data=FOLDER")
     out = pathlib.Path(FLAGS.out)
     if out.exists():
-        raise DataError(f"{out} exists; name another file with --out")
+        raise UserError(f"{out} exists; name another file with --out")
     if not out.parent.is_dir():
-        raise DataError(f"{out.parent}: there is no such folder")
+        raise UserError(f"{out.parent}: there is no such folder")
     weights = {name: float(FLAGS[name].value or 0) for name in corpus.TEXT_CLASSES}
     tokenizer = train(FLAGS.data, weights)
     partial = out.with_name(out.name + ".partial")
@@ -93,15 +95,9 @@ def run() -> int:
         "sha256": tokenizer.fingerprint,
         "bytes_per_token": {name: round(value, 3) for name, value in measured.items()},
     }
-    quiet = FLAGS.json == "-"
-    if quiet:
-        print(json.dumps(result))
-    elif FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result) + "\n")
-    stream = sys.stderr if quiet else sys.stdout
-    for name, value in measured.items():
-        print(f"{name:13} {value:.2f} bytes a token", file=stream)
-    print(f"{tokenizer.vocab_size:,} pieces: {out}", file=stream)
+    lines = [f"{name:13} {value:.2f} bytes a token" for name, value in measured.items()]
+    lines.append(f"{tokenizer.vocab_size:,} pieces: {out}")
+    command.tell(result, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 

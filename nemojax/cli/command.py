@@ -6,8 +6,8 @@ that the devices can still be chosen.
 """
 
 import contextlib
-import dataclasses
 import errno
+import functools
 import json
 import logging
 import os
@@ -18,11 +18,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from absl import app
+from absl import app, flags
 
-from nemojax.cli import host
-from nemojax.io.files import DataError
-from nemojax.io.workdir import WorkdirError
+from nemojax.cli import command_line, host
+from nemojax.errors import UserError
 from nemojax.training.stopping import Diverged, Stopped
 
 SUCCESS = 0
@@ -34,15 +33,26 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
 
 
-def start(run: Callable[[], int]) -> NoReturn:
-    """A script: reads its flags, refuses anything else, and does `main`."""
+def start(run: Callable[..., int], arguments: bool = False) -> NoReturn:
+    """Runs a script: reads its command line, then does `main`; never returns.
+
+    Args:
+      run: the command, see `main`; its module's docstring stands above the help.
+      arguments: whether it takes anything but flags; `run` is called with it.
+    """
+    doc = sys.modules["__main__"].__doc__ or ""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return command_line.parse(argv, doc, arguments)
+        except UserError as error:
+            _say(str(error))
+            sys.exit(BAD_INPUT)
 
     def with_flags(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected argument {argv[1]!r}")
-        sys.exit(main(run))
+        sys.exit(main(functools.partial(run, argv[1:]) if arguments else run))
 
-    app.run(with_flags)
+    app.run(with_flags, flags_parser=parse)
 
 
 def main(run: Callable[[], int]) -> int:
@@ -67,7 +77,7 @@ def main(run: Callable[[], int]) -> int:
     except Diverged as error:
         _say(str(error))
         return DIVERGED
-    except (DataError, WorkdirError) as error:
+    except UserError as error:
         message = str(error)
     except KeyboardInterrupt as error:
         _say(f"interrupted{_where(error)}: run the same command again to continue")
@@ -80,6 +90,16 @@ def main(run: Callable[[], int]) -> int:
     return BAD_INPUT
 
 
+def define_json() -> None:
+    """Defines the flag of a script's result for programs; `tell` writes it."""
+    flags.DEFINE_string("json", None, "also write the result there as JSON; -: stdout")
+
+
+def say(text: str, to: str | None) -> None:
+    """Prints text for people; to stderr where JSON is wanted on stdout."""
+    print(text, file=sys.stderr if to == "-" else sys.stdout, flush=True)
+
+
 def tell(result: Any, text: str, to: str | None) -> None:
     """Prints the text, and writes the result as JSON where it is wanted.
 
@@ -88,33 +108,16 @@ def tell(result: Any, text: str, to: str | None) -> None:
       text: for people.
       to: a file; "-" for stdout, and then the text goes to stderr; None: nowhere.
     """
-    print(text, file=sys.stderr if to == "-" else sys.stdout)
+    say(text, to)
+    write_json(result, to)
+
+
+def write_json(result: Any, to: str | None) -> None:
+    """Writes a result to a file; "-": to stdout; None: nowhere."""
     if to == "-":
         print(json.dumps(result))
     elif to:
         pathlib.Path(to).write_text(json.dumps(result, indent=1) + "\n")
-
-
-def settable(default: Any, *without: str) -> Any:
-    """A dataclass that flags can set: the fields of a frozen one with their values.
-
-    Args:
-      default: an instance, or the class where all fields but `without` have defaults.
-      without: fields that are left out.
-    """
-    fields = [
-        (
-            field.name,
-            field.type,
-            field.default
-            if isinstance(default, type)
-            else getattr(default, field.name),
-        )
-        for field in dataclasses.fields(default)
-        if field.name not in without
-    ]
-    name = (default if isinstance(default, type) else type(default)).__name__
-    return dataclasses.make_dataclass(name, fields)()
 
 
 @contextlib.contextmanager

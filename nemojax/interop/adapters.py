@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from nemojax.errors import UserError
 from nemojax.interop import names, weights
 from nemojax.io import folders
 from nemojax.models import forward
@@ -39,12 +40,12 @@ def save(
       base: where a user finds the base model.
 
     Raises:
-      ValueError: the directory is in use, or the base model has no such layers.
+      UserError: the directory is in use, or the base model has no such layers.
     """
     their_names = _their_names(config)
     unknown = [name for name in adapters if name not in their_names]
     if unknown:
-        raise ValueError(f"the model has no linear layers {', '.join(unknown)}")
+        raise UserError(f"the model has no linear layers {', '.join(unknown)}")
     tensors = {}
     for name, adapter in adapters.items():
         for layer in range(config.num_layers):
@@ -74,7 +75,7 @@ def load(
     """Reads adapters of a base model.
 
     Raises:
-      ValueError: no such adapters, or tensors that are missing, too many or of another
+      UserError: no such adapters, or tensors that are missing, too many or of another
         shape; all of them are named.
     """
     directory = pathlib.Path(directory)
@@ -117,9 +118,9 @@ def _read_fields(path: pathlib.Path) -> Mapping[str, Any]:
         ok = ok and isinstance(fields["target_modules"], list)
         float(fields["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no LoRA adapter: {error}") from error
+        raise UserError(f"{path}: no LoRA adapter: {error}") from error
     if not ok:
-        raise ValueError(f"{path}: no LoRA adapter with a list of target modules")
+        raise UserError(f"{path}: no LoRA adapter with a list of target modules")
     return fields
 
 

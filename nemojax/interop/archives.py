@@ -6,6 +6,8 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 
+from nemojax.errors import UserError
+
 MAX_MEMBERS = 10_000_000
 # Weights hardly compress; an archive that grows more than this is a bomb.
 MAX_RATIO = 20
@@ -17,7 +19,7 @@ def opened(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """The directory that `path` is, or a temporary one with what the tar file holds.
 
     Raises:
-      ValueError: neither a directory nor a tar file, or an archive with an absolute
+      UserError: neither a directory nor a tar file, or an archive with an absolute
         path, one that leaves the directory, a link or a device, or that unpacks to
         more than `MAX_RATIO` times its size.
     """
@@ -25,14 +27,14 @@ def opened(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield path
         return
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file or directory")
+        raise UserError(f"{path}: there is no such file or directory")
     with tempfile.TemporaryDirectory(prefix="nemojax-") as scratch:
         target = pathlib.Path(scratch)
         try:
             with tarfile.open(path, "r|*") as archive:
                 _extract(archive, target, path)
         except tarfile.TarError as error:
-            raise ValueError(f"{path}: no readable tar archive: {error}") from error
+            raise UserError(f"{path}: no readable tar archive: {error}") from error
         yield target
 
 
@@ -43,13 +45,13 @@ def _extract(
     total = 0
     for count, member in enumerate(archive):
         if not (member.isfile() or member.isdir()):
-            raise ValueError(f"{path}: {member.name!r} is a link or a device")
+            raise UserError(f"{path}: {member.name!r} is a link or a device")
         name = pathlib.PurePosixPath(member.name)
         if name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"{path}: {member.name!r} lies outside of the archive")
+            raise UserError(f"{path}: {member.name!r} lies outside of the archive")
         total += member.size
         if total > most or count >= MAX_MEMBERS:
-            raise ValueError(
+            raise UserError(
                 f"{path}: unpacks to more than {most:,} bytes or {MAX_MEMBERS:,} files"
             )
         archive.extract(member, target, filter="data")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nemojax.errors import UserError
 from nemojax.models.config import ModelConfig, RopeScaling
 
 MODEL_TYPES = ("nemotron", "llama")
@@ -35,25 +36,25 @@ def from_json(fields: Mapping[str, Any]) -> ModelConfig:
         fraction of a Nemotron is 0.5, as its first exports meant.
 
     Raises:
-      ValueError: a kind of model, activation, bias or rotary scaling that is not
+      UserError: a kind of model, activation, bias or rotary scaling that is not
         supported, or a field that is missing; the message names it.
     """
     kind = fields.get("model_type")
     if kind not in MODEL_TYPES:
-        raise ValueError(
+        raise UserError(
             f"model_type {kind!r} is not supported; there are {', '.join(MODEL_TYPES)}"
         )
     norm, expected = _KINDS[kind]
     written = fields.get("hidden_act", "relu2" if kind == "nemotron" else "silu")
     if _ACTIVATIONS.get(written) != expected:
         valid = [name for name, ours in _ACTIVATIONS.items() if ours == expected]
-        raise ValueError(
+        raise UserError(
             f"hidden_act {written!r} of a {kind} model is not supported; "
             f"there are {', '.join(valid)}"
         )
     for name in ("attention_bias", "mlp_bias"):
         if fields.get(name):
-            raise ValueError(f"{name}: linear layers with a bias are not supported")
+            raise UserError(f"{name}: linear layers with a bias are not supported")
     heads = _required(fields, "num_attention_heads")
     d_model = _required(fields, "hidden_size")
     theta, scaling = _rope(fields)
@@ -82,18 +83,18 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a model, as current transformers read it.
 
     Raises:
-      ValueError: Hugging Face has no model with this norm and activation, or none
+      UserError: Hugging Face has no model with this norm and activation, or none
         that turns this part of a head.
     """
     kinds = {pair: kind for kind, pair in _KINDS.items()}
     kind = kinds.get((config.norm, config.activation))
     if kind is None:
-        raise ValueError(
+        raise UserError(
             f"Hugging Face has no model with norm {config.norm!r} and activation "
             f"{config.activation!r}; it has {sorted(kinds)}"
         )
     if kind == "llama" and config.rotary_fraction != 1:
-        raise ValueError(
+        raise UserError(
             f"a llama model turns whole heads, not {config.rotary_fraction} of each"
         )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
@@ -145,7 +146,7 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
 def _required(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        raise UserError(f"{name} must be a positive integer, got {value!r}")
     return value
 
 
@@ -172,7 +173,7 @@ def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise ValueError(
+        raise UserError(
             f"rope scaling {kind!r} is not supported; there are default, llama3"
         )
     names = (
@@ -183,14 +184,14 @@ def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     )
     missing = [name for name in names if name not in rope]
     if missing:
-        raise ValueError(f"rope scaling llama3 lacks {', '.join(missing)}")
+        raise UserError(f"rope scaling llama3 lacks {', '.join(missing)}")
     return theta, RopeScaling(*(rope[name] for name in names))
 
 
 def _compute_dtype(fields: Mapping[str, Any]) -> str:
     written = _aliased(fields, "dtype") or "float32"
     if written not in _DTYPES:
-        raise ValueError(
+        raise UserError(
             f"dtype {written!r} is not supported; there are {', '.join(_DTYPES)}"
         )
     return _DTYPES[written]

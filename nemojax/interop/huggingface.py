@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.errors import UserError
 from nemojax.interop import (
     config_json,
     names,
@@ -62,7 +63,7 @@ def load(
       dtypes of the files.
 
     Raises:
-      ValueError: no such checkpoint, a model that is not supported, or tensors that
+      UserError: no such checkpoint, a model that is not supported, or tensors that
         are missing, too many or of another shape; all of them are named.
     """
     config = read_config(directory)
@@ -78,7 +79,7 @@ def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
     except ValueError as error:
         if str(path) in str(error):
             raise
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def leaves(
@@ -148,13 +149,13 @@ def save(
       progress: called with tensors done and all tensors.
 
     Raises:
-      ValueError: Hugging Face has no such model, the tree is not the config's, or the
+      UserError: Hugging Face has no such model, the tree is not the config's, or the
         directory is in use.
     """
     directory = folders.require_free(directory)
     rows = config.vocab_size if vocab_size is None else vocab_size
     if not 0 < rows <= config.vocab_size:
-        raise ValueError(f"vocab_size={rows} of a table of {config.vocab_size} rows")
+        raise UserError(f"vocab_size={rows} of a table of {config.vocab_size} rows")
     written = config_json.to_json(config) | {"vocab_size": rows} | dict(fields or {})
     found = names.tensors(config, lm_head=_has_lm_head(params))
     _check_tree(config, params)
@@ -190,11 +191,11 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text())
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
+        raise UserError(f"{path}: no JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path}: holds no JSON object")
+        raise UserError(f"{path}: holds no JSON object")
     return fields
 
 
@@ -288,7 +289,7 @@ def _check_tree(config: ModelConfig, params: Any) -> None:
         for path in found
     ]
     if problems:
-        raise ValueError("the parameters are not the config's: " + "; ".join(problems))
+        raise UserError("the parameters are not the config's: " + "; ".join(problems))
 
 
 def _rows(tensor: Tensor, rows: int) -> slice | None:

@@ -19,7 +19,8 @@ from nemojax.data.text.nemotron_template import (
     TURN_START,
 )
 from nemojax.data.text.tokenizer import Tokenizer
-from nemojax.interop import huggingface, model_folder, tokenizer_files
+from nemojax.errors import UserError
+from nemojax.interop import find, huggingface, model_folder, tokenizer_files
 from nemojax.models import quantized, trees
 from nemojax.models.config import ModelConfig
 
@@ -125,20 +126,21 @@ def load(
     """Reads a model folder, or a Hugging Face checkpoint of Nemotron or Llama.
 
     Args:
-      directory: of the model.
+      directory: of the model, or of the run that made it, see `find.find_model`.
       mesh: where the parameters go.
       template: "auto" takes the checkpoint's own; "none"; a name of `TEMPLATES`; or a
         file with a Jinja template.
       dtype: of the computation; default: the config's.
-      name: of the model; default: that of its directory.
+      name: of the model; default: that of the directory.
       quantize: a name of `models.quantized.KINDS`: kernels are quantised as they are
         read, so that only one is there in full at a time; default: they are not.
       progress: called with leaves done and all leaves.
 
     Raises:
-      ValueError: it is no model, or something of it is missing or damaged.
+      UserError: it is no model, or something of it is missing or damaged.
     """
-    directory = pathlib.Path(directory)
+    name = name or pathlib.Path(directory).resolve().name
+    directory = find.find_model(directory)
     if quantize is not None:
         quantized.check(quantize)
     tokenizer = load_tokenizer(directory)
@@ -154,14 +156,14 @@ def load(
     if dtype:
         config = dataclasses.replace(config, compute_dtype=dtype)
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces, "
             f"the model {config.vocab_size}"
         )
     stops = _stop_ids(directory, tokenizer)
     turn_ends = (tokenizer.control(p) for p in _TURN_ENDS if p in tokenizer.controls)
     return LoadedModel(
-        name or directory.resolve().name,
+        name,
         config,
         params,
         mesh,
@@ -174,12 +176,24 @@ def load(
 
 
 def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
-    """The tokenizer of a checkpoint: SentencePiece where there is one of ours.
+    """Reads the tokenizer of a checkpoint: SentencePiece where there is one of ours.
 
     Raises:
-      ValueError: there is none, or it cannot be read.
+      UserError: there is none, it cannot be read, or it is not the one that the model
+        was written with.
     """
-    directory = pathlib.Path(directory)
+    tokenizer = _read_tokenizer(pathlib.Path(directory))
+    known = model_folder.tokenizer_fingerprints(directory)
+    if known and tokenizer.fingerprint not in known:
+        raise UserError(
+            f"{directory}: the tokenizer there is not the model's: its SHA-256 is "
+            f"{tokenizer.fingerprint[:16]}..., {model_folder.MODEL} has "
+            f"{', '.join(f'{one[:16]}...' for one in known)}: put that one there"
+        )
+    return tokenizer
+
+
+def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
     files = tokenizer_files.find(directory)
     if tokenizer_files.MODEL in files:
         try:
@@ -191,7 +205,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
         from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer.load(directory)
-    raise ValueError(
+    raise UserError(
         f"{directory}: no tokenizer: put {tokenizer_files.MODEL} or "
         f"{tokenizer_files.FAST} there"
     )
@@ -214,7 +228,7 @@ def load_template(
     """The chat template of a checkpoint, or the one that is wanted; see `load`.
 
     Raises:
-      ValueError: there is no such template.
+      UserError: there is no such template.
     """
     directory = pathlib.Path(directory)
     if wanted == NONE:
@@ -226,7 +240,7 @@ def load_template(
         try:
             return jinja(pathlib.Path(wanted).read_text())
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"template {wanted!r}: {error.strerror}; there are "
                 f"{', '.join((AUTO, NONE, *TEMPLATES))}, or give a file"
             ) from error
@@ -260,5 +274,5 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
+        raise UserError(f"{path}: no JSON: {error}") from error
     return fields if isinstance(fields, dict) else {}

@@ -1,6 +1,6 @@
 """A model as a folder: `model.json`, the parameters, and files beside them.
 
-    model.json     the ModelConfig
+    model.json     the ModelConfig, and the SHA-256 of the tokenizer's files
     params/        Orbax; any mesh restores it
     tokenizer.model, ...
 
@@ -11,6 +11,7 @@ still be converted. The folder appears when all of it is written.
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
+from nemojax.errors import UserError
 from nemojax.io import folders
 from nemojax.models import partition, trees
 from nemojax.models.config import ModelConfig, RopeScaling
@@ -34,6 +36,8 @@ from nemojax.parallel.layout import Layout
 
 MODEL = "model.json"
 PARAMS = "params"
+_TOKENIZER = "tokenizer_sha256"  # name of a file -> its hash
+_TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 # Orbax writes and reads a leaf in pieces of about this size.
 CHUNK_BYTES = 64 * 2**20
 
@@ -70,7 +74,7 @@ def write(
         tokenizer for one (`tokenizer_files.find`).
 
     Raises:
-      ValueError: the directory is in use.
+      UserError: the directory is in use.
     """
     saving = ocp.options.ArrayOptions.Saving
     options = ocp.options.ArrayOptions(
@@ -92,10 +96,13 @@ def write(
                 del leaf
             ocp.partial.finalize(target)
         if processes.is_first():
+            fields, hashes = dataclasses.asdict(config), {}
             for name, file in files.items():
                 content = file if isinstance(file, bytes) else file.read_bytes()
                 (partial / name).write_bytes(content)
-            fields = dataclasses.asdict(config)
+                if name in _TOKENIZER_FILES:
+                    hashes[name] = hashlib.sha256(content).hexdigest()
+            fields |= {_TOKENIZER: hashes} if hashes else {}
             (partial / MODEL).write_text(json.dumps(fields, indent=2))
 
 
@@ -134,7 +141,7 @@ def save(
         `save` wrote is whole.
 
     Raises:
-      ValueError: the directory is in use.
+      UserError: the directory is in use.
     """
     if exist_ok and processes.of_first(pathlib.Path(directory).exists):
         return
@@ -150,16 +157,29 @@ def read_config(directory: PathLike) -> ModelConfig:
     """The config of a model folder.
 
     Raises:
-      ValueError: it is no model folder.
+      UserError: it is no model folder.
     """
     path = pathlib.Path(directory) / MODEL
     try:
         fields = json.loads(path.read_text())
+        fields.pop(_TOKENIZER, None)
         if fields.get("rope_scaling"):
             fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
         return ModelConfig(**fields)
     except (OSError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: no model: {error}") from error
+        raise UserError(f"{path}: no model: {error}") from error
+
+
+def tokenizer_fingerprints(directory: PathLike) -> list[str]:
+    """Returns the SHA-256 of the tokenizer files that a model was written with.
+
+    Empty where it was written without, by an earlier version or by another program.
+    """
+    path = pathlib.Path(directory) / MODEL
+    if not path.exists():
+        return []
+    read_config(directory)  # says what is wrong with the file
+    return list(json.loads(path.read_text()).get(_TOKENIZER, {}).values())
 
 
 def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:

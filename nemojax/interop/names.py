@@ -7,6 +7,7 @@ layers are stored [out, in] there and [in, out] here, and our layers are stacked
 import dataclasses
 from collections.abc import Mapping
 
+from nemojax.errors import UserError
 from nemojax.models.config import ModelConfig
 from nemojax.models.trees import Path
 
@@ -77,7 +78,7 @@ def require_same(
     """Checks the shapes of a checkpoint.
 
     Raises:
-      ValueError: `message`, and every tensor that is missing, too many or misshapen.
+      UserError: `message`, and every tensor that is missing, too many or misshapen.
     """
     problems = []
     for name, shape in expected.items():
@@ -92,4 +93,4 @@ def require_same(
     ]
     if problems:
         lines = "\n  ".join(problems)
-        raise ValueError(f"{message}, {len(problems)} differ:\n  {lines}")
+        raise UserError(f"{message}, {len(problems)} differ:\n  {lines}")

@@ -17,6 +17,7 @@ import tensorstore
 import yaml
 from jax.sharding import Mesh, PartitionSpec
 
+from nemojax.errors import UserError
 from nemojax.interop import archives, names, placement
 from nemojax.interop import tokenizer_files as tokenizer_lib
 from nemojax.models import forward, partition, trees
@@ -65,7 +66,7 @@ def load(
     """Reads a `.nemo` file or directory; arguments and result as `huggingface.load`.
 
     Raises:
-      ValueError: no such checkpoint, a model that is not supported, arrays that are
+      UserError: no such checkpoint, a model that is not supported, arrays that are
         missing, too many or of another shape (all named), or a hostile archive.
     """
     mesh = mesh or meshes.make_mesh()
@@ -78,25 +79,25 @@ def read_config(directory: pathlib.Path) -> ModelConfig:
     """The model that an unpacked checkpoint holds.
 
     Raises:
-      ValueError: there is no readable `model_config.yaml`, a field is missing, or the
+      UserError: there is no readable `model_config.yaml`, a field is missing, or the
         model is not supported.
     """
     path = directory / CONFIG
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError(f"{path}: more than {_MAX_CONFIG_BYTES:,} bytes")
+            raise UserError(f"{path}: more than {_MAX_CONFIG_BYTES:,} bytes")
         fields = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path}: holds no settings")
+        raise UserError(f"{path}: holds no settings")
     for name, wanted in (
         ("normalization", "layernorm1p"),
         ("activation", "squared-relu"),
         ("bias", False),
     ):
         if fields.get(name, wanted) != wanted:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {name} {fields[name]!r} is not supported, only {wanted!r}"
             )
     required = (
@@ -107,7 +108,7 @@ def read_config(directory: pathlib.Path) -> ModelConfig:
     )
     missing = [name for name in required if not isinstance(fields.get(name), int)]
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}")
+        raise UserError(f"{path}: lacks {', '.join(missing)}")
     heads = fields["num_attention_heads"]
     vocab_size = _Arrays(directory).shape(_NAMES["embedding", "table"])[0]
     return ModelConfig(
@@ -168,7 +169,7 @@ def leaves(
     Without a mesh they stay on the host.
 
     Raises:
-      ValueError: as `load`, before the first leaf.
+      UserError: as `load`, before the first leaf.
     """
     config = read_config(directory)
     if mesh is not None:
@@ -250,7 +251,7 @@ class _Arrays:
             if not name.endswith("_extra_state"):
                 self._paths[name] = metadata.parent
         if not self._paths:
-            raise ValueError(f"{weights}: holds no zarr arrays")
+            raise UserError(f"{weights}: holds no zarr arrays")
         self._weights = weights
         self._open: dict[str, Any] = {}
 
@@ -259,14 +260,14 @@ class _Arrays:
 
     def _store(self, name: str) -> Any:
         if name not in self._paths:
-            raise ValueError(f"{self._weights}: {name} is missing")
+            raise UserError(f"{self._weights}: {name} is missing")
         if name not in self._open:
             kvstore = {"driver": "file", "path": str(self._paths[name])}
             try:
                 opened = tensorstore.open({"driver": "zarr", "kvstore": kvstore})
                 self._open[name] = opened.result()
             except ValueError as error:
-                raise ValueError(
+                raise UserError(
                     f"{self._paths[name]}: no zarr array: {error}"
                 ) from error
         return self._open[name]

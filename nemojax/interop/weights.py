@@ -13,6 +13,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from nemojax.errors import UserError
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _DTYPES = {
@@ -44,7 +46,7 @@ class Reader:
         """Reads the headers of all files of the model, or of `files`.
 
         Raises:
-          ValueError: there are no safetensors, the index names a file or a tensor that
+          UserError: there are no safetensors, the index names a file or a tensor that
             is not there, a file is truncated or no safetensors file, a tensor is in
             two files, or a tensor's dtype is not supported.
         """
@@ -57,7 +59,7 @@ class Reader:
             self._read_header(path)
         lost = [n for n, file in index.items() if self._file_name(n) != file]
         if lost:
-            raise ValueError(
+            raise UserError(
                 f"{directory / INDEX}: tensors that are not in the file it names: "
                 f"{', '.join(lost)}"
             )
@@ -70,9 +72,9 @@ class Reader:
             for name in file.keys():  # noqa: SIM118 (the file is no mapping)
                 view = file.get_slice(name)
                 if name in self._files:
-                    raise ValueError(f"{path}: {name} is also in {self._files[name]}")
+                    raise UserError(f"{path}: {name} is also in {self._files[name]}")
                 if view.get_dtype() not in _DTYPES:
-                    raise ValueError(
+                    raise UserError(
                         f"{path}: {name} has dtype {view.get_dtype()}, which is none "
                         f"of {', '.join(_DTYPES)}"
                     )
@@ -113,7 +115,7 @@ def _open(path: pathlib.Path) -> Any:
     try:
         return safetensors.safe_open(path, "numpy")
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: no whole safetensors file: {error}") from error
+        raise UserError(f"{path}: no whole safetensors file: {error}") from error
 
 
 def _read_index(directory: pathlib.Path) -> Mapping[str, str]:
@@ -125,9 +127,9 @@ def _read_index(directory: pathlib.Path) -> Mapping[str, str]:
         names = json.loads(path.read_text())["weight_map"]
         ok = all(pathlib.PurePath(file).name == file for file in names.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no safetensors index: {error}") from error
+        raise UserError(f"{path}: no safetensors index: {error}") from error
     if not ok:
-        raise ValueError(f"{path}: names a file outside of its directory")
+        raise UserError(f"{path}: names a file outside of its directory")
     return names
 
 
@@ -135,12 +137,12 @@ def _files(directory: pathlib.Path, index: Mapping[str, str]) -> list[pathlib.Pa
     if not index:
         path = directory / SINGLE
         if not path.is_file():
-            raise ValueError(f"{directory}: holds neither {SINGLE} nor {INDEX}")
+            raise UserError(f"{directory}: holds neither {SINGLE} nor {INDEX}")
         return [path]
     paths = [directory / name for name in sorted(set(index.values()))]
     lost = [path.name for path in paths if not path.is_file()]
     if lost:
-        raise ValueError(f"{directory}: the index names missing {', '.join(lost)}")
+        raise UserError(f"{directory}: the index names missing {', '.join(lost)}")
     return paths
 
 
@@ -175,7 +177,7 @@ def write(
       max_file_bytes: of a file.
 
     Raises:
-      ValueError: a dtype that safetensors has no name for here, or values that are
+      UserError: a dtype that safetensors has no name for here, or values that are
         not those announced.
     """
     sizes = _sizes(shapes)
@@ -203,7 +205,7 @@ def write_file(
         for expected, (shape, dtype) in shapes.items():
             name, value = next(values)
             if (name, value.shape, value.dtype) != (expected, tuple(shape), dtype):
-                raise ValueError(
+                raise UserError(
                     f"{name} {value.dtype}{list(value.shape)} where {expected} "
                     f"{dtype}{list(shape)} was announced"
                 )
@@ -227,7 +229,7 @@ def _header(shapes: Shapes) -> bytes:
     for name, size in _sizes(shapes).items():
         shape, dtype = shapes[name]
         if dtype not in _NAMES:
-            raise ValueError(f"{name}: safetensors of dtype {dtype} are not supported")
+            raise UserError(f"{name}: safetensors of dtype {dtype} are not supported")
         entries[name] = {
             "dtype": _NAMES[dtype],
             "shape": list(shape),

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from nemojax.errors import UserError
+
 PARTIAL = ".partial"
 
 
@@ -15,11 +17,11 @@ def require_free(directory: str | os.PathLike[str]) -> pathlib.Path:
     """The directory as a path.
 
     Raises:
-      ValueError: something is in it.
+      UserError: something is in it.
     """
     path = pathlib.Path(directory).absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} exists and is not empty")
+        raise UserError(f"{path} exists and is not empty")
     return path
 
 
@@ -34,7 +36,7 @@ def appearing(directory: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       directory: must not exist, or be empty.
 
     Raises:
-      ValueError: as `require_free`.
+      UserError: as `require_free`.
     """
     path = require_free(directory)
     partial = path.with_name(path.name + PARTIAL)

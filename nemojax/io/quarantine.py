@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from nemojax.errors import UserError
 from nemojax.io import folders, json_text
 
 REJECTS = "rejects.jsonl"  # of a folder; of a file NAME.x it is NAME.rejects.jsonl
@@ -27,7 +28,7 @@ SKIP_REASONS = frozenset(
 PathLike = str | os.PathLike[str]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message names it and says what to do."""
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from nemojax.errors import UserError
 from nemojax.io import folders
 
 RESULT = "result.json"
@@ -23,7 +24,7 @@ CONFIGURATION = "configuration.json"
 LOCK, _SECONDS = ".lock", ".seconds"
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError):
     """A work folder that cannot be used; the message says why and what to do."""
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from nemojax.errors import UserError
 from nemojax.models import attention
 from nemojax.parallel.layout import AUTO
 
@@ -75,7 +76,7 @@ def splash(
     """Pallas splash attention; heads are padded to a multiple of 128 numbers.
 
     Raises:
-      ValueError: S is no multiple of 128.
+      UserError: S is no multiple of 128.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernel,
@@ -86,7 +87,7 @@ def splash(
 
     S, H, K = q_BSHK.shape[1:]
     if S % _LANES:
-        raise ValueError(f"splash attention needs rows of a multiple of 128, got {S}")
+        raise UserError(f"splash attention needs rows of a multiple of 128, got {S}")
     wider = ((0, 0), (0, 0), (0, 0), (0, -K % _LANES))
     q, k, v = (
         jnp.pad(x, wider).swapaxes(1, 2)
@@ -134,7 +135,7 @@ def choose(name: str, platform: str, pipeline: str = "gpipe") -> CausalAttention
     """Returns the kernel of that name; "auto": the one for a platform and pipeline.
 
     Raises:
-      ValueError: an unknown name, or splash in 1F1B, which needs an attention whose
+      UserError: an unknown name, or splash in 1F1B, which needs an attention whose
         result says along which axes it differs.
     """
     one_f_one_b = pipeline == "1f1b"
@@ -142,9 +143,9 @@ def choose(name: str, platform: str, pipeline: str = "gpipe") -> CausalAttention
         name = _BY_PLATFORM.get(platform, "blocks")
         name = "blocks" if name == "splash" and one_f_one_b else name
     if name not in KERNELS:
-        raise ValueError(f"unknown attention {name!r}; one of {', '.join(KERNELS)}")
+        raise UserError(f"unknown attention {name!r}; one of {', '.join(KERNELS)}")
     if name == "splash" and one_f_one_b:
-        raise ValueError(
+        raise UserError(
             "attention='splash' does not go with pipeline='1f1b': use "
             "attention='blocks' or pipeline='gpipe'"
         )

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from nemojax.errors import UserError
+
 NORMS = ("layernorm1p", "rmsnorm")
 ACTIVATIONS = ("squared_relu", "swiglu")
 _COUNTS = (
@@ -37,12 +39,12 @@ class RopeScaling:
 
     def __post_init__(self):
         if not 0 < self.low_frequency_factor < self.high_frequency_factor:
-            raise ValueError(
+            raise UserError(
                 f"low_frequency_factor={self.low_frequency_factor} must be positive "
                 f"and less than high_frequency_factor={self.high_frequency_factor}"
             )
         if self.factor < 1 or self.original_positions < 1:
-            raise ValueError(f"{self} needs factor >= 1 and original_positions >= 1")
+            raise UserError(f"{self} needs factor >= 1 and original_positions >= 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,20 +101,20 @@ class ModelConfig:
     def __post_init__(self):
         for name in _COUNTS:
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
         for name, value, valid in (
             ("norm", self.norm, NORMS),
             ("activation", self.activation, ACTIVATIONS),
         ):
             if value not in valid:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(valid)}")
+                raise UserError(f"{name}={value!r} is not one of {', '.join(valid)}")
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"num_kv_heads={self.num_kv_heads} must divide "
                 f"num_heads={self.num_heads}"
             )
         if self.rotary_dim % 2:
-            raise ValueError(
+            raise UserError(
                 f"rotary_fraction={self.rotary_fraction} of head_dim={self.head_dim} "
                 f"is {self.rotary_dim}, which is not even"
             )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from nemojax.errors import UserError
 from nemojax.models import attention
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives
@@ -28,11 +29,11 @@ def local_size(config_name: str, size: int) -> int:
     """`size` divided over the tensor axis.
 
     Raises:
-      ValueError: the axis does not divide it.
+      UserError: the axis does not divide it.
     """
     shards = collectives.axis_size("tensor")
     if size % shards:
-        raise ValueError(f"{config_name}={size} does not divide over tensor={shards}")
+        raise UserError(f"{config_name}={size} does not divide over tensor={shards}")
     return size // shards
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nemojax.errors import UserError
 from nemojax.models.layers import LORA_SUFFIXES, SCALE_SUFFIX
 
 LINEAR = (
@@ -41,7 +42,7 @@ class LoraConfig:
 
     def __post_init__(self):
         if self.rank < 1:
-            raise ValueError(f"rank must be positive, got {self.rank}")
+            raise UserError(f"rank must be positive, got {self.rank}")
 
     @property
     def scale(self) -> float:
@@ -52,12 +53,12 @@ class LoraConfig:
         """The linear layers of a parameter tree that the patterns match.
 
         Raises:
-          ValueError: a pattern that matches none.
+          UserError: a pattern that matches none.
         """
         there = [name for name in LINEAR if _has(params, name)]
         for pattern in self.patterns:
             if not fnmatch.filter(there, pattern):
-                raise ValueError(
+                raise UserError(
                     f"pattern {pattern!r} matches no linear layer; there are "
                     f"{', '.join(there)}"
                 )
@@ -96,7 +97,7 @@ def attach(params: Any, adapters: dict[str, Any], scale: float) -> Any:
     Differentiable in the adapters; the base leaves are the same arrays.
 
     Raises:
-      ValueError: adapters that are not those of this model.
+      UserError: adapters that are not those of this model.
     """
     _check(params, adapters)
     modules = {name: dict(leaves) for name, leaves in params["layers"].items()}
@@ -113,7 +114,7 @@ def merge(params: Any, adapters: dict[str, Any], scale: float) -> Any:
     The sum is made in float32 and rounded to the kernel's dtype once.
 
     Raises:
-      ValueError: adapters that are not those of this model, or quantised kernels.
+      UserError: adapters that are not those of this model, or quantised kernels.
     """
     _check(params, adapters)
     modules = {name: dict(leaves) for name, leaves in params["layers"].items()}
@@ -121,7 +122,7 @@ def merge(params: Any, adapters: dict[str, Any], scale: float) -> Any:
         module, leaf = name.split("/")
         kernel = modules[module][leaf]
         if leaf + SCALE_SUFFIX in modules[module]:
-            raise ValueError(f"{name} is quantised: merge first, or attach the adapter")
+            raise UserError(f"{name} is quantised: merge first, or attach the adapter")
         product = jnp.matmul(adapter["a"], adapter["b"], precision="highest")
         merged = kernel.astype(jnp.float32) + scale * product
         modules[module][leaf] = merged.astype(kernel.dtype)
@@ -136,13 +137,13 @@ def _has(params: Any, name: str) -> bool:
 def _check(params: Any, adapters: dict[str, Any]) -> None:
     for name, adapter in adapters.items():
         if name not in LINEAR or not _has(params, name):
-            raise ValueError(f"the model has no linear layer {name!r}")
+            raise UserError(f"the model has no linear layer {name!r}")
         module, leaf = name.split("/")
         layers, width, out = params["layers"][module][leaf].shape
         rank = adapter["a"].shape[-1]
         found = (adapter["a"].shape, adapter["b"].shape)
         if found != ((layers, width, rank), (layers, rank, out)):
-            raise ValueError(
+            raise UserError(
                 f"adapter of {name} has shapes {found[0]} and {found[1]}, its kernel "
                 f"is {(layers, width, out)}"
             )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nemojax.errors import UserError
 from nemojax.models import trees
 from nemojax.models.config import ModelConfig
 from nemojax.models.layers import LORA_SUFFIXES, SCALE_SUFFIX
@@ -133,7 +134,7 @@ def pack(config: ModelConfig, params: Any, layout: Layout) -> Any:
     """A plain tree (arrays or shapes) in the shape that `layout` trains.
 
     Raises:
-      ValueError: as `check`.
+      UserError: as `check`.
     """
     check(config, layout)
     return _reshaped(config, params, layout, packed=True)
@@ -336,7 +337,7 @@ def check(config: ModelConfig, layout: Layout) -> None:
             f"not divide num_layers={layers}; {_divisors(layers)} do"
         )
     if problems:
-        raise ValueError("; ".join(problems))
+        raise UserError("; ".join(problems))
 
 
 def _divisors(size: int) -> str:

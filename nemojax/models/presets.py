@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+from nemojax.errors import UserError
 from nemojax.models.config import ModelConfig, RopeScaling
 
 
@@ -227,8 +228,8 @@ def get(name: str) -> ModelConfig:
     """The preset of that name.
 
     Raises:
-      ValueError: no such preset; the message lists the valid names.
+      UserError: no such preset; the message lists the valid names.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown model {name!r}; one of {', '.join(PRESETS)}")
+        raise UserError(f"unknown model {name!r}; one of {', '.join(PRESETS)}")
     return PRESETS[name]()

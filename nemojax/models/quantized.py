@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nemojax.errors import UserError
 from nemojax.models import trees
 from nemojax.models.layers import SCALE_SUFFIX
 from nemojax.models.partition import scale_side
@@ -33,7 +34,7 @@ KINDS = {"int8": (jnp.int8, 127.0), "fp8": (jnp.float8_e4m3fn, 448.0)}
 def check(kind: str) -> None:
     """Raises ValueError for an unknown kind, with those that there are."""
     if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r} of weights; one of {', '.join(KINDS)}")
+        raise UserError(f"unknown kind {kind!r} of weights; one of {', '.join(KINDS)}")
 
 
 def is_quantized(leaf: Any) -> bool:
@@ -53,7 +54,7 @@ def quantize(params: Any, kind: str) -> Any:
       the LM head). All other leaves are the same arrays.
 
     Raises:
-      ValueError: an unknown kind, or kernels that are quantised already.
+      UserError: an unknown kind, or kernels that are quantised already.
     """
     return trees.build(leaves(trees.items(params), kind))
 
@@ -69,7 +70,7 @@ def leaves(
       consume: each kernel that was quantised is deleted from its devices.
 
     Raises:
-      ValueError: as `quantize`.
+      UserError: as `quantize`.
     """
     check(kind)
     for path, leaf in found:
@@ -78,7 +79,7 @@ def leaves(
             yield path, leaf
             continue
         if is_quantized(leaf):
-            raise ValueError(f"{'.'.join(path)} is quantised already")
+            raise UserError(f"{'.'.join(path)} is quantised already")
         axis = -1 - side  # the side that comes in
         if isinstance(leaf, jax.ShapeDtypeStruct):
             codes, scale = jax.eval_shape(lambda w: _quantize(w, kind, axis), leaf)  # noqa: B023

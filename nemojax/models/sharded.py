@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from nemojax.errors import UserError
 from nemojax.models import attention_kernels, partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives, one_f_one_b
@@ -48,7 +49,7 @@ def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) 
       batch: tokens, positions and segment ids [B, S]; the last two may be None.
 
     Raises:
-      ValueError: sizes that the layout cannot split, or an unknown name.
+      UserError: sizes that the layout cannot split, or an unknown name.
     """
     layout, params, batch = _prepared(config, layout, params, batch)
     if layout.pipeline == "1f1b":
@@ -211,7 +212,7 @@ def _check_batch(tokens: jax.Array, layout: Layout) -> None:
     layout.count_micro_batches(rows)
     tensor = layout.size("tensor")
     if length % tensor:
-        raise ValueError(
+        raise UserError(
             f"rows of {length} tokens do not divide over tensor={tensor}: use a "
             f"multiple of {tensor}"
         )

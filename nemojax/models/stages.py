@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nemojax.errors import UserError
 from nemojax.models import attention_kernels, heads, layers, partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives, gpipe
@@ -31,7 +32,7 @@ REMAT_POLICIES = {
 def check_remat(name: str) -> None:
     """Raises ValueError for an unknown remat policy, with those that there are."""
     if name not in REMAT_POLICIES:
-        raise ValueError(f"unknown remat {name!r}; one of {', '.join(REMAT_POLICIES)}")
+        raise UserError(f"unknown remat {name!r}; one of {', '.join(REMAT_POLICIES)}")
 
 
 def hidden_states(

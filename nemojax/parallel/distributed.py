@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from nemojax.errors import UserError
+
 # A process that has not been heard of for so long is dead, and so is the run.
 HEARTBEAT_SECONDS = 30
 _VARIABLES = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
@@ -47,13 +49,13 @@ def detect(
       environment: default: that of this process.
 
     Raises:
-      ValueError: some of the three are missing, or an environment variable is no
+      UserError: some of the three are missing, or an environment variable is no
         number.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(value is not None for value in given):
         if any(value is None for value in given):
-            raise ValueError(
+            raise UserError(
                 "coordinator_address, num_processes and process_id go together"
             )
         return Cluster("flags", *given)
@@ -62,10 +64,10 @@ def detect(
     if present:
         missing = sorted(set(_VARIABLES) - set(present))
         if missing:
-            raise ValueError(f"{present[0]} is set, but not {', '.join(missing)}")
+            raise UserError(f"{present[0]} is set, but not {', '.join(missing)}")
         address, count, number = (found[name] for name in _VARIABLES)
         if not (count.isdecimal() and number.isdecimal()):
-            raise ValueError(
+            raise UserError(
                 f"NUM_PROCESSES={count!r} and PROCESS_ID={number!r} must be numbers"
             )
         return Cluster("environment", address, int(count), int(number))
@@ -104,7 +106,7 @@ def by_network(devices: Sequence[Any], tensor: int) -> list[Any]:
       tensor: size of that axis.
 
     Raises:
-      ValueError: `tensor` would be cut by the end of a host, although one holds several
+      UserError: `tensor` would be cut by the end of a host, although one holds several
         of its groups.
     """
 
@@ -115,7 +117,7 @@ def by_network(devices: Sequence[Any], tensor: int) -> list[Any]:
     hosts = {device.process_index for device in ordered}
     per_host = len(ordered) // len(hosts)
     if len(hosts) > 1 and per_host > tensor and per_host % tensor:
-        raise ValueError(
+        raise UserError(
             f"tensor={tensor} does not divide the {per_host} devices of a host, and "
             "some groups would lie on two hosts"
         )

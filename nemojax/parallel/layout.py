@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from nemojax.errors import UserError
 from nemojax.parallel import mesh as meshes
 
 ZERO_STAGES = (0, 1, 3)
@@ -42,7 +43,7 @@ class LayoutOptions:
       attention: a name of `models.attention_kernels.KERNELS`, or "auto": by platform.
 
     Raises:
-      ValueError: a value that is none of these.
+      UserError: a value that is none of these.
     """
 
     virtual_stages: int = 1
@@ -54,13 +55,13 @@ class LayoutOptions:
 
     def __post_init__(self):
         if self.virtual_stages < 1:
-            raise ValueError(f"virtual_stages={self.virtual_stages} must be positive")
+            raise UserError(f"virtual_stages={self.virtual_stages} must be positive")
         if self.zero not in ZERO_STAGES:
-            raise ValueError(f"zero={self.zero} is none of {ZERO_STAGES}")
+            raise UserError(f"zero={self.zero} is none of {ZERO_STAGES}")
         for name, known in (("accumulate", ACCUMULATE), ("pipeline", PIPELINES)):
             value = getattr(self, name)
             if value not in known:
-                raise ValueError(f"{name}={value!r} is none of {', '.join(known)}")
+                raise UserError(f"{name}={value!r} is none of {', '.join(known)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Layout(LayoutOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.micro_batches is not None and self.micro_batches < 1:
-            raise ValueError(f"micro_batches={self.micro_batches} must be positive")
+            raise UserError(f"micro_batches={self.micro_batches} must be positive")
 
     def size(self, *axes: str) -> int:
         """Returns the number of devices along mesh axes."""
@@ -105,11 +106,11 @@ class Layout(LayoutOptions):
         """Returns the number of micro-batches of a batch with so many rows in all.
 
         Raises:
-          ValueError: the rows do not divide; the message says what would.
+          UserError: the rows do not divide; the message says what would.
         """
         data, pipe = self.size("data"), self.size("pipe")
         if rows % (data * pipe):
-            raise ValueError(
+            raise UserError(
                 f"{rows} rows do not divide over data={data} x pipe={pipe}: use a "
                 f"multiple of {data * pipe}"
             )
@@ -117,7 +118,7 @@ class Layout(LayoutOptions):
         count = self.micro_batches or (share if pipe > 1 else 1)
         if share % count or count % pipe:
             valid = [n for n in range(pipe, share + 1, pipe) if share % n == 0]
-            raise ValueError(
+            raise UserError(
                 f"micro_batches={count} must divide the {share} rows of a data share "
                 f"and be a multiple of pipe={pipe}: use {', '.join(map(str, valid))}"
             )
@@ -141,7 +142,7 @@ class LayoutSpec(LayoutOptions):
         through it together.
 
     Raises:
-      ValueError: a value that is none of these.
+      UserError: a value that is none of these.
     """
 
     remat: str = "mlp_preactivation"
@@ -156,10 +157,10 @@ class LayoutSpec(LayoutOptions):
         super().__post_init__()
         for name in meshes.AXES:
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+                raise UserError(f"{name}={getattr(self, name)} must be positive")
         for name in ("rows", "passes"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+                raise UserError(f"{name}={getattr(self, name)} must not be negative")
 
     @property
     def devices(self) -> int:
@@ -170,7 +171,7 @@ class LayoutSpec(LayoutOptions):
         """Makes the mesh, of these devices or those of all processes.
 
         Raises:
-          ValueError: there are fewer devices.
+          UserError: there are fewer devices.
         """
         return meshes.make_mesh(self.data, self.pipe, self.tensor, devices=devices)
 
@@ -194,11 +195,11 @@ class LayoutSpec(LayoutOptions):
           The layout with the micro-batches of a pass, and the number of passes.
 
         Raises:
-          ValueError: the rows do not divide; the message says what would.
+          UserError: the rows do not divide; the message says what would.
         """
         multiple = self.data * max(self.rows, 1)
         if batch_rows % multiple:
-            raise ValueError(
+            raise UserError(
                 f"batch={batch_rows} does not divide over data={self.data} x "
                 f"{self.rows} rows a micro-batch: use a multiple of {multiple}"
             )
@@ -207,7 +208,7 @@ class LayoutSpec(LayoutOptions):
             passes = batch_rows // multiple
         if batch_rows % (passes * multiple):
             count = batch_rows // multiple
-            raise ValueError(f"passes={passes} does not divide {count} micro-batches")
+            raise UserError(f"passes={passes} does not divide {count} micro-batches")
         return self.of_pass(batch_rows // passes, mesh), passes
 
     @property
@@ -223,7 +224,7 @@ class LayoutSpec(LayoutOptions):
           mesh: as `layout` takes it.
 
         Raises:
-          ValueError: the rows do not divide; the message says what would.
+          UserError: the rows do not divide; the message says what would.
         """
         count = rows // (self.data * self.rows) if self.rows else self.pipe
         layout = self.layout(mesh, max(count, 1))

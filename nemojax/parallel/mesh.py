@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from nemojax.errors import UserError
 from nemojax.parallel import distributed
 
 AXES = ("data", "pipe", "tensor")
@@ -31,17 +32,17 @@ def make_mesh(
         `data * pipe * tensor` are taken.
 
     Raises:
-      ValueError: an axis size below 1, or fewer devices than the axes ask for.
+      UserError: an axis size below 1, or fewer devices than the axes ask for.
     """
     sizes = (data, pipe, tensor)
     if min(sizes) < 1:
-        raise ValueError(f"mesh axis sizes must be at least 1, got {sizes}")
+        raise UserError(f"mesh axis sizes must be at least 1, got {sizes}")
     if devices is None:
         devices = distributed.by_network(jax.devices(), tensor)
     available = list(devices)
     wanted = data * pipe * tensor
     if wanted > len(available):
-        raise ValueError(
+        raise UserError(
             f"mesh {dict(zip(AXES, sizes, strict=True))} needs {wanted} devices, "
             f"{len(available)} are present: {wanted - len(available)} are missing"
         )

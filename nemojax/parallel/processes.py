@@ -8,8 +8,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nemojax.errors import UserError
 
-class FirstProcessError(ValueError):
+
+class FirstProcessError(UserError):
     """What the first process could not do; raised in the others."""
 
 

@@ -18,6 +18,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from nemojax.data.batching.batches import Batch
+from nemojax.errors import UserError
 from nemojax.models import forward, partition
 from nemojax.planning import hlo
 from nemojax.planning.hardware import Hardware
@@ -67,7 +68,7 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
     """Compiles a train step of `scenario` for its own hardware, or for `devices`.
 
     Raises:
-      ValueError: no compiler for that hardware is installed, or there is no such
+      UserError: no compiler for that hardware is installed, or there is no such
         topology.
     """
     chosen = (
@@ -86,7 +87,7 @@ def measured(
     """Compiles what `lower` gives (a `jax.stages.Lowered`), and reads the result.
 
     Raises:
-      ValueError: the compiler finds that it does not fit.
+      UserError: the compiler finds that it does not fit.
     """
     start = time.monotonic()
     try:
@@ -95,9 +96,7 @@ def measured(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"the compiler finds that it does not fit: {reason}"
-        ) from error
+        raise UserError(f"the compiler finds that it does not fit: {reason}") from error
     seconds = time.monotonic() - start
     program = hlo.Program(compiled.as_text())
     memory = compiled.memory_analysis()
@@ -159,14 +158,14 @@ def topology(hardware: Hardware, count: int) -> list[Any]:
     """Descriptions of `count` absent devices.
 
     Raises:
-      ValueError: no compiler is installed, or there is no such topology.
+      UserError: no compiler is installed, or there is no such topology.
     """
     try:
         if hardware.platform == "cuda":
             return _gpus(hardware, count)
         return _tpus(hardware, count)
     except (RuntimeError, jax.errors.JaxRuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"cannot compile for {hardware.title}: {error}; install the extra 'aot'"
         ) from error
 
@@ -174,7 +173,7 @@ def topology(hardware: Hardware, count: int) -> list[Any]:
 def _gpus(hardware: Hardware, count: int) -> list[Any]:
     per_node = min(count, hardware.fast_domain)
     if count % per_node:
-        raise ValueError(f"{count} devices are no whole number of nodes of {per_node}")
+        raise UserError(f"{count} devices are no whole number of nodes of {per_node}")
     return topologies.get_topology_desc(
         platform="cuda",
         topology_name="",
@@ -186,7 +185,7 @@ def _gpus(hardware: Hardware, count: int) -> list[Any]:
 def _tpus(hardware: Hardware, count: int) -> list[Any]:
     prefix, shapes = _TPUS[hardware.name]
     if count not in shapes:
-        raise ValueError(
+        raise UserError(
             f"no known slice of {count} {hardware.title}; there are "
             f"{', '.join(map(str, shapes))}"
         )

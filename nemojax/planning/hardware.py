@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from nemojax.errors import UserError
+
 GB = 1e9
 
 
@@ -68,8 +70,8 @@ def get(name: str) -> Hardware:
     """The accelerator of that name.
 
     Raises:
-      ValueError: there is none; names those that there are.
+      UserError: there is none; names those that there are.
     """
     if name not in HARDWARE:
-        raise ValueError(f"unknown hardware {name!r}; one of {', '.join(HARDWARE)}")
+        raise UserError(f"unknown hardware {name!r}; one of {', '.join(HARDWARE)}")
     return HARDWARE[name]

@@ -24,16 +24,16 @@ class Assumptions:
     """What the prediction takes for granted.
 
     Attributes:
-      efficiency: of matrix products, as a share of the peak.
-      memory_efficiency: of everything else in a layer, as a share of the bandwidth of
-        the device's memory.
-      fast_efficiency, slow_efficiency: of the networks, as a share of the bandwidth.
+      efficiency: share of the peak that matrix products reach.
+      memory_efficiency: share of the memory's bandwidth that all else in a layer gets.
+      fast_efficiency: share of its bandwidth that the network in a node reaches.
+      slow_efficiency: share of its bandwidth that the network between nodes reaches.
       tensor_overlap: share of the tensor-parallel exchange that hides behind compute.
       pipe_overlap: the same of the exchange between stages.
       data_overlap: the same of gathering weights and scattering gradients.
-      head: one of `HEADS`.
+      head: where the logits are computed, one of `HEADS`.
       recompute: share of the forward pass that is computed again; None: by policy.
-      gradient_bytes: of a number in the gradients' reduce-scatter.
+      gradient_bytes: bytes of a number in the gradients' reduce-scatter.
     """
 
     efficiency: float = 0.70

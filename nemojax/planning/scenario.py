@@ -6,6 +6,7 @@ from typing import Any
 
 from jax.sharding import AbstractMesh
 
+from nemojax.errors import UserError
 from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import AUTO, Layout, LayoutSpec
@@ -26,7 +27,7 @@ class Scenario:
       length: tokens a sequence.
 
     Raises:
-      ValueError: the sizes do not divide; the message says what would.
+      UserError: the sizes do not divide; the message says what would.
     """
 
     config: ModelConfig
@@ -38,12 +39,12 @@ class Scenario:
     def __post_init__(self):
         for name in ("global_batch", "length"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+                raise UserError(f"{name}={getattr(self, name)} must be positive")
         stages.check_remat(self.spec.remat)
         partition.check(self.config, self.spec.layout(self._mesh))
         tensor = self.spec.tensor
         if self.length % tensor:
-            raise ValueError(
+            raise UserError(
                 f"tensor={tensor} does not divide {self.length} tokens a sequence"
             )
         self._split  # noqa: B018 - refuses a batch that does not divide

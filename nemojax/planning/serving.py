@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from nemojax.errors import UserError
 from nemojax.inference.engine import paged, sampling
 from nemojax.inference.engine.paged_state import Piece, Shapes, Span, Turn
 from nemojax.models import forward, partition, quantized
@@ -53,7 +54,7 @@ class Serving:
       length: tokens of a text, prompt and answer.
 
     Raises:
-      ValueError: an unknown kind of weights, or sizes that do not divide; the message
+      UserError: an unknown kind of weights, or sizes that do not divide; the message
         says what would do.
     """
 
@@ -67,14 +68,14 @@ class Serving:
 
     def __post_init__(self):
         if self.weights not in WEIGHTS:
-            raise ValueError(
+            raise UserError(
                 f"weights={self.weights!r} is not one of {', '.join(WEIGHTS)}"
             )
         for name in ("data", "tensor", "rows", "length"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+                raise UserError(f"{name}={getattr(self, name)} must be positive")
         if self.rows % self.data:
-            raise ValueError(f"rows={self.rows} does not divide over data={self.data}")
+            raise UserError(f"rows={self.rows} does not divide over data={self.data}")
         partition.check(self.config, Layout(self.mesh))
 
     @functools.cached_property
@@ -184,7 +185,7 @@ def compile_programs(
     """Compiles decoding and reading prompts for the hardware, or for `devices`.
 
     Raises:
-      ValueError: as `compiled.compile_step`.
+      UserError: as `compiled.compile_step`.
     """
     if devices is None:
         count = serving.data * serving.tensor

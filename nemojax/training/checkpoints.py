@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from nemojax.errors import UserError
 from nemojax.parallel import processes
 from nemojax.training import manifest
 
@@ -106,7 +107,7 @@ class Checkpoints:
           The state, or None: there is no whole one.
 
         Raises:
-          ValueError: it is the state of another model or optimizer.
+          UserError: it is the state of another model or optimizer.
         """
         abstract = jax.tree.map(_abstract, like)
         for step in reversed(self.steps()):
@@ -123,7 +124,7 @@ class Checkpoints:
         for name in sorted(saved.keys() | wanted.keys()):
             there, here = (kinds.get(name, "nothing") for kinds in (saved, wanted))
             if there != here:
-                raise ValueError(
+                raise UserError(
                     f"{self.directory / str(step)} is of another model or optimizer: "
                     f"{name} is {there} there and {here} here"
                 )

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from nemojax.errors import UserError
 from nemojax.training import checkpoints, manifest
 
 _STATE = "default"  # what Orbax calls the only item of a step
@@ -37,7 +38,7 @@ def steps(path: pathlib.Path) -> list[Saved]:
     """The steps of a run's folder, of its `checkpoints` folder, or the one step given.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is none.
     """
     for folder in (path / "checkpoints", path):
         found = [
@@ -48,7 +49,7 @@ def steps(path: pathlib.Path) -> list[Saved]:
             return sorted(found, key=lambda saved: (saved.step, saved.put_aside))
     if (path / _STATE).is_dir() and path.name.split(".")[0].isdecimal():
         return [_saved(path)]
-    raise ValueError(f"{path}: no checkpoints: give the folder of a run or of a step")
+    raise UserError(f"{path}: no checkpoints: give the folder of a run or of a step")
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> dict[str, str]:
@@ -62,7 +63,7 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> dict[str, str]:
       both whole into memory.
 
     Raises:
-      ValueError: a folder holds neither.
+      UserError: a folder holds neither.
     """
     a, b = _arrays(one), _arrays(other)
     found = {}
@@ -92,12 +93,12 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         metadata = handler.metadata(folder.absolute()).item_metadata
         if metadata is None:
-            raise ValueError("it has no metadata")
+            raise UserError("it has no metadata")
         wanted = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no checkpoint: {error}") from error
+        raise UserError(f"{path}: no checkpoint: {error}") from error
     tree = handler.restore(
         folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=wanted)
     )

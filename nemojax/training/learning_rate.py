@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from nemojax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate:
@@ -17,7 +19,7 @@ class LearningRate:
       decay: Where the cosine ends; 0 is the end of the run.
 
     Raises:
-      ValueError: a rate that is not positive, or a fraction outside of [0, 1].
+      UserError: a rate that is not positive, or a fraction outside of [0, 1].
     """
 
     peak: float
@@ -27,13 +29,13 @@ class LearningRate:
 
     def __post_init__(self):
         if not self.peak > 0:
-            raise ValueError(f"peak={self.peak} must be positive")
+            raise UserError(f"peak={self.peak} must be positive")
         if not 0 <= self.final_fraction <= 1:
-            raise ValueError(
+            raise UserError(
                 f"final_fraction={self.final_fraction} is outside of [0, 1]"
             )
         if self.decay and self.decay <= self.warmup:
-            raise ValueError("the warm-up is longer than the decay")
+            raise UserError("the warm-up is longer than the decay")
 
     def at(self, done: int, total: int) -> float:
         """Computes the rate of the step that `done` of `total` went before."""

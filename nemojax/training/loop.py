@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nemojax.errors import UserError
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import processes
@@ -90,14 +91,14 @@ def train(
       The state after the last step, and one row of metrics a step.
 
     Raises:
-      ValueError: there is no batch.
+      UserError: there is no batch.
       Diverged: too many steps in a row were not applied; names the last.
       OSError: a checkpoint could not be saved.
       Stopped: SIGTERM; a checkpoint has been saved. Without checkpoints it is not
         listened to.
     """
     if not len(source):
-        raise ValueError(f"{run.name}: the data do not fill one batch")
+        raise UserError(f"{run.name}: the data do not fill one batch")
     clock = goodput.Clock()
     state = placement.put(state, placement.state_shardings(state, run.layout))
     saved = None

@@ -19,6 +19,7 @@ import numpy as np
 
 from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.batching.packing import PackedBatch
+from nemojax.errors import UserError
 from nemojax.io import folders
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import processes
@@ -98,11 +99,11 @@ class ReferenceCache:
         """float32 [2 * len(members)]: chosen and rejected in turn.
 
         Raises:
-          ValueError: a value is missing.
+          UserError: a value is missing.
         """
         found = np.asarray(self.values[list(members)])
         if np.isnan(found).any():
-            raise ValueError("reference log-probs are missing: fill the cache first")
+            raise UserError("reference log-probs are missing: fill the cache first")
         return found.reshape(-1)
 
 
@@ -137,7 +138,7 @@ def filled_in(log_probs: LogProbs, batch: Any) -> Any:
 def _check_finite(values: np.ndarray, members: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"the reference gives pair {members[bad[0]]} a log-prob that is not finite"
         )
 

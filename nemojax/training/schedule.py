@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from nemojax.errors import UserError
 from nemojax.training.learning_rate import LearningRate
 
 
@@ -33,12 +34,12 @@ class Schedule:
     """What changes while a run goes on.
 
     Attributes:
-      samples: of the whole run.
+      samples: sequences of the whole run.
       batch: sequences a step, at last.
       learning_rate: counted in samples.
       ramp_start: sequences of the first step; 0: `batch`.
       ramp_increment: by how much the batch grows.
-      ramp_samples: of the ramp, divided evenly among the increments.
+      ramp_samples: sequences of the ramp, divided evenly among the increments.
       switch_at: fraction of the peak learning rate at which the second blend begins;
         0: there is none.
     """
@@ -53,19 +54,19 @@ class Schedule:
 
     def __post_init__(self):
         if self.batch < 1 or self.samples < self.batch:
-            raise ValueError(
+            raise UserError(
                 f"{self.samples} samples do not fill a batch of {self.batch}"
             )
         growth = self.batch - self.ramp_start
         if self.ramp_start and (
             self.ramp_increment < 1 or growth < 0 or growth % self.ramp_increment
         ):
-            raise ValueError(
+            raise UserError(
                 f"a batch of {self.ramp_start} does not grow to {self.batch} by "
                 f"{self.ramp_increment} at a time"
             )
         if self.samples <= self.learning_rate.warmup:
-            raise ValueError("the warm-up is longer than the run")
+            raise UserError("the warm-up is longer than the run")
 
     def batch_after(self, samples: int) -> int:
         """Sequences of the step that `samples` samples went before."""
@@ -104,7 +105,7 @@ class Schedule:
             if step >= phase.first_step:
                 before = (step - phase.first_step) * phase.batch
                 return phase.first_sample + before, phase.batch
-        raise ValueError(f"step {step}")
+        raise UserError(f"step {step}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
@@ -173,10 +174,10 @@ def get(name: str) -> Schedule:
     """The preset of that name.
 
     Raises:
-      ValueError: there is none; the message lists the valid names.
+      UserError: there is none; the message lists the valid names.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown schedule {name!r}; one of {', '.join(PRESETS)}")
+        raise UserError(f"unknown schedule {name!r}; one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -199,7 +200,7 @@ def chosen(
       steps: as long as so many steps of the last batch, in proportion; 0: as it is.
 
     Raises:
-      ValueError: no such preset, or values that do not go together.
+      UserError: no such preset, or values that do not go together.
     """
     own = f"{model}_pretrain"
     name = preset or (own if own in PRESETS else None)

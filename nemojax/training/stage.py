@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nemojax.errors import UserError
 from nemojax.models import lora, partition
 from nemojax.models.config import ModelConfig
 from nemojax.models.lora import LoraConfig
@@ -120,7 +121,7 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
       options: how.
 
     Raises:
-      ValueError: sizes that do not divide, adapters with a pipeline or ZeRO, or no
+      UserError: sizes that do not divide, adapters with a pipeline or ZeRO, or no
         batch; and as `loop.train`.
     """
     layout, low_rank = options.layout, stage.adapters
@@ -129,7 +130,7 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
     params = placement.put(params, partition.param_shardings(params, layout))
     if low_rank is not None:
         if layout.size("pipe") > 1 or layout.zero:
-            raise ValueError("adapters are trained without a pipeline and with zero=0")
+            raise UserError("adapters are trained without a pipeline and with zero=0")
         base, params = params, lora.init(low_rank, params, jax.random.key(stage.seed))
         params = placement.put(params, partition.param_shardings(params, layout))
     frozen = None if base is None else packed(stage.config, layout, base)

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from nemojax.cli import command
+from nemojax.errors import UserError
 from nemojax.io import workdir as workdirs
 from nemojax.io.files import DataError
 from nemojax.io.workdir import WorkdirError
@@ -75,7 +76,10 @@ def test_training_that_ends_early_is_told_in_one_line(error, status, capsys):
     assert capsys.readouterr().err == f"{error}\n"
 
 
-@pytest.mark.parametrize("error", [DataError("x.jsonl: broken"), WorkdirError("busy")])
+@pytest.mark.parametrize(
+    "error",
+    [UserError("no"), DataError("x.jsonl: broken"), WorkdirError("busy")],
+)
 def test_bad_input_is_said_in_one_line(error, capsys):
     assert command.main(raises(error)) == command.BAD_INPUT
     assert capsys.readouterr().err == f"{error}\n"
@@ -161,9 +165,11 @@ def test_errors_of_library_threads_are_not_printed(capsys):
     assert sys.excepthook is before
 
 
-def test_own_mistakes_are_not_hidden():
-    with pytest.raises(ZeroDivisionError):
-        command.main(lambda: 1 // 0)
+@pytest.mark.parametrize("error", [ValueError("of jax"), ZeroDivisionError("own")])
+def test_mistakes_that_are_not_the_users_keep_their_traceback(error):
+    with pytest.raises(type(error)) as raised:
+        command.main(raises(error))
+    assert raised.value is error
 
 
 def test_module_does_not_load_jax():

@@ -7,9 +7,10 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from experiments import checkpoint
-from nemojax.io.files import DataError
+from nemojax.errors import UserError
 from nemojax.training import checkpoints
 
 
@@ -33,7 +34,8 @@ def run_folder(tmp_path):
 
 def called(capsys, *arguments):
     """(exit status, lines)."""
-    status = checkpoint.run([str(argument) for argument in arguments])
+    rest = flags.FLAGS(["checkpoint", *map(str, arguments)])[1:]
+    status = checkpoint.run(rest)
     return status, capsys.readouterr().out.splitlines()
 
 
@@ -101,7 +103,7 @@ def test_different_arrays_are_named(run_folder, capsys):
     ],
 )
 def test_what_it_cannot_do_is_said(tmp_path, arguments, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         checkpoint.run([text.format(tmp=tmp_path) for text in arguments])
 
 

@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_there_and_back_again_is_bit_exact(checkpoint, tmp_path):
-    there = convert(f"--from_hf={checkpoint}", f"--to={tmp_path / 'model'}")
+    there = convert(f"--from_hf={checkpoint}", f"--out={tmp_path / 'model'}")
     assert there.returncode == 0, there.stderr
     assert there.stdout.endswith(f"{tmp_path / 'model'}\n")
     config, tree = model_folder.read(tmp_path / "model")
@@ -52,7 +52,7 @@ def test_there_and_back_again_is_bit_exact(checkpoint, tmp_path):
     assert_same(tree, random_params(LLAMA, "bfloat16", 5))
 
     back = convert(
-        f"--from={tmp_path / 'model'}", f"--to_hf={tmp_path / 'hf'}", "--json=-"
+        f"--model={tmp_path / 'model'}", f"--to_hf={tmp_path / 'hf'}", "--json=-"
     )
     assert back.returncode == 0, back.stderr
     assert json.loads(back.stdout)["parameters"] == 10_309
@@ -67,12 +67,12 @@ def test_there_and_back_again_is_bit_exact(checkpoint, tmp_path):
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--from_hf=a"], ["--from_hf=a", "--to_hf=b"], ["--from=a", "--to=b"]],
+    [[], ["--from_hf=a"], ["--from_hf=a", "--to_hf=b"], ["--model=a", "--out=b"]],
 )
 def test_flags_that_do_not_go_together_are_refused(flags):
     done = convert(*flags)
     assert done.returncode == 2
-    assert "--from_hf or --from_nemo with --to, or --from with --to_hf" in done.stderr
+    assert "--from_hf or --from_nemo with --out, or --model with --to_hf" in done.stderr
 
 
 def test_nothing_is_written_from_a_bad_checkpoint(checkpoint, tmp_path):
@@ -81,7 +81,7 @@ def test_nothing_is_written_from_a_bad_checkpoint(checkpoint, tmp_path):
     (bad / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     tensors = {"lm_head.weight": np.zeros((2, 2), np.float32)}
     safetensors.save_file(tensors, bad / weights.SINGLE)
-    done = convert(f"--from_hf={bad}", f"--to={tmp_path / 'model'}")
+    done = convert(f"--from_hf={bad}", f"--out={tmp_path / 'model'}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "lm_head.weight: [2, 2], expected [64, 16]" in done.stderr
@@ -92,21 +92,21 @@ def test_nothing_is_written_from_a_bad_checkpoint(checkpoint, tmp_path):
 def test_a_folder_in_use_is_left_alone(checkpoint, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "note.txt").write_text("mine")
-    done = convert(f"--from_hf={checkpoint}", f"--to={tmp_path / 'model'}")
+    done = convert(f"--from_hf={checkpoint}", f"--out={tmp_path / 'model'}")
     assert done.returncode == 2
     assert "exists and is not empty" in done.stderr
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["note.txt"]
 
 
 def test_what_is_no_model_folder_is_refused(tmp_path):
-    done = convert(f"--from={tmp_path}", f"--to_hf={tmp_path / 'out'}")
+    done = convert(f"--model={tmp_path}", f"--to_hf={tmp_path / 'out'}")
     assert done.returncode == 2
     assert "model.json: no model" in done.stderr
 
 
 def test_a_nemo_archive_becomes_a_model_folder(tmp_path):
     nemo_files.write(tmp_path / "nemo")
-    done = convert(f"--from_nemo={tmp_path / 'nemo'}", f"--to={tmp_path / 'model'}")
+    done = convert(f"--from_nemo={tmp_path / 'nemo'}", f"--out={tmp_path / 'model'}")
     assert done.returncode == 0, done.stderr
     config, tree = model_folder.read(tmp_path / "model")
     assert config.num_layers == len(tree["layers"]["mlp"]["up"])
@@ -118,7 +118,7 @@ def test_a_tokenizer_of_ours_becomes_the_files_that_transformers_reads(tmp_path)
     ours.save(tmp_path / "tokenizer.model")
     files = tokenizer_files.find(tmp_path)
     model_folder.save(tmp_path / "model", LLAMA, random_params(LLAMA), files=files)
-    done = convert(f"--from={tmp_path / 'model'}", f"--to_hf={tmp_path / 'hf'}")
+    done = convert(f"--model={tmp_path / 'model'}", f"--to_hf={tmp_path / 'hf'}")
     assert done.returncode == 0, done.stderr
     found = HuggingFaceTokenizer.load(tmp_path / "hf")
     assert found.encode("more words") == ours.encode("more words")

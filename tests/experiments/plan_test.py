@@ -12,7 +12,7 @@ TABLE_2 = (
     "--parallel.pipe=12",
     "--parallel.tensor=8",
     "--parallel.virtual_stages=8",
-    "--global_batch=768",
+    "--batch=768",
 )
 
 
@@ -64,7 +64,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
 
 
 def test_a_search_prints_the_best_layouts_and_plans_the_first():
-    done = plan("--model=llama31_8b", "--search=8", "--global_batch=64")
+    done = plan("--model=llama31_8b", "--search=8", "--batch=64")
     assert done.returncode == 0, done.stderr
     table, rest = done.stdout.split("\n\n", 1)
     assert len(table.splitlines()) == 11
@@ -72,7 +72,7 @@ def test_a_search_prints_the_best_layouts_and_plans_the_first():
 
 
 def test_serving_says_what_fits_and_what_does_not():
-    flags = ("--parallel.tensor=8", "--rows=32", "--json=-")
+    flags = ("--parallel.tensor=8", "--slots=32", "--json=-")
     done = plan("--serve=fp8", *flags)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["memory"]["fits"]
@@ -86,7 +86,7 @@ def test_serving_says_what_fits_and_what_does_not():
     ("flags", "message"),
     [
         (["--model=nemotron5"], "nemotron5"),
-        (["--hardware=abacus"], "unknown hardware 'abacus'; one of h100"),
+        (["--hardware=abacus"], "--hardware=abacus is none of h100"),
         (["--parallel.tensor=3"], "tensor=3 does not divide num_kv_heads=8"),
         (["--serve=fp8", "--parallel.pipe=2"], "--serve takes no pipeline"),
         (["--search=2"], "no layout of 2 x NVIDIA H100 80GB HBM3 fits nemotron4_340b"),

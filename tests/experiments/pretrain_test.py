@@ -47,7 +47,10 @@ def test_a_value_on_the_command_line_changes_the_preset():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--dry_run", "--preset=gpt"), "unknown schedule 'gpt'"),
+        (
+            ("--dry_run", "--preset=gpt"),
+            "--preset=gpt is none of nemotron4_340b_pretrain",
+        ),
         (("--data=nowhere", "--workdir=run"), "nowhere: no tokenized text there"),
     ],
 )

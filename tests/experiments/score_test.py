@@ -45,7 +45,7 @@ def start(model, data, out, *flags):
     command = [sys.executable, "-m", "experiments.score", f"--model={model}"]
     environment = {key: os.environ[key] for key in os.environ if key != "XLA_FLAGS"}
     return subprocess.Popen(
-        [*command, f"--data={data}", f"--out={out}", "--max_length=64", *flags],
+        [*command, f"--data={data}", f"--out={out}", "--length=64", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,6 +11,7 @@ from nemojax.data.records import Conversation
 from nemojax.data.text import tokenizer as tokenizers
 from nemojax.data.text.jinja_template import JinjaTemplate
 from nemojax.data.text.nemotron_template import NEMOTRON
+from nemojax.errors import UserError
 from nemojax.interop import loading, model_folder
 from nemojax.parallel import mesh as meshes
 from tests.data.text import llama_tokenizer
@@ -49,6 +50,27 @@ def test_a_model_folder(folder, tokenizer):
     assert found.turn_stop_ids == (tokenizer.eos_id, turn)
     ids = tokenizer.encode("the texts")
     assert found.decode([*ids, turn, SIZES.vocab_size - 1]) == "the texts"
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(folder, tokenizer, tmp_path):
+    other = tokenizers.train(TEXTS, vocab_size=39, byte_fallback=False)
+    other.save(folder / "tokenizer.model")
+    with pytest.raises(UserError, match=other.fingerprint[:16]) as error:
+        loading.load(folder, meshes.make_mesh())
+    assert tokenizer.fingerprint[:16] in str(error.value)
+    # Of a model that an earlier version wrote nothing is known.
+    fields = json.loads((folder / "model.json").read_text())
+    del fields["tokenizer_sha256"]
+    (folder / "model.json").write_text(json.dumps(fields))
+    found = loading.load(folder, meshes.make_mesh())
+    assert found.tokenizer.fingerprint == other.fingerprint
+
+
+def test_the_folder_of_a_run_is_loaded_under_its_name(folder):
+    folder.rename(folder.parent / "model")
+    found = loading.load(folder.parent, meshes.make_mesh())
+    assert found.name == folder.parent.name
+    assert found.config == SIZES
 
 
 def test_parameters_are_saved_in_the_dtypes_that_they_came_in(tmp_path):

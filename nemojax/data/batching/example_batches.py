@@ -13,6 +13,7 @@ import numpy as np
 
 from nemojax.data.batching import batches, packing
 from nemojax.data.batching.packing import PackedBatch, TokenSequence
+from nemojax.errors import UserError
 
 
 class ExampleBatches:
@@ -50,24 +51,24 @@ class ExampleBatches:
           passes: parts of a step, each with `batch / passes` examples.
 
         Raises:
-          ValueError: no example, a malformed or too long sequence, a number below 1, or
+          UserError: no example, a malformed or too long sequence, a number below 1, or
             passes that do not divide the batch.
         """
         numbers = {"batch": batch, "epochs": epochs, "length": length, "passes": passes}
         for name, value in numbers.items():
             if value < 1:
-                raise ValueError(f"{name}={value} must be positive")
+                raise UserError(f"{name}={value} must be positive")
         if batch % passes:
-            raise ValueError(f"passes={passes} does not divide batch={batch}")
+            raise UserError(f"passes={passes} does not divide batch={batch}")
         if not groups:
-            raise ValueError("there is no example")
+            raise UserError("there is no example")
         for index, group in enumerate(groups):
             packing.check_group(index, group)
         self._groups, self._batch, self._pack = groups, batch, pack
         self._sizes = [[len(tokens) for tokens, _ in group] for group in groups]
         longest = max(map(max, self._sizes))
         if longest > length:
-            raise ValueError(f"a sequence has {longest} tokens, a row {length}")
+            raise UserError(f"a sequence has {longest} tokens, a row {length}")
         self.passes, self.length, self._epochs = passes, length, epochs
         self._order = np.concatenate(
             [

@@ -31,6 +31,7 @@ import yaml
 
 from nemojax.data.pretraining import corpus
 from nemojax.data.pretraining.token_files import Group
+from nemojax.errors import UserError
 from nemojax.io.quarantine import DataError
 
 PARTS = ("language", "source")
@@ -54,17 +55,17 @@ class ClassBlend:
 
     def __post_init__(self):
         if not self.share >= 0:
-            raise ValueError(f"share {self.share} is negative")
+            raise UserError(f"share {self.share} is negative")
         if self.by is not None and self.by not in PARTS:
-            raise ValueError(f"by: {self.by!r} is none of {', '.join(PARTS)}")
+            raise UserError(f"by: {self.by!r} is none of {', '.join(PARTS)}")
         if self.max_epochs is not None and self.weights:
-            raise ValueError("max_epochs and weights exclude each other")
+            raise UserError("max_epochs and weights exclude each other")
         if self.by is None and (self.max_epochs is not None or self.weights):
-            raise ValueError("max_epochs and weights need `by`")
+            raise UserError("max_epochs and weights need `by`")
         if self.max_epochs is not None and not self.max_epochs > 0:
-            raise ValueError(f"max_epochs {self.max_epochs} is not positive")
+            raise UserError(f"max_epochs {self.max_epochs} is not positive")
         if any(not weight >= 0 for _, weight in self.weights):
-            raise ValueError(f"weights {dict(self.weights)} need to be positive")
+            raise UserError(f"weights {dict(self.weights)} need to be positive")
 
 
 Blend = Mapping[str, ClassBlend]
@@ -104,7 +105,7 @@ def read(path: str | pathlib.Path) -> dict[str, ClassBlend]:
     try:
         content = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not content:
-            raise ValueError("expected classes of text with their shares")
+            raise UserError("expected classes of text with their shares")
         return {name: _class_blend(name, value) for name, value in content.items()}
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
@@ -114,12 +115,12 @@ def read(path: str | pathlib.Path) -> dict[str, ClassBlend]:
 
 def _class_blend(name: Any, value: Any) -> ClassBlend:
     if name not in corpus.TEXT_CLASSES:
-        raise ValueError(f"class {name!r} is none of {', '.join(corpus.TEXT_CLASSES)}")
+        raise UserError(f"class {name!r} is none of {', '.join(corpus.TEXT_CLASSES)}")
     if not isinstance(value, dict):
-        raise ValueError(f"{name}: expected `share: NUMBER` and so on")
+        raise UserError(f"{name}: expected `share: NUMBER` and so on")
     known = {field.name for field in dataclasses.fields(ClassBlend)}
     if unknown := sorted(map(str, set(value) - known)):
-        raise ValueError(f"{name}: unknown {', '.join(unknown)}")
+        raise UserError(f"{name}: unknown {', '.join(unknown)}")
     try:
         weights = tuple(
             (str(part), float(weight))
@@ -128,7 +129,7 @@ def _class_blend(name: Any, value: Any) -> ClassBlend:
         fields: dict[str, Any] = {**value, "weights": weights}
         return ClassBlend(**fields)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
 
 
 def fingerprint(blend: Blend) -> str:

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from nemojax.errors import UserError
 from nemojax.io import fields, files
 
 TEXT_CLASSES = ("english", "multilingual", "code")
@@ -170,7 +171,7 @@ def read_documents(
 
     Raises:
       files.DataError: a file is missing or unreadable.
-      ValueError: there is no such class.
+      UserError: there is no such class.
     """
     _check_class(text_class)
     for path in files.list_files(paths):
@@ -192,7 +193,7 @@ def read_numbered(
 
 def _check_class(text_class: str) -> None:
     if text_class not in TEXT_CLASSES:
-        raise ValueError(f"text class {text_class!r} is none of {TEXT_CLASSES}")
+        raise UserError(f"text class {text_class!r} is none of {TEXT_CLASSES}")
 
 
 def _document(row: fields.Fields, text_class: str) -> Document:
@@ -225,15 +226,15 @@ def sample_blend(
       total_bytes: the order ends with the document that reaches this many bytes.
 
     Raises:
-      ValueError: a weight is negative or all are zero, or a weighted class has no
+      UserError: a weight is negative or all are zero, or a weighted class has no
         document.
     """
     classes = [name for name, weight in weights.items() if weight != 0]
     if not classes or any(weights[name] < 0 for name in classes):
-        raise ValueError(f"weights {dict(weights)} need to be positive")
+        raise UserError(f"weights {dict(weights)} need to be positive")
     for name in classes:
         if not documents_by_class.get(name):
-            raise ValueError(f"no documents of class {name!r}, its weight is not zero")
+            raise UserError(f"no documents of class {name!r}, its weight is not zero")
     shuffled = {
         name: _shuffle_forever(documents_by_class[name], rng) for name in classes
     }

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nemojax.errors import UserError
+
 _CIRCLE = 2**64
 _STEP = 0x9E3779B97F4A7C15  # odd, nearest to _CIRCLE / phi
 _ROUNDS = 4
@@ -27,13 +29,13 @@ class Mixture:
           seed: where the first sample stands.
 
         Raises:
-          ValueError: no weight, or one that is negative or not finite.
+          UserError: no weight, or one that is negative or not finite.
         """
         shares = np.asarray(weights, np.float64)
         if not (len(shares) and np.isfinite(shares).all() and (shares >= 0).all()):
-            raise ValueError(f"weights {list(weights)} need to be positive")
+            raise UserError(f"weights {list(weights)} need to be positive")
         if not shares.sum() > 0:
-            raise ValueError("all weights are zero")
+            raise UserError("all weights are zero")
         ends = np.cumsum(shares / shares.sum())
         self._ends = [min(int(end * _CIRCLE), _CIRCLE) for end in ends]
         # Rounding must not leave a gap at the end, nor give it to one without weight.

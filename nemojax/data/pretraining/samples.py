@@ -19,6 +19,7 @@ from nemojax.data.pretraining import mixture
 from nemojax.data.pretraining.blends import Component
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.data.pretraining.token_files import Group, TokenFile
+from nemojax.errors import UserError
 from nemojax.io.quarantine import DataError
 
 
@@ -29,7 +30,7 @@ class Stream:
         """Finds the records of the groups.
 
         Raises:
-          ValueError: there are none.
+          UserError: there are none.
         """
         wanted, self._files = set(groups), files
         numbers, records, lengths = [], [], []
@@ -42,7 +43,7 @@ class Stream:
         self._file, self._record = np.concatenate(numbers), np.concatenate(records)
         self._end = np.cumsum(np.concatenate(lengths), dtype=np.int64)
         if not len(self._end):
-            raise ValueError("no text in these groups")
+            raise UserError("no text in these groups")
 
     @property
     def tokens(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol
 
 from nemojax.data.records import Conversation, Message, Role
+from nemojax.errors import UserError
 
 
 class TextTokenizer(Protocol):
@@ -69,7 +70,7 @@ def to_tokens(
       Token ids and loss mask (0 or 1), of one length.
 
     Raises:
-      ValueError: a control token that the tokenizer does not have.
+      UserError: a control token that the tokenizer does not have.
     """
     tokens: list[int] = []
     mask: list[int] = []
@@ -115,23 +116,23 @@ def check_roles(
       The system text, the turns, and the index of the first turn.
 
     Raises:
-      ValueError: another order, or tools in a template that has none; the message
+      UserError: another order, or tools in a template that has none; the message
         names the index and the reason.
     """
     messages = conversation.messages
     first = int(bool(messages) and messages[0].role == "system")
     if conversation.tools and not tools:
-        raise ValueError(f"the conversation offers tools, {_NO_TOOLS}")
+        raise UserError(f"the conversation offers tools, {_NO_TOOLS}")
     expected: tuple[Role, ...] = ("user",)
     for index, message in enumerate(messages[first:], first):
         if (message.role == "tool" or message.tool_calls) and not tools:
-            raise ValueError(
+            raise UserError(
                 f"message {index}: a tool is called or answers, {_NO_TOOLS}"
             )
         if message.role == "system":
-            raise ValueError(f"message {index}: a system message can only come first")
+            raise UserError(f"message {index}: a system message can only come first")
         if message.role not in expected:
-            raise ValueError(
+            raise UserError(
                 f"message {index}: role {message.role!r} where {expected[-1]!r} must "
                 "come"
             )
@@ -142,7 +143,7 @@ def check_roles(
         else:
             expected = ("assistant",) if message.role == "user" else ("user",)
     if len(messages) == first:
-        raise ValueError(f"message {first}: there is no user turn")
+        raise UserError(f"message {first}: there is no user turn")
     return messages[0].content if first else "", messages[first:], first
 
 
@@ -168,7 +169,7 @@ class ChatTemplate(abc.ABC):
           open_answer: whether they end with what opens an assistant's turn.
 
         Raises:
-          ValueError: the template cannot render the conversation.
+          UserError: the template cannot render the conversation.
         """
 
     def encode(
@@ -179,22 +180,22 @@ class ChatTemplate(abc.ABC):
         Trained (mask 1) are the text of an assistant turn and the token that ends it.
 
         Raises:
-          ValueError: the roles are out of order, or an assistant turn is empty, calls
+          UserError: the roles are out of order, or an assistant turn is empty, calls
             tools or is missing.
         """
         trained = set()
         for index, message in enumerate(conversation.messages):
             if message.role == "assistant":
                 if message.tool_calls:
-                    raise ValueError(
+                    raise UserError(
                         f"message {index}: calls of tools cannot be trained on"
                     )
                 if not message.content:
-                    raise ValueError(f"message {index}: the assistant turn is empty")
+                    raise UserError(f"message {index}: the assistant turn is empty")
                 trained.add(index)
         parts = self.parts(conversation, False)
         if not trained:
-            raise ValueError("there is no assistant turn to train on")
+            raise UserError("there is no assistant turn to train on")
         return to_tokens(tokenizer, parts, trained)
 
     def encode_prompt(
@@ -203,7 +204,7 @@ class ChatTemplate(abc.ABC):
         """Returns the tokens up to where a response begins.
 
         Raises:
-          ValueError: the roles are out of order, or the last is an assistant's.
+          UserError: the roles are out of order, or the last is an assistant's.
         """
         _require_last(conversation, "user", "tool")
         return to_tokens(tokenizer, self.parts(conversation, True), set())[0]
@@ -218,7 +219,7 @@ class ChatTemplate(abc.ABC):
         `encode_prompt` followed by those that the mask marks.
 
         Raises:
-          ValueError: as `encode_prompt`.
+          UserError: as `encode_prompt`.
         """
         _require_last(prompt, "user", "tool")
         whole = prompt.with_response(response)
@@ -231,7 +232,7 @@ class ChatTemplate(abc.ABC):
         """Returns the tokens of a conversation, at the last of which rewards are read.
 
         Raises:
-          ValueError: the roles are out of order, or the last is not an assistant's.
+          UserError: the roles are out of order, or the last is not an assistant's.
         """
         _require_last(conversation, "assistant")
         return to_tokens(tokenizer, self.parts(conversation, False), set())[0]
@@ -240,9 +241,9 @@ class ChatTemplate(abc.ABC):
 def _require_last(conversation: Conversation, *roles: Role) -> None:
     messages = conversation.messages
     if not messages:
-        raise ValueError("the conversation has no messages")
+        raise UserError("the conversation has no messages")
     if messages[-1].role not in roles:
-        raise ValueError(
+        raise UserError(
             f"message {len(messages) - 1}: role {messages[-1].role!r} where the last "
             f"turn must be {roles[0]!r}"
         )

@@ -8,6 +8,8 @@ from typing import Any
 
 import tokenizers
 
+from nemojax.errors import UserError
+
 _SIDE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -29,7 +31,7 @@ class HuggingFaceTokenizer:
             "pad_token" and "unk_token".
 
         Raises:
-          ValueError: it is no tokenizer, or has not the tokens that `special` names.
+          UserError: it is no tokenizer, or has not the tokens that `special` names.
         """
         try:
             fields: dict[str, Any] = json.loads(data)
@@ -39,14 +41,14 @@ class HuggingFaceTokenizer:
             plain = {**fields, "added_tokens": [], "post_processor": None}
             self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
         except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"no tokenizer.json: {error}") from error
+            raise UserError(f"no tokenizer.json: {error}") from error
         self._data = data
         self._control_ids: dict[str, int] = added
         self._controls = frozenset(added.values())
         self._special = dict(special or {})
         for role, piece in self._special.items():
             if piece not in added and self._plain.token_to_id(piece) is None:
-                raise ValueError(f"{role} {piece!r} is not in the vocabulary")
+                raise UserError(f"{role} {piece!r} is not in the vocabulary")
         ids = self._all.get_vocab(with_added_tokens=True).values()
         self.vocab_size: int = max(ids) + 1
         self.fingerprint = hashlib.sha256(data).hexdigest()
@@ -59,7 +61,7 @@ class HuggingFaceTokenizer:
 
         Raises:
           OSError: it cannot be read.
-          ValueError: as the constructor.
+          UserError: as the constructor.
         """
         path = pathlib.Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
@@ -97,7 +99,7 @@ class HuggingFaceTokenizer:
 
     def _role(self, role: str) -> int:
         if role not in self._special:
-            raise ValueError(f"the tokenizer names no {role}")
+            raise UserError(f"the tokenizer names no {role}")
         found = self._all.token_to_id(self._special[role])
         assert found is not None  # the constructor looked
         return found
@@ -129,25 +131,25 @@ class HuggingFaceTokenizer:
         """The id of a control token such as "<|eot_id|>".
 
         Raises:
-          ValueError: there is no such control token.
+          UserError: there is no such control token.
         """
         if piece not in self._control_ids:
             known = ", ".join(list(self._control_ids)[:20])
-            raise ValueError(f"no control token {piece!r}; there are {known}")
+            raise UserError(f"no control token {piece!r}; there are {known}")
         return self._control_ids[piece]
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, none of them a control id.
 
         Raises:
-          ValueError: the text has a lone surrogate, which UTF-8 cannot hold, or the
+          UserError: the text has a lone surrogate, which UTF-8 cannot hold, or the
             vocabulary itself spells a control token that the text holds.
         """
         text.encode()  # UnicodeEncodeError is a ValueError that names the character.
         ids = self._plain.encode(text, add_special_tokens=False).ids
         if not self._controls.isdisjoint(ids):
             bad = next(token for token in ids if token in self._controls)
-            raise ValueError(
+            raise UserError(
                 f"the text spells the control token {self._all.id_to_token(bad)!r}"
             )
         return ids
@@ -160,12 +162,12 @@ class HuggingFaceTokenizer:
         """The text of token ids; control tokens write nothing.
 
         Raises:
-          ValueError: an id is outside of the vocabulary.
+          UserError: an id is outside of the vocabulary.
         """
         ids = list(ids)
         for token in ids:
             if not 0 <= token < self.vocab_size:
-                raise ValueError(
+                raise UserError(
                     f"token id {token} is outside of [0, {self.vocab_size})"
                 )
         kept = [token for token in ids if token not in self._controls]

@@ -15,6 +15,7 @@ from typing import Any
 
 from nemojax.data.records import Conversation, Message, ToolCall
 from nemojax.data.text.chat_template import ChatTemplate, Part, check_roles
+from nemojax.errors import UserError
 from nemojax.execution.worker import Worker, WorkerError
 
 MAX_TEMPLATE_CHARACTERS = 100_000
@@ -48,10 +49,10 @@ class JinjaTemplate(ChatTemplate):
           seconds: that one conversation may take.
 
         Raises:
-          ValueError: the template is too long.
+          UserError: the template is too long.
         """
         if len(source) > MAX_TEMPLATE_CHARACTERS:
-            raise ValueError(
+            raise UserError(
                 f"a chat template of {len(source):,} characters; at most "
                 f"{MAX_TEMPLATE_CHARACTERS:,} are allowed"
             )
@@ -65,7 +66,7 @@ class JinjaTemplate(ChatTemplate):
         """Returns the parts; see `ChatTemplate.parts`.
 
         Raises:
-          ValueError: the template fails, takes too long, or writes too much.
+          UserError: the template fails, takes too long, or writes too much.
         """
         check_roles(conversation, tools=True)
         hidden = _Hidden(self.controls)
@@ -113,9 +114,9 @@ class JinjaTemplate(ChatTemplate):
         try:
             answer = self._worker.ask(request, self._seconds, limit)
         except WorkerError as error:
-            raise ValueError(f"the chat template {error}") from None
+            raise UserError(f"the chat template {error}") from None
         if "error" in answer:
-            raise ValueError(f"the chat template fails: {answer['error']}")
+            raise UserError(f"the chat template fails: {answer['error']}")
         return answer["text"]
 
 

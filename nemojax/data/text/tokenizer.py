@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 
+from nemojax.errors import UserError
+
 PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID = range(4)
 
 # SentencePiece writes a space as this character. Taken from a text, the character
@@ -54,7 +56,7 @@ class Tokenizer:
             used without.
 
         Raises:
-          ValueError: if the bytes are no SentencePiece model, or its pad, unknown,
+          UserError: if the bytes are no SentencePiece model, or its pad, unknown,
             begin and end ids are not 0, 1, 2 and 3.
         """
         self.model_bytes = model_bytes
@@ -64,7 +66,7 @@ class Tokenizer:
                 model_proto=model_bytes + _KEEP_TEXT
             )
         except RuntimeError as error:
-            raise ValueError(f"not a SentencePiece model: {error}") from error
+            raise UserError(f"not a SentencePiece model: {error}") from error
         processor = self._processor
         ids = tuple(
             int(id_())
@@ -76,7 +78,7 @@ class Tokenizer:
             )
         )
         if ids != (PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID):
-            raise ValueError(f"pad, unknown, bos, eos ids are {ids}, not (0, 1, 2, 3)")
+            raise UserError(f"pad, unknown, bos, eos ids are {ids}, not (0, 1, 2, 3)")
         if dummy_prefix is None:
             dummy_prefix = as_trained.normalize("a").startswith(_SPACE)
         self.dummy_prefix = dummy_prefix
@@ -111,8 +113,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "Tokenizer":
-        """Reads a `.model` file; raises OSError, or ValueError as the constructor."""
-        return cls(pathlib.Path(path).read_bytes())
+        """Reads a `.model` file; raises OSError, or UserError as the constructor."""
+        try:
+            return cls(pathlib.Path(path).read_bytes())
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes a `.model` file, which other SentencePiece users can read too."""
@@ -146,10 +151,10 @@ class Tokenizer:
         """Returns the id of a control piece such as "<extra_id_1>".
 
         Raises:
-          ValueError: if the vocabulary has no such control piece.
+          UserError: if the vocabulary has no such control piece.
         """
         if piece not in self._control_ids:
-            raise ValueError(
+            raise UserError(
                 f"no control piece {piece!r}; there are {', '.join(self._control_ids)}"
             )
         return self._control_ids[piece]
@@ -158,7 +163,7 @@ class Tokenizer:
         """Returns the token ids of a text, none of them a control id.
 
         Raises:
-          ValueError: if the text has a lone surrogate, which UTF-8 cannot hold.
+          UserError: if the text has a lone surrogate, which UTF-8 cannot hold.
         """
         if self.dummy_prefix and text:
             text = " " + text
@@ -186,12 +191,12 @@ class Tokenizer:
         Bytes that are no valid UTF-8 become U+FFFD, as does the unknown token.
 
         Raises:
-          ValueError: if an id is outside of the vocabulary.
+          UserError: if an id is outside of the vocabulary.
         """
         parts = []
         for token_id in ids:
             if not 0 <= token_id < self.vocab_size:
-                raise ValueError(
+                raise UserError(
                     f"token id {token_id} is outside of [0, {self.vocab_size})"
                 )
             parts.append(self._token_bytes[token_id])
@@ -210,7 +215,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 def _check_extra_pieces(extra_pieces: Sequence[str]) -> None:
     for piece in extra_pieces:
         if not piece or set(piece) & {" ", _SPACE} or _CONTROL_PIECE.search(piece):
-            raise ValueError(
+            raise UserError(
                 f"extra piece {piece!r} is empty, holds a space or a control piece"
             )
 
@@ -241,7 +246,7 @@ def train(
       num_threads: threads used for training.
 
     Raises:
-      ValueError: for an unusable extra piece, or a vocabulary too large for the texts
+      UserError: for an unusable extra piece, or a vocabulary too large for the texts
         or too small for their characters; the message says by how much.
     """
     _check_extra_pieces(extra_pieces)
@@ -274,5 +279,5 @@ def train(
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(f"cannot train a tokenizer: {error}") from error
+        raise UserError(f"cannot train a tokenizer: {error}") from error
     return Tokenizer(model.getvalue())

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from nemojax.errors import UserError
 from nemojax.inference.engine import paged, sampling
 from nemojax.inference.engine.answers import (
     CANCELLED,
@@ -105,7 +106,7 @@ class BatchingEngine:
           stop_ids: tokens that end every answer.
 
         Raises:
-          ValueError: shapes that the mesh does not divide.
+          UserError: shapes that the mesh does not divide.
         """
         self.shapes, self._stop_ids = shapes, tuple(stop_ids)
         self._vocab_size = config.vocab_size
@@ -142,7 +143,7 @@ class BatchingEngine:
         the prompt come with the first answer.
 
         Raises:
-          ValueError: as `check`.
+          UserError: as `check`.
         """
         self.check(prompt, how)
         leader, numbers = None, []
@@ -174,15 +175,15 @@ class BatchingEngine:
         room. May be called by any thread.
         """
         if not prompt:
-            raise ValueError("the prompt has no tokens")
+            raise UserError("the prompt has no tokens")
         bad = next((t for t in prompt if not 0 <= t < self._vocab_size), None)
         if bad is not None:
-            raise ValueError(
+            raise UserError(
                 f"the prompt has the token id {bad}; the model has 0 to "
                 f"{self._vocab_size - 1}"
             )
         if len(prompt) + how.max_tokens > self.room:
-            raise ValueError(
+            raise UserError(
                 f"the prompt has {len(prompt)} tokens and the answer may have "
                 f"{how.max_tokens}: together at most {self.room}"
             )

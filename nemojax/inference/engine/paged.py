@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nemojax.errors import UserError
 from nemojax.inference.engine import paged_steps
 from nemojax.inference.engine.paged_state import Scores, Shapes, State, Top, Written
 from nemojax.interop.loading import LoadedModel
@@ -49,19 +50,19 @@ class Programs:
           shapes: what is compiled.
 
         Raises:
-          ValueError: a mesh with a pipeline, rows that `data` does not divide, heads
+          UserError: a mesh with a pipeline, rows that `data` does not divide, heads
             that `tensor` does not, or a tile of broken blocks.
         """
         if mesh.shape["pipe"] != 1:
-            raise ValueError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
+            raise UserError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
         shards = mesh.shape["data"]
         for name in ("rows", "prefill_rows"):
             if getattr(shapes, name) % shards:
-                raise ValueError(
+                raise UserError(
                     f"{name}={getattr(shapes, name)} does not divide over data={shards}"
                 )
         if shapes.tile % shapes.block_size:
-            raise ValueError(
+            raise UserError(
                 f"tile={shapes.tile} is no multiple of block_size={shapes.block_size}"
             )
         self._config, self._mesh, self._shapes = config, mesh, shapes

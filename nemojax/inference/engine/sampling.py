@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from nemojax.errors import UserError
+
 # A row's own stop tokens beside those of the model; more are refused.
 MAX_STOP_IDS = 8
 # Likeliest tokens that are told beside the one that was chosen.
@@ -65,7 +67,7 @@ class Sampling:
         for name, low, high, words in ranges:
             value = getattr(self, name)
             if not low <= (len(value) if name == "stop_ids" else value) <= high:
-                raise ValueError(f"{name} is {value}; it has to be {words}")
+                raise UserError(f"{name} is {value}; it has to be {words}")
 
 
 class Settings(NamedTuple):

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nemojax.errors import UserError
+
 _SHORTEST = 16
 
 # Tokens and loss mask of one sequence, of equal length; lists or arrays.
@@ -31,7 +33,7 @@ class Buckets:
       row_multiple: of which all numbers of rows are a multiple.
 
     Raises:
-      ValueError: a number below 1.
+      UserError: a number below 1.
     """
 
     max_length: int
@@ -42,7 +44,7 @@ class Buckets:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
-                raise ValueError(
+                raise UserError(
                     f"{field.name}={getattr(self, field.name)} must be positive"
                 )
 
@@ -87,12 +89,12 @@ def batches(
     """All sequences, each in one batch; a function of their lengths alone.
 
     Raises:
-      ValueError: an empty sequence, or one longer than `max_length`; names its index.
+      UserError: an empty sequence, or one longer than `max_length`; names its index.
     """
     sizes = [len(tokens) for tokens, _ in sequences]
     for index, size in enumerate(sizes):
         if not 0 < size <= buckets.max_length:
-            raise ValueError(
+            raise UserError(
                 f"sequence {index} has {size} tokens; from 1 to {buckets.max_length} "
                 "are allowed"
             )

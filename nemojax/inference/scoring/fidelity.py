@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from nemojax.errors import UserError
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
@@ -42,11 +43,11 @@ def rows_of(texts: Iterable[Sequence[int]], length: int) -> tuple[np.ndarray, ..
     The last row is filled up with segment 0.
 
     Raises:
-      ValueError: there are no two tokens of a text.
+      UserError: there are no two tokens of a text.
     """
     lists = [(number, tokens) for number, tokens in enumerate(texts, 1)]
     if all(len(tokens) < 2 for _, tokens in lists):
-        raise ValueError("there is no text of two tokens")
+        raise UserError("there is no text of two tokens")
     tokens = np.concatenate([tokens for _, tokens in lists]).astype(np.int32)
     segments = np.repeat(
         [number for number, _ in lists], [len(tokens) for _, tokens in lists]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from nemojax.data.records import Conversation, Message
+from nemojax.errors import UserError
 from nemojax.inference.engine import shapes
 from nemojax.inference.engine.batching import BatchingEngine
 from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
@@ -57,13 +58,13 @@ class Talk:
         What came until the iteration is closed counts as the answer.
 
         Raises:
-          ValueError: the talk has become too long, or the text cannot be encoded.
+          UserError: the talk has become too long, or the text cannot be encoded.
         """
         asked = [*self.turns, Message("user", text)]
         prompt = self._prompt(asked)
         room = self._engine.room - len(prompt)
         if room < 1:
-            raise ValueError(
+            raise UserError(
                 f"the talk has {len(prompt)} tokens and leaves no room for an answer: "
                 f"the context has {self._engine.room}"
             )

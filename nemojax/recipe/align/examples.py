@@ -21,6 +21,7 @@ from nemojax.data.batching.packing import TokenSequence
 from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
 from nemojax.data.rows import formats
 from nemojax.data.text.chat_template import ChatTemplate, TextTokenizer
+from nemojax.errors import UserError
 from nemojax.io import files, quarantine
 from nemojax.io.files import BadRow, DataError, Quarantine, Row
 from nemojax.recipe.align.rewards import Rewards
@@ -75,10 +76,10 @@ class Examples:
           seed: of which are taken.
 
         Raises:
-          ValueError: a share outside of [0, 1).
+          UserError: a share outside of [0, 1).
         """
         if not 0 <= share < 1:
-            raise ValueError(f"share={share} is outside of [0, 1)")
+            raise UserError(f"share={share} is outside of [0, 1)")
         wanted = round(len(self) * share / (1 - share))
         taken = epoch_order(seed, 0, len(other))[:wanted]
         return Examples(
@@ -308,7 +309,7 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
     Examples whose dialogues begin with the same turn of a user are on one side.
 
     Raises:
-      ValueError: one of the sides is empty.
+      UserError: one of the sides is empty.
     """
     order = epoch_order(seed, 0, len(examples))
     by_prompt: dict[bytes, list[int]] = {}
@@ -318,7 +319,7 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
     held = max(1, round(share * len(groups)))
     sides = groups[held:], groups[:held]
     if not sides[0]:
-        raise ValueError(f"{len(groups)} prompts are too few to hold {share:.1%} out")
+        raise UserError(f"{len(groups)} prompts are too few to hold {share:.1%} out")
     train, measured = (sorted(itertools.chain(*side)) for side in sides)
     return _taken(examples, train), _taken(examples, measured)
 

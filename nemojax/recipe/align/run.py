@@ -21,7 +21,8 @@ from typing import Any
 
 import jax
 
-from nemojax.interop import loading, model_folder
+from nemojax.errors import UserError
+from nemojax.interop import find, loading, model_folder
 from nemojax.interop.loading import LoadedModel
 from nemojax.io import files, folders
 from nemojax.io.quarantine import REJECTS
@@ -86,7 +87,7 @@ class Data:
 
         Raises:
           DataError: as `examples.read`.
-          ValueError: too few prompts to hold some out.
+          UserError: too few prompts to hold some out.
         """
         scores = None
         if self.rewards is not None:
@@ -148,9 +149,10 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
       The result as JSON and as text; the same in all processes.
 
     Raises:
-      ValueError: data, a model or sizes that cannot be used, or a folder of another
+      UserError: data, a model or sizes that cannot be used, or a folder of another
         run.
     """
+    job = dataclasses.replace(job, model=str(find.find_model(job.model)))
     configuration = {
         "model": str(job.model),
         "template": job.template,
@@ -189,7 +191,7 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
     tokenizer = loading.load_tokenizer(job.model)
     template = loading.load_template(job.model, job.template, tokenizer)
     if template is None:
-        raise ValueError(
+        raise UserError(
             f"{job.model} has no chat template: name one with --template, "
             f"{', '.join(loading.TEMPLATES)} or a Jinja file"
         )
@@ -296,7 +298,7 @@ def _check_same(folder: Path, train: Examples) -> None:
     first = processes.of_first(lambda: train.fingerprint)
     others = processes.total(int(train.fingerprint != first))
     if others:
-        raise ValueError(
+        raise UserError(
             f"{others} of {jax.process_count()} processes read other examples than the "
             "first: the files of --data and the model must be the same on every host"
         )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from nemojax.errors import UserError
 from nemojax.losses import PAIRWISE
 from nemojax.models.lora import LoraConfig
 from nemojax.training.learning_rate import LearningRate
@@ -60,15 +61,15 @@ class Settings:
     def __post_init__(self):
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
-            raise ValueError(f"objective {self.objective!r} is none of {known}")
+            raise UserError(f"objective {self.objective!r} is none of {known}")
         if (self.objective == PREFERENCE) != (self.preference is not None):
-            raise ValueError("the objective 'preference' needs a preference loss")
+            raise UserError("the objective 'preference' needs a preference loss")
         if self.pairwise not in PAIRWISE:
             known = ", ".join(PAIRWISE)
-            raise ValueError(f"pairwise {self.pairwise!r} is none of {known}")
+            raise UserError(f"pairwise {self.pairwise!r} is none of {known}")
         for name in ("batch", "epochs", "length", "attributes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+                raise UserError(f"{name}={getattr(self, name)} must be positive")
 
     def to_json(self) -> dict[str, Any]:
         """For the configuration of a work folder."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.batching.packing import PackedBatch
+from nemojax.errors import UserError
 from nemojax.interop.loading import LoadedModel
 from nemojax.models import forward
 from nemojax.parallel import fingerprint, processes
@@ -74,7 +75,7 @@ def train(
       consume: whether the model's parameters may be used up.
 
     Raises:
-      ValueError: sizes that do not divide, a model of another kind, or adapters with a
+      UserError: sizes that do not divide, a model of another kind, or adapters with a
         pipeline.
     """
     config, layout = model.config, options.layout
@@ -178,17 +179,17 @@ def start_params(settings: Settings, model: LoadedModel) -> Any:
     """Gives the model's parameters; a reward model has its head in the LM head's place.
 
     Raises:
-      ValueError: a policy is to be trained and the model has a reward head, or a head
+      UserError: a policy is to be trained and the model has a reward head, or a head
         of another width.
     """
     if settings.objective not in (kinds.REGRESSION, kinds.BRADLEY_TERRY):
         if model.is_reward_model:
-            raise ValueError(f"{model.name} is a reward model, no policy")
+            raise UserError(f"{model.name} is a reward model, no policy")
         return model.params
     if model.is_reward_model:
         width = model.params["reward_head"]["bias"].shape[0]
         if width != settings.attributes:
-            raise ValueError(
+            raise UserError(
                 f"{model.name} gives {width} attributes, not {settings.attributes}"
             )
         return model.params

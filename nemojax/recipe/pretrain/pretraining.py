@@ -17,6 +17,7 @@ from nemojax.data.pretraining.blends import Blend, components
 from nemojax.data.pretraining.blends import fingerprint as blend_fingerprint
 from nemojax.data.pretraining.samples import Part, Samples
 from nemojax.data.pretraining.token_corpus import TokenCorpus
+from nemojax.errors import UserError
 from nemojax.io import folders
 from nemojax.io.workdir import WorkdirError
 from nemojax.models import forward, partition, presets
@@ -68,7 +69,7 @@ def model_config(name: str, vocab_size: int | None = None) -> ModelConfig:
     """A preset; small ones take the vocabulary of their tokenizer.
 
     Raises:
-      ValueError: no such preset, or the tokenizer has more pieces than it.
+      UserError: no such preset, or the tokenizer has more pieces than it.
     """
     config = presets.get(name)
     if vocab_size is None:
@@ -76,7 +77,7 @@ def model_config(name: str, vocab_size: int | None = None) -> ModelConfig:
     if name in _ANY_VOCABULARY:
         return dataclasses.replace(config, vocab_size=vocab_size)
     if vocab_size > config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has {vocab_size} pieces, {name} {config.vocab_size}"
         )
     return config
@@ -123,15 +124,13 @@ def open_samples(
 
     Raises:
       DataError: a blend names text that there is not.
-      ValueError: the schedule changes the blend and there is one, or the reverse.
+      UserError: the schedule changes the blend and there is one, or the reverse.
     """
     schedule = settings.schedule
     switch = schedule.switch_step
     if (switch is not None) != (len(blends) == 2):
         wanted = 1 if switch is None else 2
-        raise ValueError(
-            f"this schedule takes {wanted} blends, {len(blends)} are named"
-        )
+        raise UserError(f"this schedule takes {wanted} blends, {len(blends)} are named")
     firsts = [0] if switch is None else [0, schedule.at(switch)[0]]
     stops = [*firsts[1:], sum(phase.batch * phase.steps for phase in schedule.phases)]
     tokens = corpus.totals(token_files.TRAINING)

@@ -7,7 +7,8 @@ from typing import Any
 from nemojax.data.pretraining.blends import Blend
 from nemojax.data.pretraining.samples import Samples
 from nemojax.data.pretraining.token_corpus import TOKENIZER, TokenCorpus
-from nemojax.interop import model_folder
+from nemojax.errors import UserError
+from nemojax.interop import find, model_folder
 from nemojax.io import folders
 from nemojax.io.workdir import Workdir
 from nemojax.parallel import fingerprint, processes
@@ -44,7 +45,7 @@ def run(
       The result as JSON and as text; None in all processes but the first.
 
     Raises:
-      ValueError: sizes that do not divide, data that do not fit the blend, or a folder
+      UserError: sizes that do not divide, data that do not fit the blend, or a folder
         of another run.
     """
     path, first = Path(workdir), processes.is_first()
@@ -118,9 +119,9 @@ def train(
 def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any:
     if folder is None:
         return pretraining.fresh(settings, layout)
-    config, params = model_folder.read(folder, layout.mesh)
+    config, params = model_folder.read(find.find_model(folder), layout.mesh)
     if config != settings.config:
-        raise ValueError(f"{folder} holds another model than the one that is named")
+        raise UserError(f"{folder} holds another model than the one that is named")
     return stage.float32(params, consume=True)
 
 

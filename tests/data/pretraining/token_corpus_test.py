@@ -129,8 +129,8 @@ def test_a_killed_run_goes_on_and_makes_the_same(data, tokens, model, tmp_path):
     out = tmp_path / "tokens"
     command = [
         sys.executable, "-m", "experiments.tokenize", f"--data={data}", f"--out={out}",
-        f"--tokenizer={tmp_path / 'tokenizer.model'}", "--validation_share=0.25",
-        "--processes=1",
+        f"--tokenizer={tmp_path / 'tokenizer.model'}", "--held_out_share=0.25",
+        "--workers=1",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     third = out / "english" / "dev-english.jsonl.array_record"

@@ -95,7 +95,7 @@ def spoiled(rng):
 @pytest.fixture(scope="module")
 def fuzzed(checkpoint):
     """(address, process) of a server with short answers."""
-    flags = ("--max_length=32", "--default_max_tokens=2", "--body_seconds=2")
+    flags = ("--length=32", "--default_max_tokens=2", "--body_seconds=2")
     with serving_process.serving(checkpoint, *flags) as found:
         yield found
 

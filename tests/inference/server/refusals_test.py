@@ -179,7 +179,7 @@ def test_told_to_stop_it_ends_what_it_began(checkpoint):
     ("flags", "message"),
     [
         ((), "name the model"),
-        (("--checkpoint=nowhere",), "nowhere"),
+        (("--model=nowhere",), "nowhere"),
     ],
 )
 def test_what_cannot_be_served_ends_with_one_line(flags, message):

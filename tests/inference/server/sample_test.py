@@ -15,8 +15,8 @@ def sample(checkpoint, *flags, **how):
     return subprocess.run(
         [
             sys.executable,
-            *("-m", "experiments.sample", f"--checkpoint={checkpoint}"),
-            *("--max_length=128", "--max_tokens=20", "--seed=1", *flags),
+            *("-m", "experiments.sample", f"--model={checkpoint}"),
+            *("--length=128", "--max_tokens=20", "--seed=1", *flags),
         ],
         capture_output=True,
         text=True,

@@ -61,8 +61,8 @@ def serving(checkpoint: Path, *flags: str, **environment: str):
     process = subprocess.Popen(
         [
             sys.executable,
-            *("-m", "experiments.serve", f"--checkpoint={checkpoint}", "--port=0"),
-            *("--max_length=128", "--rows=4", *flags),
+            *("-m", "experiments.serve", f"--model={checkpoint}", "--port=0"),
+            *("--length=128", "--slots=4", *flags),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ import pytest
 from tests.recipe.align import program, toy
 
 COMMON = (
-    "--batch=6", "--epochs=2", f"--sequence_length={toy.LENGTH}",
+    "--batch=6", "--epochs=2", f"--length={toy.LENGTH}",
     "--learning_rate.peak=3e-3", "--checkpoint_every=3", "--seed=3",
     "--held_out_share=0.2", "--parallel.data=2", "--json=-",
 )  # fmt: skip

@@ -235,8 +235,8 @@ def _pretrain(tokens, folder, devices, *flags, process=None, port=0):
         cluster.append(f"--process_id={process}")
     command = [
         sys.executable, "-m", "experiments.pretrain", "--model=miniature",
-        f"--data={tokens}", f"--workdir={folder}", "--steps=60", "--schedule.batch=8",
-        "--schedule.samples=480", "--sequence_length=32", "--checkpoint_every=1000",
+        f"--data={tokens}", f"--workdir={folder}", "--steps=60", "--batch=8",
+        "--schedule.samples=480", "--length=32", "--checkpoint_every=1000",
         "--max_bad_fraction=0", *flags, *cluster,
     ]  # fmt: skip
     share = f"--xla_force_host_platform_device_count={devices}"
