@@ -12,7 +12,8 @@ made and where. Takes about 20 minutes on two free CPU cores; --quick: 2 minutes
 Run again, the same command continues an interrupted run.
 
 The work folder gets `report.html`, `report.json`, `rejects.jsonl` (rows that could
-not be used, with the reasons) and a folder for each stage.
+not be used, with the reasons) and a folder for each stage, whose `model` every other
+command opens.
 """
 
 import pathlib
@@ -25,12 +26,14 @@ from nemojax.cli import command
 from nemojax.io import workdir as workdirs
 from nemojax.io.files import DataError
 from nemojax.io.workdir import Workdir
-from nemojax.parallel import mesh as meshes
+from nemojax.parallel import layout
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.folder import material as reading
 from nemojax.recipe.folder import recipe as folders
 from nemojax.recipe.folder import report as reporting
 from nemojax.recipe.folder import settings as sizes
 from nemojax.reporting import tables
+from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "folder of the data files", required=True)
@@ -59,8 +62,11 @@ def run_recipe(
     folder = Workdir(workdir, configuration)
     try:
         material.quarantine.write(folder.path / "rejects.jsonl")
-        mesh = meshes.make_mesh(data=2 if len(jax.devices()) >= 2 else 1)
-        recipe = folders.Recipe(settings, material, folder, mesh, _tell)
+        spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
+        options = Options(spec, checkpoint_every=200)
+        recipe = folders.Recipe(
+            settings, pathlib.Path(data), material, folder, options, _tell
+        )
         stages = recipe.run()
         report = reporting.build(
             settings, stages, material.data_files, material.quarantine.counts
@@ -83,7 +89,7 @@ def _text(report, folder: pathlib.Path) -> str:
     return (
         f"\n{reporting.text(report)}\n\n"
         f"Made a policy of {final['parameters']:,} parameters in "
-        f"{tables.duration(report['seconds'])}: {folder / final['stage'] / 'params'}; "
+        f"{tables.duration(report['seconds'])}: {folder / final['stage'] / 'model'}; "
         f"report: {folder / 'report.html'}; rows quarantined: "
         f"{report['quarantine']['rows']} ({folder / 'rejects.jsonl'})"
     )

@@ -230,3 +230,8 @@ class LayoutSpec(LayoutOptions):
         layout = self.layout(mesh, max(count, 1))
         layout.count_micro_batches(rows)
         return layout
+
+
+# Options that suit small models: a micro-batch is a whole batch, all is kept, and each
+# replica holds all.
+WHOLE: dict[str, Any] = {"rows": 0, "zero": 0, "remat": "none"}

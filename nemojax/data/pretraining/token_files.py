@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from nemojax.data.held_out import is_held_out
 from nemojax.data.pretraining import corpus
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.io import folders, quarantine
@@ -105,20 +106,14 @@ def tokenize(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     writer = _Writer(job.out, dtype(tokenizer.vocab_size))
     for document, row in corpus.read_numbered(job.path, job.text_class, rejects):
         ids = [*tokenizer.encode(document.text), tokenizer.eos_id]
-        split = job.split or split_of(document.text, job.validation_share)
+        held = is_held_out(document.text, job.validation_share)
+        split = job.split or (VALIDATION if held else TRAINING)
         group = Group(job.text_class, document.language, document.source, split)
         writer.add(ids, group, row, corpus.utf8_bytes(document.text))
     facts = settings | writer.close() | {"rejects": rejects.total} | rejects.facts
     rejects.write(_with(job.out, REJECTS))
     folders.write_json(_with(job.out, FACTS), facts)
     return facts
-
-
-def split_of(text: str, validation_share: float) -> str:
-    """Decided by the text alone: a text that comes twice is not on both sides."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    held_out = int.from_bytes(digest, "big") < validation_share * 2**64
-    return VALIDATION if held_out else TRAINING
 
 
 def _with(out: pathlib.Path, suffix: str) -> pathlib.Path:

@@ -8,7 +8,6 @@ are sound but left out, and counted; they are never cut or replaced.
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from nemojax.data import records
 from nemojax.data.batching.batches import epoch_order
 from nemojax.data.batching.packing import TokenSequence
+from nemojax.data.held_out import is_held_out
 from nemojax.data.records import AttributeLabels, Conversation, PreferencePair
 from nemojax.data.rows import formats
 from nemojax.data.text.chat_template import ChatTemplate, TextTokenizer
@@ -36,7 +36,7 @@ class Examples:
 
     Attributes:
       groups: the sequences of each: one, or those of a chosen and a rejected response.
-      prompts: a digest of the turn of a user with which each begins.
+      prompts: the turn of a user with which each begins.
       values: float32 [N, K]: labels, or the rewards of the two responses and the margin
         of the pair (NaN: none).
       counts: rows met, examples kept, and the others by reason.
@@ -45,7 +45,7 @@ class Examples:
     """
 
     groups: list[list[TokenSequence]]
-    prompts: list[bytes]
+    prompts: list[str]
     values: np.ndarray
     counts: dict[str, int]
     detected: dict[str, str | None]
@@ -236,26 +236,61 @@ def read(
       DataError: a file is unreadable or holds another kind of records, too many rows
         are malformed, a row misses what the stage needs, or no example is left.
     """
-    found = Examples([], [], np.zeros((0, values)), {}, {}, Quarantine())
+    listed = files.list_files(paths)
+    detected = {str(path): formats.detect_file(path) for path in listed}
+    outcomes = (
+        outcome
+        for path in listed
+        for outcome in _outcomes(path, encode, length, rewards)
+    )
+    return _collected(outcomes, detected, max_bad_fraction, values)
+
+
+def of_records(
+    records: Iterable[Any], encode: Encode, *, name: str, length: int, values: int = 0
+) -> Examples:
+    """Makes examples of records in memory.
+
+    Args:
+      records: of the kind that `encode` takes.
+      encode: makes an example of a record.
+      name: of the records, in messages.
+      length: most tokens of a sequence; longer examples are left out and counted.
+      values: how many an example has.
+
+    Raises:
+      DataError: a record is of another kind, or no example is left.
+    """
+    outcomes = (
+        _example(Row({}, name, number), record, encode, length)
+        for number, record in enumerate(records, 1)
+    )
+    return _collected(outcomes, {name: None}, 1.0, values)
+
+
+def _collected(
+    outcomes: Iterable[BadRow | tuple[list[TokenSequence], Sequence[float], str]],
+    detected: dict[str, str | None],
+    max_bad_fraction: float,
+    values: int,
+) -> Examples:
+    found = Examples([], [], np.zeros((0, values)), {}, detected, Quarantine())
     kept: list[Sequence[float]] = []
     rows = 0
-    listed = files.list_files(paths)
-    for path in listed:
-        found.detected[str(path)] = formats.detect_file(path)
-        for outcome in _outcomes(path, encode, length, rewards):
-            rows += 1
-            if isinstance(outcome, BadRow):
-                found.quarantine.add(outcome)
-                continue
-            group, numbers, prompt = outcome
-            found.groups.append(group)
-            found.prompts.append(prompt)
-            kept.append(numbers)
+    for outcome in outcomes:
+        rows += 1
+        if isinstance(outcome, BadRow):
+            found.quarantine.add(outcome)
+            continue
+        group, numbers, prompt = outcome
+        found.groups.append(group)
+        found.prompts.append(prompt)
+        kept.append(numbers)
     found.quarantine.check(rows, max_bad_fraction)
     reasons = found.quarantine.counts
     found.counts = {"rows": rows, "examples": len(kept), **reasons}
     if not kept:
-        names = ", ".join(map(str, listed))
+        names = ", ".join(detected)
         told = ", ".join(f"{why} ({n})" for why, n in [*reasons.items()][:3])
         raise DataError(f"{names}: no row can be trained on: {told or 'there is none'}")
     found.values = np.array(kept, np.float32).reshape(len(kept), values)
@@ -264,7 +299,7 @@ def read(
 
 def _outcomes(
     path: Any, encode: Encode, length: int, rewards: Rewards | None
-) -> Iterator[BadRow | tuple[list[TokenSequence], Sequence[float], bytes]]:
+) -> Iterator[BadRow | tuple[list[TokenSequence], Sequence[float], str]]:
     for item in formats.read_file(path):
         if isinstance(item, BadRow):
             yield item
@@ -296,32 +331,26 @@ def _example(row: Row, record: Any, encode: Encode, length: int):
     arrays = [
         (np.array(tokens, np.int32), np.array(mask, np.uint8)) for tokens, mask in group
     ]
-    return (
-        arrays,
-        values,
-        hashlib.sha256(records.conversation_of(record).opening.encode()).digest(),
-    )
+    return arrays, values, records.conversation_of(record).opening
 
 
-def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """A part to train on, and a share of the prompts to measure on.
+def split(examples: Examples, share: float) -> tuple[Examples, Examples]:
+    """Splits off the examples whose prompts are held out, to measure on.
 
-    Examples whose dialogues begin with the same turn of a user are on one side.
+    Args:
+      examples: all.
+      share: of the prompts, see `held_out.is_held_out`.
 
     Raises:
       UserError: one of the sides is empty.
     """
-    order = epoch_order(seed, 0, len(examples))
-    by_prompt: dict[bytes, list[int]] = {}
-    for index in order.tolist():
-        by_prompt.setdefault(examples.prompts[index], []).append(index)
-    groups = list(by_prompt.values())
-    held = max(1, round(share * len(groups)))
-    sides = groups[held:], groups[:held]
-    if not sides[0]:
-        raise UserError(f"{len(groups)} prompts are too few to hold {share:.1%} out")
-    train, measured = (sorted(itertools.chain(*side)) for side in sides)
-    return _taken(examples, train), _taken(examples, measured)
+    held = [is_held_out(prompt, share) for prompt in examples.prompts]
+    if all(held) or not any(held):
+        raise UserError(
+            f"{len(set(examples.prompts))} prompts are too few to hold {share:.1%} out"
+        )
+    sides = [np.flatnonzero(np.array(held) == side).tolist() for side in (0, 1)]
+    return _taken(examples, sides[0]), _taken(examples, sides[1])
 
 
 def _taken(examples: Examples, indices: list[int]) -> Examples:

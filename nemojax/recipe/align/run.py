@@ -33,7 +33,7 @@ from nemojax.recipe.align import report, rewards, stage
 from nemojax.recipe.align.examples import Encode, Examples
 from nemojax.recipe.align.settings import Settings
 from nemojax.recipe.align.stage import CACHED
-from nemojax.training import checkpoints, goodput
+from nemojax.training import checkpoints, goodput, metrics
 from nemojax.training.stage import VALIDATION, Options, Trained
 
 MODEL, REPORT, EXAMPLES = "model", "report.json", "data.json"
@@ -107,7 +107,7 @@ class Data:
             held = read(self.held_out)
             others.append(held)
         elif self.held_out_share:
-            train, held = reading.split(train, self.held_out_share, settings.seed)
+            train, held = reading.split(train, self.held_out_share)
         if self.replay:
             others.append(read(self.replay))
             train = train.with_share(others[-1], self.replay_share, settings.seed)
@@ -248,25 +248,30 @@ def train_model(
     return processes.of_first(finish)
 
 
+def history(directory: Path) -> list[dict[str, float]]:
+    """Reads the metrics of a stage, a row a step."""
+    return metrics.read_metrics(directory / "metrics.jsonl")
+
+
 def _finish(
     directory: Path, trained: Trained, digest: str, train: Examples
 ) -> dict[str, Any]:
     """The picture and the facts; what only a resumed attempt reads goes."""
-    history = trained.history
-    report.picture(history, directory / "curve.png")
+    rows = trained.history
+    report.picture(rows, directory / "curve.png")
     facts = {
         "final": {
-            "step": len(history),
-            "loss": history[-1]["loss"],
-            "tokens": int(sum(row["tokens"] for row in history)),
+            "step": len(rows),
+            "loss": rows[-1]["loss"],
+            "tokens": int(sum(row["tokens"] for row in rows)),
             "parameters_sha256": digest,
         },
-        "first_step": history[0],
-        "last_step": history[-1],
+        "first_step": rows[0],
+        "last_step": rows[-1],
         "validation": [
-            row for row in history if any(key.startswith(VALIDATION) for key in row)
+            row for row in rows if any(key.startswith(VALIDATION) for key in row)
         ],
-        "table": report.table(history),
+        "table": report.table(rows),
         "counts": train.counts,
         "formats": train.detected,
         "goodput": goodput.total(directory),

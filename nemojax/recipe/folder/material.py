@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from nemojax.data.held_out import is_held_out
 from nemojax.data.pretraining import corpus
 from nemojax.data.pretraining.corpus import Document
 from nemojax.data.records import Conversation, PreferencePair
@@ -32,6 +33,11 @@ class Split(Generic[Record]):
     train: list[Record]
     held_out: list[Record]
     counts: Counts
+
+    @property
+    def left_out(self) -> int:
+        """Number of rows that are neither trained on nor measured."""
+        return self.counts["rows"] - len(self.train) - len(self.held_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +125,7 @@ class _Reader:
             counts["quarantined"] += result.bad
             kept = []
             for row in result.records:
-                if is_held_out(row, share):
+                if is_held_out(row.opening, share):
                     held_out.append(row)
                 elif row.opening in barred:
                     counts["held_out_prompt"] += 1
@@ -137,7 +143,9 @@ class _Reader:
         self._check(bad, result.rows, stage, paths)
         train, held_out = [], []
         for pair in result.records:
-            (held_out if is_held_out(pair.prompt, share) else train).append(pair)
+            (held_out if is_held_out(pair.prompt.opening, share) else train).append(
+                pair
+            )
         return Split(train, held_out, {"rows": result.rows, "quarantined": result.bad})
 
     def _check(
@@ -157,12 +165,6 @@ def spread(rows: Sequence[Record], most: int) -> list[Record]:
     """At most `most` rows, evenly spread over all."""
     count = min(most, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
-
-
-def is_held_out(conversation: Conversation, share: float) -> bool:
-    """Whether the prompt is in the held-out share; a smaller share is a part of it."""
-    digest = hashlib.sha256(conversation.opening.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def _fingerprint(folder: pathlib.Path, found: corpus.RecipeData) -> dict[str, str]:

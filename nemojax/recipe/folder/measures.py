@@ -1,26 +1,31 @@
 """What is measured after every stage, on rows that no stage trains on."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from nemojax.data.batching import packing
+from nemojax.data.batching.packing import TokenSequence
 from nemojax.data.pretraining import corpus
 from nemojax.data.pretraining.corpus import Document
 from nemojax.data.records import PreferencePair
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.inference.scoring import scoring
+from nemojax.inference.scoring.scorer import REWARDS, Scorer
+from nemojax.inference.scoring.scorer import Settings as ScorerSettings
+from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
-from nemojax.recipe.folder import examples, material
-from nemojax.recipe.miniature.policy import RewardScorer
+from nemojax.recipe.folder.material import spread
 from nemojax.reporting import statistics
 from nemojax.reporting.statistics import Estimate
 
+# (rows) -> float64 [N], sums of the log-probs of their targets.
+Score = Callable[[Sequence[TokenSequence]], np.ndarray]
 MAX_DOCUMENTS = 100
 SUM, MEAN = "preference_accuracy", "preference_accuracy_per_token"
 
@@ -29,7 +34,7 @@ SUM, MEAN = "preference_accuracy", "preference_accuracy_per_token"
 class Text:
     """A held-out document: rows that together hold each of its tokens once."""
 
-    rows: list[packing.TokenSequence]
+    rows: list[TokenSequence]
     num_bytes: int
 
 
@@ -38,36 +43,35 @@ class Measures:
     """Measures policies on fixed held-out rows.
 
     Attributes:
-      config, mesh: the model and where it runs.
-      rows, length: shape of a packed batch.
-      texts: documents by class.
-      demonstrations: encoded conversations by fine-tuning set.
-      pairs: encoded (chosen, rejected) responses.
+      mesh: Where the models run.
+      length: Most tokens of a row.
+      texts: Documents by class.
+      demonstrations: Encoded conversations by fine-tuning set.
+      pairs: Encoded (chosen, rejected) responses.
     """
 
-    config: ModelConfig
     mesh: Mesh
-    rows: int
     length: int
     texts: dict[str, list[Text]]
-    demonstrations: dict[str, list[packing.TokenSequence]]
-    pairs: list[tuple[packing.TokenSequence, packing.TokenSequence]]
+    demonstrations: dict[str, list[TokenSequence]]
+    pairs: Sequence[Sequence[TokenSequence]]
 
-    def policy(self, params: Any) -> dict[str, Any]:
-        """All measures of a policy.
+    def policy(self, config: ModelConfig, params: Any) -> dict[str, Any]:
+        """Computes all measures of a policy.
 
         Returns:
           `metrics`: estimates by name; `outcomes`: 0 or 1 a pair by name.
         """
-        outcomes = self.preferences(params)
-        metrics = self.bits_per_byte(params) | self.losses(params)
+        score = functools.partial(self._score, config, params)
+        outcomes = self.preferences(score)
+        metrics = self.bits_per_byte(score) | self.losses(score)
         metrics |= {name: statistics.share(values) for name, values in outcomes.items()}
         return {
             "metrics": {name: value.to_json() for name, value in metrics.items()},
             "outcomes": outcomes,
         }
 
-    def bits_per_byte(self, params: Any) -> dict[str, Estimate]:
+    def bits_per_byte(self, score: Score) -> dict[str, Estimate]:
         """-log2 p of the text per byte of UTF-8, by class; comparable over tokenizers.
 
         Rows are scored by themselves, so a document's context starts anew every
@@ -75,7 +79,7 @@ class Measures:
         """
         found = {}
         for name, texts in self.texts.items():
-            scores = self._score(params, [row for text in texts for row in text.rows])
+            scores = score([row for text in texts for row in text.rows])
             ends = np.cumsum([len(text.rows) for text in texts])
             sums = [part.sum() for part in np.split(scores, ends[:-1])]
             num_bytes = [text.num_bytes for text in texts]
@@ -84,37 +88,36 @@ class Measures:
             )
         return found
 
-    def losses(self, params: Any) -> dict[str, Estimate]:
+    def losses(self, score: Score) -> dict[str, Estimate]:
         """Mean negative log-likelihood, in nats, of a trained token, by set."""
         found = {}
         for name, rows in self.demonstrations.items():
-            scores = self._score(params, rows)
+            scores = score(rows)
             found[f"{name}_loss"] = ratio(-scores, [sum(mask) for _, mask in rows])
         return found
 
-    def preferences(self, params: Any) -> dict[str, list[int]]:
+    def preferences(self, score: Score) -> dict[str, list[int]]:
         """Whether chosen is strictly more likely than rejected: by sum, and by mean.
 
         DPO and RPO raise the sum of the token log-probs, which also favours the
         shorter response; the mean over tokens does not.
         """
-        scores = self._score(params, [row for pair in self.pairs for row in pair])
+        scores = score([row for pair in self.pairs for row in pair])
         counts = np.array([sum(row[1]) for pair in self.pairs for row in pair])
         found = {}
         for name, values in ((SUM, scores), (MEAN, scores / counts)):
             found[name] = [int(v) for v in values[0::2] > values[1::2]]
         return found
 
-    def _score(self, params: Any, rows: Sequence[packing.TokenSequence]) -> np.ndarray:
-        scores = scoring.score_log_probs(
-            self.config,
-            params,
-            rows,
-            mesh=self.mesh,
-            rows=self.rows,
-            length=self.length,
+    def _score(
+        self, config: ModelConfig, params: Any, rows: Sequence[TokenSequence]
+    ) -> np.ndarray:
+        buckets = scoring.choose_buckets(self.mesh, self.length)
+        arrays = [(np.asarray(ids), np.asarray(mask, bool)) for ids, mask in rows]
+        found = scoring.begin_log_probs(
+            config, params, arrays, mesh=self.mesh, buckets=buckets
         )
-        return scores.astype(np.float64)
+        return found.result().astype(np.float64)
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
@@ -153,7 +156,7 @@ def texts(
       length: most tokens of a row, the BOS before each of them included.
       num_bytes: shared out evenly; short documents leave theirs unused.
     """
-    documents = material.spread(documents, MAX_DOCUMENTS)
+    documents = spread(documents, MAX_DOCUMENTS)
     most = max(1, num_bytes // len(documents))
     found = []
     for document in documents:
@@ -169,39 +172,43 @@ def texts(
     return found
 
 
-def encoded_pairs(
-    tokenizer: Tokenizer, pairs: Sequence[PreferencePair]
-) -> list[tuple[packing.TokenSequence, packing.TokenSequence]]:
-    """(tokens, loss_mask) of the chosen and of the rejected responses."""
-    encode = examples.TEMPLATE.encode_response
+def reward_scorer(model: LoadedModel, length: int) -> Scorer:
+    """Makes the scorer of a reward model for rows of at most so many tokens."""
+    return Scorer(model, ScorerSettings(REWARDS, max_length=length))
+
+
+def rewarded(
+    scorer: Scorer, pairs: Sequence[PreferencePair]
+) -> list[tuple[PreferencePair, np.ndarray]]:
+    """Computes the rewards [2] of the responses of the pairs that are short enough."""
+    found = []
+    for pair in pairs:
+        sides = [
+            scorer.encode(pair.prompt.with_response(text))
+            for text in (pair.chosen, pair.rejected)
+        ]
+        if max(len(tokens) for tokens, _ in sides) <= scorer.settings.max_length:
+            found.append((pair, sides))
+    values = scorer.begin([side for _, sides in found for side in sides]).result()
     return [
-        (
-            encode(tokenizer, pair.prompt, pair.chosen),
-            encode(tokenizer, pair.prompt, pair.rejected),
-        )
-        for pair in pairs
+        (pair, values[2 * index : 2 * index + 2, 0])
+        for index, (pair, _) in enumerate(found)
     ]
-
-
-def rewards(scorer: RewardScorer, pairs: Sequence[PreferencePair]) -> np.ndarray:
-    """float32 [N, 2]: rewards of the chosen and of the rejected responses."""
-    conversations = [
-        pair.prompt.with_response(text)
-        for pair in pairs
-        for text in (pair.chosen, pair.rejected)
-    ]
-    return scorer.attributes(conversations)[:, 0].reshape(-1, 2)
 
 
 def reward_accuracy(
-    scorer: RewardScorer, sets: Mapping[str, Sequence[PreferencePair]]
+    scorer: Scorer, sets: Mapping[str, Sequence[PreferencePair]]
 ) -> dict[str, dict[str, Any]]:
-    """The share of pairs whose chosen response has strictly the higher reward.
+    """Computes the share of pairs whose chosen response has strictly more reward.
 
     Returns:
       Estimates by set, and of `all` of them; sets without pairs are left out.
     """
-    found = {name: rewards(scorer, pairs) for name, pairs in sets.items() if pairs}
+    found = {
+        name: np.array([values for _, values in rewarded(scorer, pairs)])
+        for name, pairs in sets.items()
+        if pairs
+    }
     found = {"all": np.concatenate(list(found.values())), **found}
     return {
         name: statistics.pairwise_accuracy(values[:, 0], values[:, 1]).to_json()

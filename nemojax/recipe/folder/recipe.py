@@ -1,7 +1,8 @@
-"""The whole recipe on real data files, stage by stage, each resumable.
+"""The whole recipe on a data folder, stage by stage, each resumable.
 
-tokenizer, pretraining on the 70/15/15 blend, Bradley-Terry reward model, code SFT,
-general SFT, DPO, RPO rounds. Every policy is measured on the same held-out rows.
+tokenizer, tokenized text, pretraining on the 70/15/15 blend, Bradley-Terry reward
+model, code SFT, general SFT, DPO, RPO rounds. Every policy is measured on the same held-out
+rows, and every stage leaves a model folder, `STAGE/model`.
 """
 
 import dataclasses
@@ -11,25 +12,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.sharding import Mesh
+import numpy as np
 
+from nemojax.data.pretraining import blends, corpus, token_corpus
+from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.data.records import PreferencePair
+from nemojax.data.text import tokenizer as tokenizers
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.interop import loading
+from nemojax.interop.loading import LoadedModel
 from nemojax.io import workdir as workdirs
+from nemojax.io.files import DataError
 from nemojax.io.workdir import StageOutput, Workdir
 from nemojax.models import forward
-from nemojax.models.config import ModelConfig
-from nemojax.parallel import fingerprint
-from nemojax.recipe.folder import examples, measures, pretraining
-from nemojax.recipe.folder.material import Material
+from nemojax.recipe.align import examples
+from nemojax.recipe.align import run as align
+from nemojax.recipe.align.examples import Examples
+from nemojax.recipe.folder import measures
+from nemojax.recipe.folder.material import Material, Split, spread
 from nemojax.recipe.folder.settings import Settings
-from nemojax.recipe.miniature.policy import RewardScorer
-from nemojax.recipe.miniature.trainer import History, Phase, Trainer
-from nemojax.training import checkpoints
-from nemojax.training.objectives import PreferenceConfig
+from nemojax.recipe.pretrain import pretraining
+from nemojax.recipe.pretrain import run as pretrain
+from nemojax.training.stage import Options
 
-PARAMS = "params"
+MODEL, TOKENIZER, TOKENS = "model", "tokenizer.model", "tokens"
+SFT_SETS = ("code_sft", "general_sft")
 CURVE_POINTS = 200
 
 
@@ -38,45 +46,39 @@ class Recipe:
     """Runs the stages in a work folder.
 
     Attributes:
-      settings: every number.
-      material: the rows.
-      workdir: where the stages live.
-      mesh: where the model runs.
-      tell: called with the name and the result of each stage.
+      settings: Every number.
+      data: The data folder.
+      material: Its rows.
+      workdir: Where the stages live.
+      options: How they are done.
+      tell: Called with each stage when it is finished.
     """
 
     settings: Settings
+    data: Path
     material: Material
     workdir: Workdir
-    mesh: Mesh
+    options: Options
     tell: Callable[[StageOutput], None] = lambda output: None
 
     def run(self) -> dict[str, StageOutput]:
         """Runs what is not finished; returns all stages by name, in order.
 
         Raises:
-          nemojax.io.files.DataError: a stage is left without rows that fit.
+          DataError: a stage is left without rows that fit.
         """
         self.stages: dict[str, StageOutput] = {}
         self._stage("tokenizer", self._tokenizer)
+        self._stage("tokens", self._tokens)
         self._stage("pretrain", self._pretrain)
-        self._stage("reward_model", self._reward_model)
-        for name, before, phase in (
-            ("code_sft", "pretrain", self.settings.code_sft()),
-            ("general_sft", "code_sft", self.settings.general_sft()),
-        ):
-            self._stage(name, functools.partial(self._sft, name, before, phase))
-        self._stage("dpo", self._dpo)
-        before = "dpo"
-        for name in self.rpo_names:
-            self._stage(name, functools.partial(self._rpo, name, before))
-            before = name
+        before = {"reward_model": "pretrain", "code_sft": "pretrain"}
+        last = "pretrain"
+        for name in self.settings.stages():
+            start = before.get(name, last)
+            make = self._reward_model if name == "reward_model" else self._policy
+            self._stage(name, functools.partial(make, name, start))
+            last = start if name == "reward_model" else name
         return self.stages
-
-    @property
-    def rpo_names(self) -> list[str]:
-        """The stages of the RPO rounds."""
-        return [f"rpo_{i + 1}" for i in range(self.settings.rpo_rounds)]
 
     def _stage(self, name: str, run: Callable[[Path], dict[str, Any]]) -> None:
         with workdirs.in_stage(name):
@@ -87,206 +89,218 @@ class Recipe:
 
     @property
     def _stage_bytes(self) -> int:
-        """Of the disk, for one stage: parameters, and two checkpoints of the state."""
+        """Bytes of the disk for a stage: a model and two checkpoints of the state."""
         config = self.settings.model(self.settings.vocab_size)
-        init = functools.partial(forward.init, config)
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        return 4 * forward.param_count(shapes) * (1 + 2 * 3)
+        return 4 * forward.param_count(forward.shapes(config)) * (1 + 2 * 3)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The trained tokenizer."""
-        return Tokenizer.load(self.stages["tokenizer"].directory / "tokenizer.model")
+        return Tokenizer.load(self.stages["tokenizer"].directory / TOKENIZER)
 
-    @functools.cached_property
-    def config(self) -> ModelConfig:
-        """The model's sizes."""
-        return self.settings.model(self.tokenizer.vocab_size)
-
-    @functools.cached_property
-    def trainer(self) -> Trainer:
-        """Trains this recipe's model."""
-        return Trainer(
-            self.config,
-            self.tokenizer,
-            examples.TEMPLATE,
-            self.mesh,
-            self.settings.seed,
-        )
-
-    @functools.cached_property
-    def fitted(self) -> examples.Fitted:
-        """The rows that fit the context."""
-        return examples.fit(self.settings, self.material, self.tokenizer)
+    def load(self, stage: str) -> LoadedModel:
+        """Reads the model that a stage left."""
+        folder = self.stages[stage].directory / MODEL
+        return loading.load(folder, self.options.layout.mesh, name=stage)
 
     @functools.cached_property
     def measures(self) -> measures.Measures:
         """What every policy is measured on."""
-        settings = self.settings
+        settings, material = self.settings, self.material
         texts = {
             name: measures.texts(
                 self.tokenizer, documents, settings.length, settings.validation_bytes
             )
-            for name, documents in self.material.validation.items()
+            for name, documents in material.validation.items()
         }
-        pairs = self.fitted.held_out_pairs["preferences"]
+        rows = {
+            name: self._encoded(name, getattr(material, name).held_out, "held out")
+            for name in SFT_SETS
+        }
         return measures.Measures(
-            self.config,
-            self.mesh,
-            settings.rows,
+            self.options.layout.mesh,
             settings.length,
             texts,
-            self.fitted.held_out,
-            measures.encoded_pairs(self.tokenizer, pairs),
+            {
+                name: [
+                    group[0] for group in spread(found.groups, settings.held_out_rows)
+                ]
+                for name, found in rows.items()
+            },
+            spread(self._held_out_pairs["preferences"].groups, settings.held_out_pairs),
         )
 
-    def _init(self, num_attributes: int) -> Callable[[jax.Array], Any]:
-        return functools.partial(
-            forward.init, self.config, num_attributes=num_attributes
-        )
+    @functools.cached_property
+    def _held_out_pairs(self) -> dict[str, Examples]:
+        found = {}
+        for name in ("preferences", "reward_pairs"):
+            pairs = getattr(self.material, name).held_out
+            if pairs:
+                found[name] = self._pairs(pairs, f"{name}, held out")
+        return found
 
-    def _fresh(self, num_attributes: int = 0) -> Any:
-        key = jax.random.key(self.settings.seed)
-        return jax.jit(self._init(num_attributes))(key)
-
-    def params(self, stage: str) -> Any:
-        """The parameters that a stage left."""
-        init = self._init(1 if stage == "reward_model" else 0)
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        return checkpoints.load_params(self.stages[stage].directory / PARAMS, shapes)
-
-    def _tokenizer(self, directory: Path) -> dict[str, Any]:
-        tokenizer = examples.train_tokenizer(self.settings, self.material)
-        tokenizer.save(directory / "tokenizer.model")
-        return {
-            "vocab_size": tokenizer.vocab_size,
-            "fingerprint": tokenizer.fingerprint,
-        }
-
-    def _pretrain(self, directory: Path) -> dict[str, Any]:
-        """Next-token training, with the validation text measured along the way."""
-        rows, counts = examples.pretraining_rows(
-            self.settings, self.material, self.tokenizer
-        )
-        fresh = self._fresh()
-        untrained = self.measures.policy(fresh)
-        params, history = pretraining.pretrain(
-            self.trainer,
-            fresh,
+    def _encoded(self, name: str, rows: Sequence[Any], kind: str) -> Examples:
+        return examples.of_records(
             rows,
-            self.settings.pretrain(),
-            directory,
-            self.measures.bits_per_byte,
-            self.settings.validations,
-        )
-        return {
-            "untrained": untrained["metrics"],
-            "validation": pretraining.validation(history),
-            **self._trained(directory, params, history, counts),
-        }
-
-    def _reward_model(self, directory: Path) -> dict[str, Any]:
-        """A Bradley-Terry head on the pretrained trunk, both trained."""
-        pairs = [pair for rows in self.fitted.pairs.values() for pair in rows]
-        counts = self.fitted.counts["reward_pairs"]
-        counts = counts | {"from_preferences": len(self.fitted.pairs["preferences"])}
-        head = self._fresh(num_attributes=1)["reward_head"]
-        params, history = self.trainer.bradley_terry(
-            {**self.params("pretrain"), "reward_head": head},
-            pairs,
-            self.settings.reward(),
-            directory,
-        )
-        accuracy = measures.reward_accuracy(
-            self._scorer(params), self.fitted.held_out_pairs
-        )
-        self._save(directory, params)
-        return {
-            "metrics": {"reward_accuracy": accuracy["all"]},
-            "accuracy": accuracy,
-            "history": _curve(history),
-            "steps": len(history),
-            "counts": counts,
-        }
-
-    def _scorer(self, params: Any) -> RewardScorer:
-        return RewardScorer(
-            self.config,
-            params,
-            self.mesh,
-            self.tokenizer,
-            examples.TEMPLATE,
-            rows=self.settings.rows,
+            examples.demonstrations(self.tokenizer, NEMOTRON),
+            name=f"{name.replace('_', ' ')}, {kind}",
             length=self.settings.length,
         )
 
-    def _sft(
-        self, name: str, start: str, phase: Phase, directory: Path
-    ) -> dict[str, Any]:
-        params, history = self.trainer.sft(
-            self.params(start), self.fitted.demonstrations[name], phase, directory
+    def _pairs(self, pairs: Sequence[PreferencePair], name: str) -> Examples:
+        return examples.of_records(
+            pairs,
+            examples.preferences(self.tokenizer, NEMOTRON),
+            name=name,
+            length=self.settings.length,
+            values=3,
         )
-        return self._trained(directory, params, history, self.fitted.counts[name])
 
-    def _dpo(self, directory: Path) -> dict[str, Any]:
-        pairs = self.fitted.pairs["preferences"]
-        phase, loss = self.settings.dpo()
-        return self._prefer(directory, "general_sft", pairs, phase, loss)
+    def _tokenizer(self, directory: Path) -> dict[str, Any]:
+        """Trains SentencePiece BPE on a sample of the pretraining blend."""
+        seeds = np.random.SeedSequence([self.settings.seed, *b"tokenizer"])
+        sample = corpus.sample_blend(
+            self.material.documents, corpus.BLEND, np.random.default_rng(seeds),
+            self.settings.tokenizer_bytes,
+        )  # fmt: skip
+        texts = (document.text for document in sample)
+        try:
+            found = tokenizers.train(texts, vocab_size=self.settings.vocab_size)
+        except ValueError as error:
+            raise DataError(f"pretrain/: {error}; add more text.") from error
+        found.save(directory / TOKENIZER)
+        return {"vocab_size": found.vocab_size, "fingerprint": found.fingerprint}
 
-    def _rpo(self, name: str, before: str, directory: Path) -> dict[str, Any]:
-        """RPO on the same pairs, with the rewards that the reward model gives them.
+    def _tokens(self, directory: Path) -> dict[str, Any]:
+        out = directory / TOKENS
+        todo = token_corpus.jobs(self.data, out)
+        share = self.settings.max_malformed_share
+        index = token_corpus.tokenize(todo, self.tokenizer, out, max_bad_fraction=share)
+        return {"totals": index["totals"]}
+
+    def _pretrain(self, directory: Path) -> dict[str, Any]:
+        """Trains on the blend; the validation text is measured along the way."""
+        text = TokenCorpus(self.stages["tokens"].directory / TOKENS)
+        settings = self.settings.pretrain(self.tokenizer.vocab_size)
+        source = pretraining.open_samples(settings, text, [blends.NEMOTRON])
+        params = pretraining.fresh(settings, self.options.layout)
+        untrained = self.measures.policy(settings.config, params)
+        trained = pretrain.train(
+            settings, text, source, params, directory, self.options
+        )
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        return {
+            "untrained": untrained["metrics"],
+            "validation": measured_rows(trained.history),
+            **self.measures.policy(settings.config, trained.params),
+            "history": curve(trained.history),
+            "steps": len(trained.history),
+            "counts": source.counts(settings.schedule.samples),
+            "parameters": forward.param_count(trained.params),
+        }
+
+    def _reward_model(self, name: str, start: str, directory: Path) -> dict[str, Any]:
+        """Trains a Bradley-Terry head and its trunk on all pairs."""
+        pairs = [
+            pair
+            for kind in ("preferences", "reward_pairs")
+            for pair in getattr(self.material, kind).train
+        ]
+        train = examples.of_records(
+            spread(pairs, self.settings.max_pairs),
+            examples.compared(self.tokenizer, NEMOTRON),
+            name="reward pairs",
+            length=self.settings.length,
+            values=1,
+        )
+        found = align.train_model(
+            name, self.settings.stages()[name], self.load(start), train, None,
+            directory, self.options,
+        )  # fmt: skip
+        scorer = measures.reward_scorer(
+            loading.load(directory / MODEL, self.options.layout.mesh),
+            self.settings.length,
+        )
+        held = {
+            kind: getattr(self.material, kind).held_out
+            for kind in ("preferences", "reward_pairs")
+        }
+        accuracy = measures.reward_accuracy(scorer, held)
+        return found | {
+            "metrics": {"reward_accuracy": accuracy["all"]},
+            "accuracy": accuracy,
+            "history": curve(align.history(directory)),
+        }
+
+    def _policy(self, name: str, start: str, directory: Path) -> dict[str, Any]:
+        """Trains and measures one of the policies."""
+        split, train = self._examples(name)
+        model = self.load(start)
+        found = align.train_model(
+            name, self.settings.stages()[name], model, train, None, directory,
+            self.options,
+        )  # fmt: skip
+        params = loading.load(directory / MODEL, self.options.layout.mesh).params
+        counts = {"left out by the recipe": split.left_out, **train.counts}
+        return found | {
+            **self.measures.policy(model.config, params),
+            "counts": counts,
+            "history": curve(align.history(directory)),
+            "steps": found["final"]["step"],
+            "parameters": forward.param_count(params),
+            "parameters_sha256": found["final"]["parameters_sha256"],
+        }
+
+    def _examples(self, name: str) -> tuple[Split, Examples]:
+        if name in SFT_SETS:
+            split = getattr(self.material, name)
+            train = self._encoded(name, split.train, "training")
+            if name == "general_sft":
+                code = self._encoded(
+                    "code_sft", self.material.code_sft.train, "training"
+                )
+                share = self.settings.code_share
+                train = train.with_share(code, share, self.settings.seed)
+            return split, train
+        split = self.material.preferences
+        pairs = spread(split.train, self.settings.max_pairs)
+        if name.startswith("rpo"):
+            pairs = self._rewarded(pairs)
+        return split, self._pairs(pairs, "preference pairs")
+
+    def _rewarded(self, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+        """Gives pairs the rewards of the reward model, where it takes their length.
 
         It was trained on these pairs, so it is surer of them than of new ones.
         """
-        pairs = self.fitted.pairs["preferences"]
-        rewards = measures.rewards(self._scorer(self.params("reward_model")), pairs)
-        pairs = [
+        model, length = self.load("reward_model"), self.settings.length
+        return [
             dataclasses.replace(
                 pair, chosen_reward=float(chosen), rejected_reward=float(rejected)
             )
-            for pair, (chosen, rejected) in zip(pairs, rewards, strict=True)
+            for pair, (chosen, rejected) in measures.rewarded(
+                measures.reward_scorer(model, length), pairs
+            )
         ]
-        phase, loss = self.settings.rpo(name.replace("_", " ").upper())
-        return self._prefer(directory, before, pairs, phase, loss)
-
-    def _prefer(
-        self,
-        directory: Path,
-        start: str,
-        pairs: Sequence[PreferencePair],
-        phase: Phase,
-        loss: PreferenceConfig,
-    ) -> dict[str, Any]:
-        params, history = self.trainer.prefer(
-            self.params(start), pairs, loss, phase, directory
-        )
-        counts = self.fitted.counts["preferences"]
-        return self._trained(directory, params, history, counts)
-
-    def _trained(
-        self, directory: Path, params: Any, history: History, counts: dict[str, int]
-    ) -> dict[str, Any]:
-        measured = self.measures.policy(params)
-        self._save(directory, params)
-        return {
-            **measured,
-            "history": _curve(history),
-            "steps": len(history),
-            "counts": counts,
-            "parameters": forward.param_count(params),
-            "parameters_sha256": fingerprint.parameters_sha256(params),
-        }
-
-    def _save(self, directory: Path, params: Any) -> None:
-        """Saves what later stages read; what a resumed attempt read goes."""
-        checkpoints.save_params(directory / PARAMS, params)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
 
-def _curve(history: History) -> list[dict[str, float]]:
-    """A loss curve of at most about `CURVE_POINTS` points."""
+def curve(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Thins out a loss curve to at most about `CURVE_POINTS` points."""
     stride = max(1, len(history) // CURVE_POINTS)
     return [
         {"step": row["step"], "loss": float(f"{row['loss']:.5g}")}
         for row in history[::stride]
     ]
+
+
+def measured_rows(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Returns the steps at which validation text was measured, with the values."""
+    return [
+        {"step": row["step"]}
+        | {name: value for name, value in row.items() if name.startswith(_BITS)}
+        for row in history
+        if any(name.startswith(_BITS) for name in row)
+    ]
+
+
+_BITS = pretraining.BITS

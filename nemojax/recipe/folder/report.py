@@ -200,8 +200,7 @@ def page(report: Mapping[str, Any]) -> str:
     counts = {row["name"]: row["counts"] for row in report["stages"] if "counts" in row}
     text = (
         "What became of the rows of each stage. Rows longer than the context, over the "
-        "cap of a file, or with a prompt that is held out elsewhere are left out; long "
-        "dialogues of preference pairs lose their oldest turns (shortened)."
+        "cap of a file, or with a prompt that is held out elsewhere are left out."
     )
     sections = (
         _stages(report),

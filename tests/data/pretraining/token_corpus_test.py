@@ -115,14 +115,6 @@ def test_held_out_text_is_that_of_the_dev_files_or_a_share(tokens):
     assert totals["code training"]["documents"] + held_out == 24
 
 
-def test_the_share_of_a_split_is_the_one_asked_for_and_the_text_decides():
-    texts = [f"text {n}" for n in range(4000)]
-    sides = [token_files.split_of(text, 0.1) for text in texts]
-    assert 0.08 < sides.count("validation") / 4000 < 0.12
-    assert sides == [token_files.split_of(text, 0.1) for text in texts]
-    assert {token_files.split_of(text, 0.0) for text in texts} == {"training"}
-
-
 def test_a_killed_run_goes_on_and_makes_the_same(data, tokens, model, tmp_path):
     """SIGKILL when the third file is begun, in a process of its own."""
     model.save(tmp_path / "tokenizer.model")

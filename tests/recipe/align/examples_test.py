@@ -143,7 +143,7 @@ def test_replayed_rows_are_the_share_of_all(tmp_path, model):
 
 def test_a_prompt_is_on_one_side_of_the_split(tmp_path, model):
     found = toy.read(tmp_path / "rows.jsonl", REGRESSION, model, 200)
-    train, held = examples.split(found, 0.2, seed=0)
+    train, held = examples.split(found, 0.2)
     assert len(train) + len(held) == 200 and len(held) > 20
     assert not set(train.prompts) & set(held.prompts)
     assert train.counts["examples"] == len(train)

@@ -5,6 +5,7 @@ import json
 import random
 from typing import Any
 
+from nemojax.parallel import layout
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import examples
 from nemojax.recipe.align.settings import (
@@ -24,8 +25,7 @@ ADAM = OptimizerConfig()
 DPO = PreferenceConfig("dpo", beta=0.5, sft_weight=0.01)
 RPO = PreferenceConfig("rpo", beta=0.5, sft_weight=0.01)
 LENGTH = 64
-# All rows at once, nothing computed again: quick for a small model.
-WHOLE = LayoutSpec(rows=0, zero=0, remat="none")
+WHOLE = LayoutSpec(**layout.WHOLE)
 
 
 def settings(objective, **changes):

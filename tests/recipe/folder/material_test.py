@@ -2,6 +2,7 @@
 
 import pytest
 
+from nemojax.data.held_out import is_held_out
 from nemojax.data.records import Conversation, Message
 from nemojax.io.files import DataError
 from nemojax.recipe.folder import material as reading
@@ -58,15 +59,15 @@ def test_split_depends_on_the_first_turn_alone():
         )
     )
     shares = [i / 50 for i in range(51)]
-    sides = [reading.is_held_out(one, share) for share in shares]
-    assert sides == [reading.is_held_out(other, share) for share in shares]
+    sides = [is_held_out(one.opening, share) for share in shares]
+    assert sides == [is_held_out(other.opening, share) for share in shares]
     assert sides == sorted(sides)  # a smaller share is a part of a larger one
     assert (sides[0], sides[-1]) == (False, True)
 
 
 def test_held_out_share_is_about_the_share_asked_for():
     rows = [Conversation.of(f"question {i}") for i in range(4000)]
-    found = sum(reading.is_held_out(row, 0.25) for row in rows)
+    found = sum(is_held_out(row.opening, 0.25) for row in rows)
     assert 900 < found < 1100
 
 

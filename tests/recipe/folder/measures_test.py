@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from nemojax.data.pretraining.corpus import Document
+from nemojax.data.text import tokenizer as tokenizers
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
-from nemojax.recipe.folder import examples, material, measures
+from nemojax.recipe.folder import measures
 from tests.recipe.folder import real_folder
 
 SETTINGS = real_folder.settings()
@@ -18,7 +19,9 @@ SETTINGS = real_folder.settings()
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = real_folder.write(tmp_path_factory.mktemp("data"))
-    return examples.train_tokenizer(SETTINGS, material.read(folder, SETTINGS))
+    texts = [path.read_bytes() for path in sorted(folder.rglob("dev-*"))]
+    lines = [line for text in texts for line in text.decode().splitlines()]
+    return tokenizers.train(lines * 20, vocab_size=384)
 
 
 def document(text: str) -> Document:
@@ -58,9 +61,9 @@ def test_uniform_model_has_the_measures_that_follow(tokenizer):
     row = ([2, 30, 31, 32], [0, 0, 1, 1])
     short, long = ([2, 30, 31], [0, 1, 1]), ([2, 30, 31, 32], [0, 1, 1, 1])
     found = measures.Measures(
-        config, meshes.make_mesh(), 2, 20, {"code": text}, {"a": [row, row]},
+        meshes.make_mesh(), 20, {"code": text}, {"a": [row, row]},
         [(short, long), (long, short)],
-    ).policy(params)  # fmt: skip
+    ).policy(config, params)  # fmt: skip
     bits = len(tokenizer.encode("The lamp.")) * nats / math.log(2)
     metrics = found["metrics"]
     assert metrics["bits_per_byte_code"]["value"] == pytest.approx(bits / 9, rel=1e-5)

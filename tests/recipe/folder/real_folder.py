@@ -59,8 +59,7 @@ def settings(**changes: Any) -> Settings:
         "d_model": 32,
         "num_layers": 1,
         "length": 96,
-        "long_pair": 96,
-        "rows": 2,
+        "batch": 4,
         "pretrain_tokens": 96 * 2 * 12,
         "validations": 3,
         "validation_bytes": 400,
@@ -117,7 +116,7 @@ def _sum(i: int) -> dict[str, Any]:
 def _hh(i: int) -> dict[str, Any]:
     noun = NOUNS[i % len(NOUNS)]
     opening = f"\n\nHuman: May I break {noun} {i}?"
-    if i % 4 == 0:  # a dialogue whose oldest turns have to go
+    if i % 4 == 0:  # too long
         opening += f"\n\nAssistant: {LONG}\n\nHuman: So may I?"
     return {
         "chosen": f"{opening}\n\nAssistant: No, please leave it alone.",

@@ -16,21 +16,21 @@ def test_configuration_is_json_and_holds_every_setting():
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Settings)])
 def test_every_setting_changes_the_configuration(field):
-    changed = dataclasses.replace(Settings(), **{field: 64})
+    changed = dataclasses.replace(Settings(), **{field: 65})
     assert changed.configuration() != Settings().configuration()
 
 
 def test_report_s_ranges_are_kept():
     """DPO: beta in [3e-4, 3e-3]; RPO: in [1e-3, 1], eta 1; SFT weights 1e-5 to 1e-3."""
-    _, dpo = Settings().dpo()
-    _, rpo = Settings().rpo("RPO 1")
+    stages = Settings().stages()
+    dpo, rpo = stages["dpo"].preference, stages["rpo_1"].preference
     assert 3e-4 <= dpo.beta <= 3e-3 and 1e-5 <= dpo.sft_weight <= 1e-3
     assert 1e-3 <= rpo.beta <= 1 and rpo.eta == 1
 
 
-def test_rows_divide_over_two_devices_and_avoid_slow_lengths():
+def test_batches_divide_over_two_devices_and_rows_avoid_slow_lengths():
     for settings in (Settings(), quick()):
-        assert settings.rows % 2 == 0
+        assert settings.pretrain(4096).schedule.batch % 2 == 0
         assert settings.length % 128 != 0
 
 

@@ -21,6 +21,7 @@ from nemojax.interop import model_folder
 from nemojax.io.quarantine import DataError
 from nemojax.io.workdir import WorkdirError
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import layout
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
@@ -35,7 +36,7 @@ from tests.data.pretraining.token_corpus_test import TEXTS, write_text
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 # All rows at once, nothing computed again: quick for a small model.
-WHOLE = LayoutSpec(rows=0, zero=0, remat="none")
+WHOLE = LayoutSpec(**layout.WHOLE)
 EVEN = {name: ClassBlend(1.0) for name in TEXTS}
 
 
