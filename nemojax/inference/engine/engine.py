@@ -22,7 +22,7 @@ from nemojax.inference.engine.outputs import (
     token_scores,
 )
 from nemojax.inference.engine.paged_state import PromptLogProbs, StepOutput, TopTokens
-from nemojax.inference.engine.sampling import Sampling
+from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
 from nemojax.inference.engine.scheduler import Prefill, Request, Scheduler
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
@@ -96,7 +96,8 @@ class Engine:
         """
         data = model.mesh.shape["data"]
         config = config or configs.serving(32 * data, 4096, data=data)
-        return cls(model.config, model.params, model.mesh, config, model.stop_ids)
+        stop_ids = model.stop_ids[:MAX_STOP_IDS]
+        return cls(model.config, model.params, model.mesh, config, stop_ids)
 
     @property
     def busy(self) -> bool:
@@ -113,7 +114,9 @@ class Engine:
         """Tokens that a prompt and its output may have together."""
         return self.config.room
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, n: int = 1):
+    def submit(
+        self, prompt: Sequence[int], sampling: Sampling, n: int = 1
+    ) -> list[int]:
         """Takes a prompt of which n outputs are wanted; returns their numbers.
 
         Output i is that of a request of its own with `seed + i`. The log-probs of the

@@ -216,7 +216,6 @@ class Recipe:
             self.mesh,
             self.tokenizer,
             examples.TEMPLATE,
-            rows=self.settings.rows,
             length=self.settings.length,
         )
 
