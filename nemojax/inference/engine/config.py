@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from nemojax.errors import UserError
+
 _BLOCK = 16
 
 
@@ -73,15 +75,15 @@ class EngineConfig:
           data: shards of the mesh's axis `data`.
 
         Raises:
-          ValueError: slots that `data` does not divide, or a tile of broken blocks.
+          UserError: slots that `data` does not divide, or a tile of broken blocks.
         """
         for name in ("slots", "prefill_slots"):
             if getattr(self, name) % data:
-                raise ValueError(
+                raise UserError(
                     f"{name}={getattr(self, name)} does not divide over data={data}"
                 )
         if self.tile % self.block_size:
-            raise ValueError(
+            raise UserError(
                 f"tile={self.tile} is no multiple of block_size={self.block_size}"
             )
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from nemojax.errors import UserError
 from nemojax.inference.engine import config as configs
 from nemojax.inference.engine import paged
 from nemojax.inference.engine.config import EngineConfig
@@ -69,7 +70,7 @@ class Engine:
           stop_ids: tokens that end every output.
 
         Raises:
-          ValueError: shapes that the mesh does not divide.
+          UserError: shapes that the mesh does not divide.
         """
         self.config, self._stop_ids = engine_config, tuple(stop_ids)
         self._vocab_size = config.vocab_size
@@ -92,7 +93,7 @@ class Engine:
           config: static shapes; default: 32 slots of 4,096 tokens.
 
         Raises:
-          ValueError: shapes that the mesh does not divide.
+          UserError: shapes that the mesh does not divide.
         """
         data = model.mesh.shape["data"]
         config = config or configs.serving(32 * data, 4096, data=data)
@@ -123,7 +124,7 @@ class Engine:
         prompt come with the first output.
 
         Raises:
-          ValueError: see `check`.
+          UserError: see `check`.
         """
         self.check(prompt, sampling)
         leader: Request | None = None
@@ -155,19 +156,19 @@ class Engine:
         """Checks a request; any thread may call it.
 
         Raises:
-          ValueError: a prompt without tokens, with tokens that the model does not have,
+          UserError: a prompt without tokens, with tokens that the model does not have,
             or that leaves too little room.
         """
         if not prompt:
-            raise ValueError("the prompt has no tokens")
+            raise UserError("the prompt has no tokens")
         bad = next((t for t in (min(prompt), max(prompt)) if not self._knows(t)), None)
         if bad is not None:
-            raise ValueError(
+            raise UserError(
                 f"the prompt has the token id {bad}; the model has 0 to "
                 f"{self._vocab_size - 1}"
             )
         if len(prompt) + sampling.max_tokens > self.room:
-            raise ValueError(
+            raise UserError(
                 f"the prompt has {len(prompt)} tokens and the answer may have "
                 f"{sampling.max_tokens}: together at most {self.room}"
             )
@@ -195,7 +196,7 @@ class Engine:
           sampling: for all prompts, or one for each.
 
         Raises:
-          ValueError: see `check`; the message names the prompt's index.
+          UserError: see `check`; the message names the prompt's index.
         """
         scores = [TokenScores() for _ in prompts]
         reasons = [""] * len(prompts)
@@ -222,8 +223,8 @@ class Engine:
         for index, (prompt, how) in enumerate(zip(prompts, each, strict=True)):
             try:
                 self.check(prompt, how)
-            except ValueError as error:
-                raise ValueError(f"prompt {index}: {error}") from error
+            except UserError as error:
+                raise UserError(f"prompt {index}: {error}") from error
         index_of = self._add_all(prompts, each)
         try:
             while self.busy:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nemojax.errors import UserError
 from nemojax.inference.engine import paged_steps
 from nemojax.inference.engine.config import EngineConfig
 from nemojax.inference.engine.paged_state import (
@@ -57,11 +58,11 @@ class Programs:
           engine: static shapes.
 
         Raises:
-          ValueError: a mesh with a pipeline, slots that `data` does not divide, heads
+          UserError: a mesh with a pipeline, slots that `data` does not divide, heads
             that `tensor` does not, or a tile of broken blocks.
         """
         if mesh.shape["pipe"] != 1:
-            raise ValueError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
+            raise UserError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
         engine.check(mesh.shape["data"])
         self._start = functools.partial(_start, config, engine, mesh)
         if isinstance(params["layers"], dict):

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from nemojax.errors import UserError
+
 # Stop tokens of a request; more are refused.
 MAX_STOP_IDS = 8
 # Likeliest tokens that can be reported beside the one that was chosen.
@@ -53,7 +55,7 @@ class Sampling:
     prompt_log_probs: bool = False
 
     def __post_init__(self):
-        """Checks the ranges; raises ValueError that names the field."""
+        """Checks the ranges; raises UserError that names the field."""
         ranges = (
             ("temperature", 0, 1e3, "0 to 1000"),
             ("top_k", 0, 2**31 - 1, "0 or more"),
@@ -67,7 +69,7 @@ class Sampling:
         for name, low, high, words in ranges:
             value = getattr(self, name)
             if not low <= (len(value) if name == "stop_ids" else value) <= high:
-                raise ValueError(f"{name} is {value}; it has to be {words}")
+                raise UserError(f"{name} is {value}; it has to be {words}")
 
 
 class Settings(NamedTuple):

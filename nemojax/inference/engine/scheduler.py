@@ -195,6 +195,7 @@ class Scheduler:
         settings = sampling.settings([None] * count)
         members = []
         for row, request in chosen:
+            assert request.slot is not None
             begin, prompt = request.prefilled, request.prompt
             _, taken = c.next_chunk(len(prompt), begin)
             part = prompt[begin : begin + taken]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nemojax.data.records import Conversation, attribute_names
+from nemojax.errors import UserError
 from nemojax.inference.scoring import scoring
 from nemojax.inference.scoring.buckets import TokenSequence
 from nemojax.interop.loading import LoadedModel
@@ -91,7 +92,7 @@ class Scorer:
         """Encodes a conversation as tokens int32 [S] and loss mask bool [S].
 
         Raises:
-          ValueError: the conversation does not end with an answer to a prompt, or the
+          UserError: the conversation does not end with an answer to a prompt, or the
             log-prob of an answer with a label is asked for.
         """
         template, tokenizer = self.model.template, self.model.tokenizer
@@ -102,7 +103,7 @@ class Scorer:
         else:
             prompt, response = conversation.prompt, conversation.last_response
             if conversation.messages[-1].label:
-                raise ValueError("log-prob of a response to a label")
+                raise UserError("log-prob of a response to a label")
             tokens, mask = template.encode_response(tokenizer, prompt, response)
         return np.array(tokens, np.int32), np.array(mask, bool)
 
@@ -122,7 +123,7 @@ class Scorer:
         """Scores conversations; waits for the values, float32 [N] or [N, K].
 
         Raises:
-          ValueError: see `encode`, or more than `max_length` tokens; the message names
+          UserError: see `encode`, or more than `max_length` tokens; the message names
             the index.
         """
         sequences = []
@@ -130,7 +131,7 @@ class Scorer:
             try:
                 sequences.append(self.encode(conversation))
             except ValueError as error:
-                raise ValueError(f"conversation {index}: {error}") from error
+                raise UserError(f"conversation {index}: {error}") from error
         return self.begin(sequences).result()
 
     def score(self, values: Any, mask: np.ndarray) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def open_model(
     model compiles each length of its batches when it is first met.
 
     Raises:
-      ValueError: shapes that the mesh does not divide.
+      UserError: shapes that the mesh does not divide.
       DataError: a reward model without a chat template that fits it.
     """
     metrics = Metrics()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Sequence
 
 from nemojax.data.records import Conversation, Message
+from nemojax.errors import UserError
 from nemojax.inference.engine import config as configs
 from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.sampling import Sampling
@@ -55,7 +56,7 @@ class ChatSession:
         Text that came until the iteration is closed counts as the response.
 
         Raises:
-          ValueError: the conversation has become too long, or the text cannot be
+          UserError: the conversation has become too long, or the text cannot be
             encoded.
         """
         asked = [*self.turns, Message("user", text)]
@@ -68,7 +69,7 @@ class ChatSession:
         )
         room = self._engine.room - len(request.prompt)
         if room < 1:
-            raise ValueError(
+            raise UserError(
                 f"the talk has {len(request.prompt)} tokens and leaves no room for an "
                 f"answer: the context has {self._engine.room}"
             )

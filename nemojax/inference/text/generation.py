@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 
 from nemojax.data.records import Conversation
+from nemojax.errors import UserError
 from nemojax.inference.engine import config as configs
 from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
@@ -66,7 +67,7 @@ def generate(
       engine: of the model; default: one that is made for this call.
 
     Raises:
-      ValueError: a conversation that does not fit the template, or without one; a
+      UserError: a conversation that does not fit the template, or without one; a
         prompt that is empty or too long for the engine. Names the prompt's index.
     """
     sampling = sampling or Sampling()
@@ -76,7 +77,7 @@ def generate(
         try:
             requests.append(text_request(model, prompt, own, stops))
         except ValueError as error:
-            raise ValueError(f"prompt {index}: {error}") from error
+            raise UserError(f"prompt {index}: {error}") from error
     if not requests:
         return []
     if engine is None:
@@ -110,13 +111,13 @@ def text_request(
       stops: strings before which the output ends.
 
     Raises:
-      ValueError: it does not fit the template or cannot be encoded.
+      UserError: it does not fit the template or cannot be encoded.
     """
     if isinstance(prompt, str):
         tokens = [*model.tokenizer.prefix, *model.tokenizer.encode(prompt)]
         ids, closing = model.stop_ids, ""
     elif model.template is None:
-        raise ValueError(f"{model.name!r} has no chat template for a conversation")
+        raise UserError(f"{model.name!r} has no chat template for a conversation")
     else:
         tokens = model.template.encode_prompt(model.tokenizer, prompt)
         ids, closing = model.turn_stop_ids, model.turn_closing
@@ -133,7 +134,7 @@ def stream(
     Outputs that have not ended are cancelled when the iteration is closed.
 
     Raises:
-      ValueError: see `Engine.check`; the message names the request's index.
+      UserError: see `Engine.check`; the message names the request's index.
     """
     texts = [OutputText(model, one.stops, one.closing) for one in requests]
     ended: set[int] = set()
@@ -159,7 +160,7 @@ def complete(
     """Yields (index of the request, its whole output) as outputs end.
 
     Raises:
-      ValueError: see `stream`.
+      UserError: see `stream`.
     """
     whole = [TextDelta() for _ in requests]
     for index, delta in stream(engine, model, requests):
