@@ -21,10 +21,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
+from nemojax.inference.engine.batching import BatchingEngine
 
 from benchmarks import torch_model, train_step
 from nemojax.cli import host
-from nemojax.inference.engine.batching import BatchingEngine
 from nemojax.inference.engine.paged import Programs
 from nemojax.inference.engine.paged_state import Shapes, Turn
 from nemojax.inference.engine.sampling import Sampling, settings

@@ -1,4 +1,4 @@
-"""Talks to a checkpoint in the terminal, or completes one prompt.
+"""ChatSessions to a checkpoint in the terminal, or completes one prompt.
 
     python -m experiments.sample --model=models/mine
     python -m experiments.sample --model=models/mine --prompt="Is the sky blue?"
@@ -21,7 +21,7 @@ from absl import flags
 from nemojax.cli import command, model_flags
 from nemojax.inference.engine import paged
 from nemojax.inference.engine.sampling import Sampling
-from nemojax.inference.text.talk import Talk
+from nemojax.inference.text.chat_session import ChatSession
 from nemojax.training import metrics
 
 FLAGS = flags.FLAGS
@@ -39,7 +39,7 @@ flags.DEFINE_integer("seed", None, "repeats an answer; default: another each tim
 command.define_json()
 
 
-def say(talk: Talk, text: str) -> str:
+def say(talk: ChatSession, text: str) -> str:
     """Prints the answer as it comes, and returns it; Ctrl-C ends it."""
     answer, parts = talk.ask(text), []
     to = sys.stderr if FLAGS.json == "-" else sys.stdout
@@ -55,7 +55,7 @@ def say(talk: Talk, text: str) -> str:
     return "".join(parts)
 
 
-def converse(talk: Talk) -> None:
+def converse(talk: ChatSession) -> None:
     """Asks and answers until there is nothing more to ask."""
     while True:
         try:
@@ -71,10 +71,10 @@ def converse(talk: Talk) -> None:
             say(talk, asked)
 
 
-def begin() -> Talk:
+def begin() -> ChatSession:
     """The model that the flags name, ready to talk."""
     model = model_flags.load()
-    how = Sampling(
+    sampling = Sampling(
         temperature=FLAGS.temperature,
         top_k=FLAGS.top_k,
         top_p=FLAGS.top_p,
@@ -83,9 +83,9 @@ def begin() -> Talk:
         max_tokens=FLAGS.max_tokens,
     )
     length = min(FLAGS.length, model.config.max_positions)
-    return Talk(
-        paged.taken_over(model),
-        how,
+    return ChatSession(
+        paged.to_engine_params(model, donate=True),
+        sampling,
         max_length=length,
         system=FLAGS.system,
         stop=FLAGS.stop,

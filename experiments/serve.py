@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from nemojax.cli import command, model_flags
-from nemojax.inference.engine import shapes as shaping
+from nemojax.inference.engine import config as configs
 from nemojax.inference.server import application, listen, opening
 from nemojax.inference.server.served import Limits, Served
 from nemojax.training import metrics
@@ -51,7 +51,7 @@ command.define_json()
 def opened() -> Served:
     """The model that the flags name, compiled."""
     model = model_flags.load(name=FLAGS.name, progress=metrics.shown("parameters"))
-    shapes = shaping.serving(
+    config = configs.serving(
         FLAGS.slots,
         min(FLAGS.length, model.config.max_positions or FLAGS.length),
         FLAGS.cache_tokens,
@@ -63,7 +63,7 @@ def opened() -> Served:
         default_max_tokens=FLAGS.default_max_tokens,
     )
     return opening.open_model(
-        model, shapes, max_waiting=FLAGS.max_waiting, limits=limits
+        model, config, max_waiting=FLAGS.max_waiting, limits=limits
     )
 
 

@@ -18,11 +18,13 @@ from lm_eval.api.registry import model_registry
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from nemojax.data.records import Conversation, Message
+from nemojax.inference.engine import config as configs
 from nemojax.inference.engine import paged
-from nemojax.inference.engine import shapes as shaping
-from nemojax.inference.engine.batching import BatchingEngine
+from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
-from nemojax.inference.text.answer_text import AnswerText, Piece
+from nemojax.inference.text import generation
+from nemojax.inference.text.generation import TextRequest
+from nemojax.inference.text.output_text import TextDelta
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
 from nemojax.training import metrics
@@ -78,7 +80,7 @@ class NemojaxLM(TemplateLM):
           max_gen_toks: tokens of an answer where the task does not say.
           batch_size: texts at a time; "auto" is 16.
           max_batch_size: is ignored, and so is `device`: jax chooses.
-          cache_tokens: see `inference.shapes.serving`.
+          cache_tokens: see `inference.engine.config.serving`.
           data, tensor: axes of the mesh.
 
         Raises:
@@ -86,7 +88,7 @@ class NemojaxLM(TemplateLM):
         """
         super().__init__()
         del max_batch_size, device
-        rows = 16 if str(batch_size).startswith("auto") else int(batch_size)
+        slots = 16 if str(batch_size).startswith("auto") else int(batch_size)
         mesh = meshes.make_mesh(data=int(data), tensor=int(tensor))
         found = loading.load(
             checkpoint or pretrained,
@@ -95,17 +97,15 @@ class NemojaxLM(TemplateLM):
             dtype=dtype,
             quantize=quantize,
         )
-        self._model = paged.taken_over(found)
-        # One token more than is scored: the engine always answers.
-        shapes = shaping.serving(
-            -(-rows // int(data)) * int(data),
+        self._model = paged.to_engine_params(found, donate=True)
+        # One token more than is scored: the engine always generates.
+        config = configs.serving(
+            -(-slots // int(data)) * int(data),
             int(max_length) + 1,
             int(cache_tokens),
             data=int(data),
         )
-        self._engine = BatchingEngine(
-            self._model.config, self._model.params, mesh, shapes
-        )
+        self._engine = Engine(self._model.config, self._model.params, mesh, config)
         self.max_length, self.max_gen_toks = int(max_length), int(max_gen_toks)
         self._chats: dict[str, list[int]] = {}
         nonce = secrets.token_hex(8)
@@ -119,7 +119,7 @@ class NemojaxLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What comes before a text that nothing comes before."""
+        """Context token for an empty prompt: BOS, else EOS."""
         tokenizer = self._model.tokenizer
         try:
             return tokenizer.bos_id
@@ -190,10 +190,10 @@ class NemojaxLM(TemplateLM):
         ]
         found: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
 
-        def take(place: int, piece: Piece) -> None:
-            assert piece.prompt is not None
+        def take(place: int, delta: TextDelta) -> None:
+            assert delta.prompt is not None
             key, _, continuation = requests[place]
-            start = len(piece.prompt.tokens) - len(continuation)
+            start = len(delta.prompt.tokens) - len(continuation)
             if start < 0:
                 raise ValueError(
                     f"a continuation of {len(continuation)} tokens and one before it "
@@ -202,14 +202,14 @@ class NemojaxLM(TemplateLM):
             greedy = all(
                 top[0][0] == token
                 for token, top in zip(
-                    piece.prompt.tokens[start:], piece.prompt.top[start:], strict=True
+                    delta.prompt.tokens[start:], delta.prompt.top[start:], strict=True
                 )
             )
-            found[place] = sum(piece.prompt.log_probs[start:]), greedy
+            found[place] = sum(delta.prompt.log_probs[start:]), greedy
             if key is not None:
                 self.cache_hook.add_partial("loglikelihood", key, found[place])
 
-        self._answer([(p, how, (), "") for p in prompts], take, disable_tqdm)
+        self._complete([TextRequest(p, how) for p in prompts], take, disable_tqdm)
         return found
 
     def loglikelihood_rolling(
@@ -243,16 +243,16 @@ class NemojaxLM(TemplateLM):
         asked = [self._generation(*request.args) for request in requests]
         found = [""] * len(requests)
 
-        def take(place: int, piece: Piece) -> None:
-            found[place] = piece.text
+        def take(place: int, delta: TextDelta) -> None:
+            found[place] = delta.text
             request = requests[place].args
-            self.cache_hook.add_partial("generate_until", request, piece.text)
+            self.cache_hook.add_partial("generate_until", request, delta.text)
 
-        self._answer(asked, take, disable_tqdm)
+        self._complete(asked, take, disable_tqdm)
         return found
 
-    def _generation(self, context: str, settings: dict[str, Any]):
-        """Prompt, sampling, stop strings, and closing text of an answer."""
+    def _generation(self, context: str, settings: dict[str, Any]) -> TextRequest:
+        """Makes a request from a task's context and generation settings."""
         settings = dict(settings)
         until = settings.pop("until", None) or []
         stops = tuple(s for s in ([until] if isinstance(until, str) else until) if s)
@@ -277,33 +277,15 @@ class NemojaxLM(TemplateLM):
                 f"max_length={self.max_length}"
             )
         closing = model.turn_closing if chat else ""
-        return self.tok_encode(context)[-room:], how, stops, closing
+        return TextRequest(self.tok_encode(context)[-room:], how, stops, closing)
 
-    def _answer(
-        self,
-        asked: Sequence[tuple[list[int], Sampling, Any, str]],
-        take: Any,
-        quiet: bool,
+    def _complete(
+        self, requests: Sequence[TextRequest], take: Any, quiet: bool
     ) -> None:
-        """Calls `take(place, whole answer)` for each as it ends."""
-        engine = self._engine
-        under_way: dict[int, tuple[int, AnswerText, Piece]] = {}
-        # The longest come first, so that a lack of memory shows at once.
-        for place in sorted(range(len(asked)), key=lambda p: -len(asked[p][0])):
-            prompt, how, stops, closing = asked[place]
-            (number,) = engine.submit(prompt, how)
-            text = AnswerText(self._model, stops, closing)
-            under_way[number] = place, text, Piece()
-        progress = metrics.Progress("answers", len(asked))
-        while engine.busy:
-            for delta in engine.step():
-                if delta.request not in under_way:  # a stop string ended it
-                    continue
-                place, text, whole = under_way[delta.request]
-                whole.extend(text.take(delta))
-                if whole.finish:
-                    del under_way[delta.request]
-                    engine.cancel(delta.request)
-                    take(place, whole)
-                    if not quiet:
-                        progress.show(len(asked) - len(under_way))
+        """Calls `take(index, whole output)` for each request as it ends."""
+        progress = metrics.Progress("answers", len(requests))
+        found = generation.complete(self._engine, self._model, requests)
+        for done, (index, whole) in enumerate(found, 1):
+            take(index, whole)
+            if not quiet:
+                progress.show(done)

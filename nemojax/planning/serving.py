@@ -17,7 +17,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from nemojax.errors import UserError
 from nemojax.inference.engine import paged, sampling
-from nemojax.inference.engine.paged_state import Piece, Shapes, Span, Turn
+from nemojax.inference.engine.config import EngineConfig
+from nemojax.inference.engine.paged_state import DecodeInput, PrefillChunk, Span
 from nemojax.models import forward, partition, quantized
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import mesh as meshes
@@ -84,12 +85,16 @@ class Serving:
         return AbstractMesh((self.data, 1, self.tensor), AXES)
 
     @functools.cached_property
-    def shapes(self) -> Shapes:
-        """Of the engine, with room for all rows at full length at once."""
-        blocks = -(-self.length // Shapes.block_size) * (self.rows // self.data) + 1
-        prefill_rows = -(-min(Shapes.prefill_rows, self.rows) // self.data) * self.data
-        return Shapes(
-            self.rows, blocks, max_length=self.length, prefill_rows=prefill_rows
+    def engine(self) -> EngineConfig:
+        """Sizes of the engine, with room for all rows at full length at once."""
+        blocks = (
+            -(-self.length // EngineConfig.block_size) * (self.rows // self.data) + 1
+        )
+        prefill = (
+            -(-min(EngineConfig.prefill_slots, self.rows) // self.data) * self.data
+        )
+        return EngineConfig(
+            self.rows, blocks, max_length=self.length, prefill_slots=prefill
         )
 
     @property
@@ -117,7 +122,7 @@ class Serving:
 
 def per_device(serving: Serving) -> dict[str, float]:
     """Bytes by kind, as `KINDS` explains them."""
-    state = paged.state_shapes(serving.config, serving.mesh, serving.shapes)
+    state = paged.state_shapes(serving.config, serving.mesh, serving.engine)
     cache = _bytes((state.keys, state.values))
     return {
         "weights": _bytes(serving.parameters()),
@@ -170,8 +175,8 @@ def _decoding(serving: Serving) -> float:
 
 def _prefill(serving: Serving) -> float:
     """Residual stream and sums, the MLP's hidden layer, scores of a tile of keys."""
-    c, s = serving.config, serving.shapes
-    rows = s.prefill_rows / serving.data
+    c, s = serving.config, serving.engine
+    rows = s.prefill_slots / serving.data
     hidden = (2 if c.activation == "swiglu" else 1) * 6 * c.d_ff / serving.tensor
     scores = 2 * 4 * s.tile * c.num_heads / serving.tensor
     of_token = 6 * c.d_model + max(hidden, scores)
@@ -191,34 +196,39 @@ def compile_programs(
         count = serving.data * serving.tensor
         devices = compiled.topology(serving.hardware, count)
     mesh = meshes.make_mesh(serving.data, 1, serving.tensor, devices=devices)
-    config, shapes = serving.config, serving.shapes
+    config, engine = serving.config, serving.engine
     params = serving.parameters(mesh)
-    state = paged.state_shapes(config, mesh, shapes)
-    prefill, _, decode = paged.programs(config, mesh, shapes, params)
-    turn, piece = _inputs(shapes, mesh)
+    state = paged.state_shapes(config, mesh, engine)
+    prefill, _, decode = paged.programs(config, mesh, engine, params)
+    decode_input, chunk = _inputs(engine, mesh)
     return {
-        "decode": compiled.measured(lambda: decode.lower(params, state, turn)),
-        "prefill": compiled.measured(lambda: prefill.lower(params, state, piece)),
+        "decode": compiled.measured(lambda: decode.lower(params, state, decode_input)),
+        "prefill": compiled.measured(lambda: prefill.lower(params, state, chunk)),
     }
 
 
-def _inputs(shapes: Shapes, mesh: Mesh) -> tuple[Any, Any]:
-    """What the host tells `decode` and `prefill`, as shapes."""
-    rows, reads, flags = shapes.rows, shapes.prefill_rows, bool
+def _inputs(engine: EngineConfig, mesh: Mesh) -> tuple[Any, Any]:
+    """Returns the shapes of the inputs of `decode` and `prefill`."""
+    slots, prompts, flags = engine.slots, engine.prefill_slots, bool
     sharding = NamedSharding(mesh, PartitionSpec("data"))
 
     def array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    def how(count: int) -> Any:
-        settings = sampling.settings([None] * count)
-        return jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), settings)
+    def settings(count: int) -> Any:
+        found = sampling.settings([None] * count)
+        return jax.tree.map(lambda x: array(*x.shape, dtype=x.dtype), found)
 
-    turn = Turn(array(rows, dtype=flags), array(rows, shapes.width), how(rows))
-    tokens = array(reads, shapes.chunk)
-    span = Span(tokens, array(reads), array(reads), array(reads, shapes.width))
-    last = array(reads, dtype=flags)
-    return turn, Piece(span, tokens, array(reads), last, how(reads))
+    decode_input = DecodeInput(
+        array(slots, dtype=flags),
+        array(slots, engine.width),
+        array(mesh.shape["data"]),
+        settings(slots),
+    )
+    tokens, number = array(prompts, engine.chunk), array(prompts)
+    span = Span(tokens, number, number, array(prompts, engine.width))
+    last = array(prompts, dtype=flags)
+    return decode_input, PrefillChunk(span, tokens, number, last, settings(prompts))
 
 
 def result(

@@ -1,30 +1,31 @@
-"""Which blocks of the key/value cache hold whose tokens; lives on the host.
+"""Host-side allocation of the blocks of the key/value cache, with prefix sharing.
 
-A block holds a fixed number of tokens of one text. A full block is known by all the
+A block holds a fixed number of tokens of one sequence. A full block is known by all the
 tokens up to its end, so prompts that begin alike share it: the samples of one prompt,
-and the turns of one conversation. What nobody uses any more stays known until its place
-is needed, the longest unused first. Block 0 is nobody's: unused rows write there.
+and the turns of one conversation. An unused block stays known until its place is
+needed, the longest unused first. Block 0 belongs to no sequence: unused slots write
+there.
 """
 
 import collections
 import itertools
 from collections.abc import Sequence
 
-# Of all tokens up to a block's end: what the block before it is, and its own tokens.
+# Identifies all tokens up to a block's end: name of the block before, own tokens.
 _Key = tuple[int, tuple[int, ...]]
 _BEGIN = -1
 
 
 class OutOfBlocks(Exception):
-    """There are not enough free blocks now."""
+    """Says that there are not enough free blocks now."""
 
 
-class Text:
-    """The blocks of one text, in order.
+class CachedSequence:
+    """The blocks of one sequence, in order.
 
     Attributes:
       blocks: their numbers; `pool.size` tokens each.
-      shared: how many tokens at the beginning are in the cache already.
+      shared: how many tokens at the beginning lie in blocks of others.
     """
 
     def __init__(self, blocks: list[int], shared: int):
@@ -32,19 +33,19 @@ class Text:
 
 
 class BlockPool:
-    """Gives out the blocks of one cache.
+    """Allocates the blocks of one cache.
 
     Attributes:
       size: tokens of a block.
-      count: blocks, the one that is nobody's included.
+      count: blocks, block 0 included.
     """
 
     def __init__(self, count: int, size: int):
         self.count, self.size = count, size
-        self._users = collections.Counter[int]()
+        self._users = [0] * count
         self._known: dict[_Key, int] = {}
         self._key: dict[int, _Key] = {}
-        # Of each known block; never given twice, since a block's place is.
+        # Names of known blocks; never given twice, as a block's number is.
         self._name: dict[int, int] = {}
         self._names = itertools.count()
         # In the order in which they are taken; those that are known last.
@@ -52,28 +53,39 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        """Blocks that nobody uses."""
+        """Number of blocks that no sequence uses."""
         return len(self._free)
 
     def needed(self, tokens: int) -> int:
-        """Blocks of so many tokens."""
+        """Returns the number of blocks that hold so many tokens."""
         return -(-tokens // self.size)
 
-    def open(self, prompt: Sequence[int], room: int, *, share: bool = True) -> Text:
-        """Blocks for a prompt and what follows it.
+    def open(
+        self,
+        prompt: Sequence[int],
+        room: int,
+        *,
+        share: bool = True,
+        like: CachedSequence | None = None,
+    ) -> CachedSequence:
+        """Allocates the blocks for a prompt and its output.
 
         Full blocks that are known are shared, but never the prompt's last token, since
-        the first token of the answer is predicted there.
+        the first token of the output is predicted there.
 
         Args:
           prompt: tokens.
-          room: tokens that follow at most.
+          room: output tokens at most.
           share: whether known blocks are looked for.
+          like: an open sequence with the same prompt, whose blocks are shared although
+            they are not known yet.
 
         Raises:
           OutOfBlocks: too few are free; nothing is taken.
         """
         found = self._find(prompt) if share else []
+        if share and like is not None:
+            found = like.blocks[: (len(prompt) - 1) // self.size]
         missing = self.needed(len(prompt) + room) - len(found)
         unused = sum(1 for block in found if block in self._free)
         if missing > self.free - unused:
@@ -81,18 +93,18 @@ class BlockPool:
         for block in found:
             self._use(block)
         blocks = found + [self._take() for _ in range(missing)]
-        return Text(blocks, len(found) * self.size)
+        return CachedSequence(blocks, len(found) * self.size)
 
-    def remember(self, text: Text, tokens: Sequence[int]) -> None:
-        """Makes the full blocks of a text known, now that their tokens are written.
+    def remember(self, sequence: CachedSequence, tokens: Sequence[int]) -> None:
+        """Makes the full blocks of a sequence known, now that their tokens are written.
 
         Args:
-          text: as `open` gave it.
-          tokens: all that are in the cache, from the text's beginning.
+          sequence: as `open` gave it.
+          tokens: all that are in the cache, from the sequence's beginning.
         """
         before = _BEGIN
         for number in range(len(tokens) // self.size):
-            block = text.blocks[number]
+            block = sequence.blocks[number]
             part = tuple(tokens[number * self.size : (number + 1) * self.size])
             known = self._known.setdefault((before, part), block)
             if known == block and block not in self._key:
@@ -100,16 +112,16 @@ class BlockPool:
                 self._name[block] = next(self._names)
             before = self._name[known]
 
-    def close(self, text: Text) -> None:
-        """Gives the blocks of a text back."""
-        # The end of a text is less likely to come again than its beginning.
-        for block in reversed(text.blocks):
+    def close(self, sequence: CachedSequence) -> None:
+        """Gives the blocks of a sequence back."""
+        # The end of a sequence is less likely to come again than its beginning.
+        for block in reversed(sequence.blocks):
             self._users[block] -= 1
             if not self._users[block]:
-                del self._users[block]
                 self._free[block] = None
-                self._free.move_to_end(block, last=block in self._key)
-        text.blocks = []
+                if block not in self._key:
+                    self._free.move_to_end(block, last=False)
+        sequence.blocks = []
 
     def _find(self, prompt: Sequence[int]) -> list[int]:
         found: list[int] = []

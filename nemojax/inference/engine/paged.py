@@ -1,9 +1,9 @@
-"""The model over a key/value cache in blocks: what is compiled, and where it runs.
+"""The model over a key/value cache in blocks: compiled programs and their placement.
 
-`prefill` and `read` run a piece of some prompts, `decode` a few tokens of all rows.
-Their shapes are fixed by `Shapes`, and the keys of a text are walked in tiles, as many
-as the longest row needs, so nothing is compiled again for longer texts, and a row's
-numbers do not depend on its neighbours.
+Prefill runs a chunk of some prompts, decode a few tokens of all sequences. Their shapes
+are fixed by `EngineConfig`, and the keys of a sequence are read in tiles, as many as
+the longest one needs: nothing is compiled again for longer sequences, and the numbers
+of a sequence do not depend on its neighbours.
 """
 
 import dataclasses
@@ -16,101 +16,131 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nemojax.errors import UserError
 from nemojax.inference.engine import paged_steps
-from nemojax.inference.engine.paged_state import Scores, Shapes, State, Top, Written
+from nemojax.inference.engine.config import EngineConfig
+from nemojax.inference.engine.paged_state import (
+    PromptLogProbs,
+    State,
+    StepOutput,
+    TopTokens,
+)
 from nemojax.interop.loading import LoadedModel
 from nemojax.models import partition, quantized
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 
-_ROWS = PartitionSpec("data")
+_SLOTS = PartitionSpec("data")
 _CACHE = PartitionSpec("data", "tensor")
-_STATE_SPECS = State(_CACHE, _CACHE, *(_ROWS,) * 5)
+_STATE_SPECS = State(_CACHE, _CACHE, *(_SLOTS,) * 5)
 
 
 class Programs:
-    """A model on a mesh, compiled.
+    """The device programs of a model on a mesh.
 
-    Rows, blocks and the numbers in the tables are each shard's own along `data`:
-    row r of `shapes.rows` belongs to shard `r // (rows / data)`.
+    Slots, blocks and the numbers in block tables are each shard's own along `data`:
+    slot s of `config.slots` belongs to shard `s // (slots / data)`.
 
     Attributes:
-      prefill: (state, pieces) -> (state, Written with steps = 1, rows those of pieces).
-      read: as `prefill`, with `Scores` as the third.
-      decode: (state, turn) -> (state, Written). All use up the state they are given.
+      prefill: (state, chunk) -> (state, StepOutput with steps = 1, a column a chunk).
+      prefill_with_log_probs: as `prefill`, with `PromptLogProbs` as the third.
+      decode: (state, inputs) -> (state, StepOutput). All consume the given state.
     """
 
-    def __init__(self, config: ModelConfig, params: Any, mesh: Mesh, shapes: Shapes):
-        """Nothing is compiled before its first call.
+    def __init__(
+        self, config: ModelConfig, params: Any, mesh: Mesh, engine: EngineConfig
+    ):
+        """Places the parameters; programs are compiled at their first call.
 
         Args:
           config: sizes.
           params: as `models.forward.init` makes them, or of `by_layer`; kept in the
             compute dtype, quantised kernels in theirs.
-          mesh: `data` splits the rows, `tensor` the heads.
-          shapes: what is compiled.
+          mesh: `data` splits the slots, `tensor` the heads.
+          engine: static shapes.
 
         Raises:
-          UserError: a mesh with a pipeline, rows that `data` does not divide, heads
+          UserError: a mesh with a pipeline, slots that `data` does not divide, heads
             that `tensor` does not, or a tile of broken blocks.
         """
         if mesh.shape["pipe"] != 1:
             raise UserError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
-        shards = mesh.shape["data"]
-        for name in ("rows", "prefill_rows"):
-            if getattr(shapes, name) % shards:
-                raise UserError(
-                    f"{name}={getattr(shapes, name)} does not divide over data={shards}"
-                )
-        if shapes.tile % shapes.block_size:
-            raise UserError(
-                f"tile={shapes.tile} is no multiple of block_size={shapes.block_size}"
-            )
-        self._config, self._mesh, self._shapes = config, mesh, shapes
+        engine.check(mesh.shape["data"])
+        self._start = functools.partial(_start, config, engine, mesh)
         if isinstance(params["layers"], dict):
             params = by_layer(config, params, mesh)
-        self.prefill, self.read, self.decode = (
+        self.prefill, self.prefill_with_log_probs, self.decode = (
             functools.partial(program, params)
-            for program in programs(config, mesh, shapes, params)
+            for program in programs(config, mesh, engine, params)
         )
 
     def start(self) -> State:
-        """No text at all."""
-        make = functools.partial(_empty, self._config, self._shapes, self._mesh)
-        shardings = State(*(NamedSharding(self._mesh, spec) for spec in _STATE_SPECS))
-        return jax.jit(make, out_shardings=shardings)()
+        """Makes the state without any sequence."""
+        return self._start()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> State:
+    shardings = State(*(NamedSharding(mesh, spec) for spec in _STATE_SPECS))
+    state = _empty(config, engine, mesh)
+    return State(
+        *(
+            jax.tree.map(
+                lambda x, s=sharding: jax.lax.with_sharding_constraint(x, s), part
+            )
+            for part, sharding in zip(state, shardings, strict=True)
+        )
+    )
 
 
 def programs(
-    config: ModelConfig, mesh: Mesh, shapes: Shapes, params: Any
+    config: ModelConfig, mesh: Mesh, engine: EngineConfig, params: Any
 ) -> tuple[Any, Any, Any]:
-    """`prefill`, `read` and `decode` as `Programs` has them, not compiled yet, with the
-    parameters (arrays or shapes, of `by_layer`) as their first argument."""
-    specs = _specs(params)
-    column = PartitionSpec(None, "data")
-    written = Written(column, column, column, Top(column, column))
-    scores = Scores(_ROWS, Top(_ROWS, _ROWS))
+    """Makes the programs of `Programs`, with the parameters as their first argument.
 
-    def program(function, *given):
+    Equal arguments give the same programs, so that a second engine of the same shapes
+    compiles nothing.
+
+    Args:
+      config: sizes.
+      mesh: where they run.
+      engine: static shapes.
+      params: arrays or shapes, of `by_layer`.
+
+    Returns:
+      Prefill, prefill with log-probs and decode, not compiled yet.
+    """
+    specs, tree = jax.tree.flatten(_specs(params))
+    return _programs(config, mesh, engine, tuple(specs), tree)
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(
+    config: ModelConfig, mesh: Mesh, engine: EngineConfig, specs: Any, tree: Any
+) -> tuple[Any, Any, Any]:
+    column = PartitionSpec(None, "data")
+    output = StepOutput(column, column, column, TopTokens(column, column))
+    log_probs = PromptLogProbs(_SLOTS, TopTokens(_SLOTS, _SLOTS))
+
+    def program(function, *outputs):
         mapped = jax.shard_map(
-            functools.partial(function, config, shapes),
+            functools.partial(function, config, engine),
             mesh=mesh,
-            in_specs=(specs, _STATE_SPECS, _ROWS),
-            out_specs=(_STATE_SPECS, *given),
-            # Each shard of `data` walks as many tiles as its own rows need.
+            in_specs=(jax.tree.unflatten(tree, specs), _STATE_SPECS, _SLOTS),
+            out_specs=(_STATE_SPECS, *outputs),
+            # Each shard of `data` reads as many tiles as its own sequences need.
             check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=1)
 
     return (
-        program(paged_steps.prefill, written),
-        program(paged_steps.read, written, scores),
-        program(paged_steps.decode, written),
+        program(paged_steps.prefill, output),
+        program(paged_steps.prefill_with_log_probs, output, log_probs),
+        program(paged_steps.decode, output),
     )
 
 
-def state_shapes(config: ModelConfig, mesh: Mesh, shapes: Shapes) -> State:
-    """What `Programs.start` would give, as shapes with shardings."""
-    state = jax.eval_shape(functools.partial(_empty, config, shapes, mesh))
+def state_shapes(config: ModelConfig, mesh: Mesh, engine: EngineConfig) -> State:
+    """Returns the shapes and shardings of what `Programs.start` makes."""
+    state = jax.eval_shape(functools.partial(_empty, config, engine, mesh))
     return State(
         *(
             _placed(part, jax.tree.map(lambda _, spec=spec: spec, part), mesh)
@@ -119,22 +149,22 @@ def state_shapes(config: ModelConfig, mesh: Mesh, shapes: Shapes) -> State:
     )
 
 
-def _empty(config: ModelConfig, shapes: Shapes, mesh: Mesh) -> State:
-    c, s = config, shapes
+def _empty(config: ModelConfig, engine: EngineConfig, mesh: Mesh) -> State:
+    c, s = config, engine
     blocks = s.blocks * mesh.shape["data"]
 
     def cache():
         shape = (blocks, c.num_kv_heads, s.block_size, c.head_dim)
         return tuple(jnp.zeros(shape, c.compute_dtype) for _ in range(c.num_layers))
 
-    token, length, count = (jnp.zeros(s.rows, jnp.int32) for _ in range(3))
-    seen = jnp.zeros((s.rows, c.vocab_size), bool)
-    done = jnp.ones(s.rows, bool)
+    token, length, count = (jnp.zeros(s.slots, jnp.int32) for _ in range(3))
+    seen = jnp.zeros((s.slots, c.vocab_size), bool)
+    done = jnp.ones(s.slots, bool)
     return State(cache(), cache(), token, length, count, done, seen)
 
 
 def _placed(tree: Any, specs: Any, mesh: Mesh) -> Any:
-    """Shapes, with where they are."""
+    """Adds shardings to shapes."""
     return jax.tree.map(
         lambda leaf, spec: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
@@ -145,9 +175,9 @@ def _placed(tree: Any, specs: Any, mesh: Mesh) -> Any:
 
 
 def by_layer(
-    config: ModelConfig, params: Any, mesh: Mesh, *, consume: bool = False
+    config: ModelConfig, params: Any, mesh: Mesh, *, donate: bool = False
 ) -> Any:
-    """Parameters with a tree for each layer, in the compute dtype.
+    """Splits stacked parameters into a tree for each layer, in the compute dtype.
 
     Stacked, each layer's would be copied out of the stack at each token.
 
@@ -155,37 +185,21 @@ def by_layer(
       config: sizes.
       params: as `models.forward.init` makes them, or their shapes.
       mesh: where they go.
-      consume: goes leaf by leaf, and deletes each stacked one: the weights are never
-        there twice.
+      donate: splits leaf by leaf and deletes each stacked one, so that the weights are
+        never there twice.
     """
 
-    def cast(leaf):
-        # As the layers would at each call; norms and scales compute in float32.
-        plain = leaf.ndim > 1 and not quantized.is_quantized(leaf)
-        return leaf.astype(config.compute_dtype) if plain else leaf
-
-    def split(params):
-        params = partition.pack(config, params, Layout(mesh))
-        found = {name: leaf for name, leaf in params.items() if name != "layers"}
-        found = jax.tree.map(cast, found)
-        if "layers" in params:
-            found["layers"] = [
-                jax.tree.map(lambda leaf, i=index: cast(leaf[i]), params["layers"])
-                for index in range(config.num_layers)
-            ]
-        return found
-
     def placed(params):
-        """Of a whole tree or of some branches."""
-        found = jax.eval_shape(split, params)
+        """Splits a whole tree or some branches."""
+        found = jax.eval_shape(functools.partial(_split, config, mesh), params)
         specs = _specs(found)
         if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):
             return _placed(found, specs, mesh)
-        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-        return jax.jit(split, out_shardings=shardings)(params)
+        leaves, tree = jax.tree.flatten(specs)
+        return _splitter(config, mesh, tuple(leaves), tree)(params)
 
     params = {name: leaf for name, leaf in params.items() if name != "reward_head"}
-    if not consume:
+    if not donate:
         return placed(params)
     each: list[dict[str, Any]] = [{} for _ in range(config.num_layers)]
     for module, leaves in params.pop("layers").items():
@@ -198,17 +212,47 @@ def by_layer(
     return placed(params) | {"layers": each}
 
 
-def taken_over(model: LoadedModel) -> LoadedModel:
-    """The model with its parameters as the engine keeps them; the given one's are gone.
+@functools.lru_cache(maxsize=256)
+def _splitter(config: ModelConfig, mesh: Mesh, specs: Any, tree: Any) -> Any:
+    """Returns the compiled `_split`; a second model of one kind compiles nothing."""
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    return jax.jit(
+        functools.partial(_split, config, mesh),
+        out_shardings=jax.tree.unflatten(tree, shardings),
+    )
 
-    So the weights are never there twice. A reward head goes with the others.
+
+def _split(config: ModelConfig, mesh: Mesh, params: Any) -> Any:
+    def cast(leaf):
+        # As the layers would at each call; norms and scales compute in float32.
+        plain = leaf.ndim > 1 and not quantized.is_quantized(leaf)
+        return leaf.astype(config.compute_dtype) if plain else leaf
+
+    params = partition.pack(config, params, Layout(mesh))
+    found = {name: leaf for name, leaf in params.items() if name != "layers"}
+    found = jax.tree.map(cast, found)
+    if "layers" in params:
+        found["layers"] = [
+            jax.tree.map(lambda leaf, i=index: cast(leaf[i]), params["layers"])
+            for index in range(config.num_layers)
+        ]
+    return found
+
+
+def to_engine_params(model: LoadedModel, *, donate: bool) -> LoadedModel:
+    """Returns the model with its parameters as the engine keeps them.
+
+    Args:
+      model: a language model; a reward head is dropped.
+      donate: whether the given parameters are deleted, so that the weights are never
+        there twice.
     """
-    params = by_layer(model.config, model.params, model.mesh, consume=True)
+    params = by_layer(model.config, model.params, model.mesh, donate=donate)
     return dataclasses.replace(model, params=params)
 
 
 def _specs(params: Any) -> Any:
-    """Of the tree that `by_layer` makes, or of some of its branches."""
+    """Returns the specs of the tree that `by_layer` makes, or of some branches."""
     layers = params.get("layers", [])
     others = {name: leaf for name, leaf in params.items() if name != "layers"}
     # Those of one layer are those of all.

@@ -1,8 +1,8 @@
 """Attention to keys and values that lie in blocks.
 
-Shape letters: B rows, S tokens of a row, N blocks, Z tokens of a block, W blocks of a
-row, T keys of a tile, C tokens of a call, H query heads, G key/value heads, R = H / G,
-Q = R * S, K head width.
+Shape letters: B sequences, S tokens of one, N blocks, Z tokens of a block, W blocks of
+a sequence, T keys of a tile, C tokens of a call, H query heads, G key/value heads,
+R = H / G, Q = R * S, K head width.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ _FAR = -1e30
 
 
 class Cached(NamedTuple):
-    """What rows have in the cache of a layer.
+    """Tile reader over the keys and values of sequences in one layer's cache.
 
     Attributes:
-      look: (number of a tile) -> its keys and values [B, G, T, K].
-      tiles: int32 scalar, how many to look at. Those past a row's text change nothing
+      read: (number of a tile) -> its keys and values [B, G, T, K].
+      tiles: int32 scalar, how many to read. Those past a sequence's end change nothing
         in its result, bit for bit.
     """
 
-    look: Callable[[jax.Array | int], tuple[jax.Array, jax.Array]]
+    read: Callable[[jax.Array | int], tuple[jax.Array, jax.Array]]
     tiles: jax.Array | int
 
 
@@ -35,29 +35,34 @@ def cached(
     tiles: jax.Array,
     tile: int,
 ) -> Cached:
-    """Of the blocks of a layer.
+    """Makes the tile reader over one layer's blocks.
 
     Args:
       keys_NGZK, values_NGZK: the blocks.
-      table_BW: of each row, in the order of its text.
-      tiles: how many hold the longest row.
+      table_BW: block tables.
+      tiles: how many hold the longest sequence.
       tile: T, keys of a tile.
     """
     W, per = table_BW.shape[1], tile // keys_NGZK.shape[2]
-    if per == W:  # gathered here, for all who look
+    if per == W:  # gathered here, once for all reads
         both = _gather(keys_NGZK, table_BW), _gather(values_NGZK, table_BW)
         return Cached(lambda number: both, 1)
 
-    def look(number):
+    def read(number):
         own_BX = lax.dynamic_slice_in_dim(table_BW, number * per, per, 1)
         return _gather(keys_NGZK, own_BX), _gather(values_NGZK, own_BX)
 
-    return Cached(look, tiles)
+    return Cached(read, tiles)
 
 
 class _Mix(NamedTuple):
-    """A softmax under way, float32 [B, G, Q, 1 or K]: the highest score so far, the sum
-    of the weights relative to it, the values weighted by them."""
+    """Running softmax, float32 [B, G, Q, 1 or K].
+
+    Attributes:
+      peak: the highest score so far.
+      total: the sum of the weights relative to it.
+      mixed: the values weighted by them.
+    """
 
     peak: jax.Array
     total: jax.Array
@@ -67,11 +72,11 @@ class _Mix(NamedTuple):
 def attention(
     q_BSHK: jax.Array, old: Cached, positions_BS: jax.Array, G: int
 ) -> jax.Array:
-    """Softmax attention to the keys at or before each query's position in its text.
+    """Computes softmax attention to the keys at or before each query's position.
 
     Args:
       q_BSHK: queries.
-      old: what the cache has, these tokens' own among it.
+      old: the cache, with these tokens' own keys and values in it.
       positions_BS: of the queries.
       G: key/value heads.
 
@@ -92,12 +97,12 @@ def attention_beside(
     new: tuple[jax.Array, jax.Array],
     index: jax.Array,
 ) -> jax.Array:
-    """As `attention` of one query a row, where its newest keys are not in the cache.
+    """Computes `attention` of one query each, with the newest keys beside the cache.
 
     Args:
       q_B1HK: queries.
-      old: what the cache has.
-      length_B: int32, tokens that each row has in it.
+      old: the cache.
+      length_B: int32, tokens that each sequence has in it.
       new: keys and values [B, G, C, K] of the tokens after them.
       index: int32 scalar, the place of the queries' own among them.
     """
@@ -111,10 +116,10 @@ def attention_beside(
 
 
 def _walk(q_BGQK, old: Cached, last_BQ, start: _Mix) -> _Mix:
-    """Over the tiles; a query looks at the keys up to its last."""
+    """Adds the tiles to the softmax; a query attends to the keys up to its last."""
 
     def one(number, mix: _Mix) -> _Mix:
-        k_BGTK, v_BGTK = old.look(number)
+        k_BGTK, v_BGTK = old.read(number)
         T = k_BGTK.shape[2]
         looks = number * T + jnp.arange(T) <= last_BQ[:, None, :, None]
         scores = jnp.where(looks, _scores(q_BGQK, k_BGTK), _FAR)
@@ -127,7 +132,7 @@ def _walk(q_BGQK, old: Cached, last_BQ, start: _Mix) -> _Mix:
 
 
 def _gather(cache_NGZK, own_BX) -> jax.Array:
-    """[B, G, X * Z, K] of blocks: each whole as it lies in memory, head by head."""
+    """Gathers blocks as [B, G, X * Z, K]: whole as they lie in memory, by head."""
     N, G, Z, K = cache_NGZK.shape
     own_BGX = own_BX[:, None] * G + jnp.arange(G)[:, None]
     flat = cache_NGZK.reshape(N * G, Z * K)
@@ -151,7 +156,7 @@ def _mixed(weights_BGQT, v_BGTK) -> jax.Array:
 
 
 def _by_head(q_BSHK, G: int) -> jax.Array:
-    """[B, G, Q, K], scaled."""
+    """Reshapes queries to [B, G, Q, K], scaled."""
     B, S, H, K = q_BSHK.shape
     q = (q_BSHK * K**-0.5).reshape(B, S, G, H // G, K).transpose(0, 2, 3, 1, 4)
     return q.reshape(B, G, -1, K)

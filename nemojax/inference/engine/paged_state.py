@@ -1,56 +1,25 @@
-"""What the device is told and what it keeps, with a cache in blocks.
+"""Inputs, state and outputs of the device programs, with a cache in blocks.
 
-Shape letters: B rows, S tokens of a row, N blocks, Z tokens of a block, W blocks of a
-row, G key/value heads, K head width, V vocabulary, A alternatives of a token.
+Shape letters: B sequences, S tokens of a sequence, N blocks, Z tokens of a block,
+W blocks of a sequence, G key/value heads, K head width, V vocabulary, A alternatives of
+a token.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 from nemojax.inference.engine import sampling
 
 
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """What is compiled.
-
-    Attributes:
-      rows: answers that are written at a time.
-      blocks: of the cache, of each shard of `data`.
-      block_size: tokens of a block.
-      max_length: tokens of a text, prompt and answer.
-      prefill_rows: prompts that are read at a time.
-      chunk: tokens of a prompt that are read at a time.
-      tile: keys that are looked at at a time; a multiple of `block_size`. Where one
-        holds a whole text, `decode` gathers it once a call and not once a token.
-      steps: tokens that `decode` writes in a row.
-    """
-
-    rows: int = 32
-    blocks: int = 1024
-    block_size: int = 16
-    max_length: int = 4096
-    prefill_rows: int = 8
-    chunk: int = 128
-    tile: int = 256
-    steps: int = 4
-
-    @property
-    def width(self) -> int:
-        """W: blocks that a text can have, up to a whole tile."""
-        return -(-self.max_length // self.tile) * self.tile // self.block_size
-
-
 class State(NamedTuple):
-    """Where the rows are, on the device (or what is said of each array).
+    """State of all slots on the device (or a description of each array).
 
     Attributes:
-      keys, values: of each layer [N, G, Z, K].
+      keys, values: for each layer [N, G, Z, K].
       token: int32 [B], the newest, whose keys are not in the cache yet.
       length: int32 [B], tokens in the cache.
-      count: int32 [B], tokens of the answer, the newest included.
+      count: int32 [B], tokens of the output, the newest included.
       done: bool [B].
-      seen: bool [B, V], tokens of prompt and answer.
+      seen: bool [B, V], tokens of prompt and output.
     """
 
     keys: Any
@@ -62,14 +31,14 @@ class State(NamedTuple):
     seen: Any
 
 
-class Written(NamedTuple):
-    """Tokens of a call: arrays [steps, B].
+class StepOutput(NamedTuple):
+    """Tokens that a prefill or decode call generated: arrays [steps, B].
 
     Attributes:
       token: int32.
       log_prob: float32, of the token in the model's own distribution.
-      valid: bool; False where the row was done before.
-      top: the likeliest tokens, [steps, B, A]; zeros where nobody asked for them.
+      valid: bool; False where the sequence had ended before.
+      top: the likeliest tokens, [steps, B, A]; zeros where no request wants them.
     """
 
     token: Any
@@ -78,32 +47,32 @@ class Written(NamedTuple):
     top: Any
 
 
-class Top(NamedTuple):
+class TopTokens(NamedTuple):
     """The likeliest tokens, falling: ids int32 and their log-probs float32 [..., A]."""
 
     token: Any
     log_prob: Any
 
 
-class Scores(NamedTuple):
-    """What the model says of the tokens of a prompt.
+class PromptLogProbs(NamedTuple):
+    """Log-probs of the tokens of prompt chunks.
 
     Attributes:
       log_prob: float32 [B, S], of the token after each.
-      top: the likeliest after each, [B, S, A]; zeros where nobody asked for them.
+      top: the likeliest after each, [B, S, A]; zeros where no request wants them.
     """
 
     log_prob: Any
-    top: Top
+    top: TopTokens
 
 
 class Span(NamedTuple):
-    """Tokens that are read, and the blocks of the texts that they belong to.
+    """Consecutive tokens of sequences, with the sequences' block tables.
 
     Attributes:
       tokens: int32 [B, S].
-      start: int32 [B], tokens of the text that are in the cache before.
-      size: int32 [B], how many of the tokens count.
+      start: int32 [B], tokens of the sequence that are in the cache before.
+      size: int32 [B], how many of the S tokens count.
       table: int32 [B, W], blocks.
     """
 
@@ -113,33 +82,37 @@ class Span(NamedTuple):
     table: Any
 
 
-class Piece(NamedTuple):
-    """Pieces of prompts: arrays [B] or [B, S].
+class PrefillChunk(NamedTuple):
+    """Input of a prefill call: a chunk of each of some prompts, arrays [B] or [B, S].
 
     Attributes:
-      span: the tokens; a piece of size 0 is none.
-      after: int32 [B, S], the token that follows each in its text.
-      row: int32, where the answer will be written; `rows` and more: nowhere.
-      last: bool, whether the prompt ends here and the answer begins.
-      how: sampling settings. With a repetition penalty a text has to start at 0.
+      span: the tokens; a chunk of size 0 is unused.
+      after: int32 [B, S], the token that follows each in its prompt.
+      slot: int32, the slot of the sequence; `slots` and more: none.
+      last: bool, whether the prompt ends with this chunk and the output begins.
+      settings: sampling settings. With a repetition penalty a sequence has to start
+        at 0.
     """
 
     span: Span
     after: Any
-    row: Any
+    slot: Any
     last: Any
-    how: sampling.Settings
+    settings: sampling.Settings
 
 
-class Turn(NamedTuple):
-    """What `decode` needs of all rows.
+class DecodeInput(NamedTuple):
+    """Input of a decode call.
 
     Attributes:
-      active: bool [B]; False for rows without a request, or whose was cancelled.
+      active: bool [B]; False for slots without a request, or whose was cancelled.
       table: int32 [B, W], blocks.
-      how: sampling settings.
+      min_live: int32 [shards of `data`]; a shard's call ends once no more than this
+        number of its sequences still generate.
+      settings: sampling settings.
     """
 
     active: Any
     table: Any
-    how: sampling.Settings
+    min_live: Any
+    settings: sampling.Settings

@@ -1,7 +1,7 @@
-"""The two things that the device does, as pure functions; run inside a `shard_map`.
+"""Device programs: prefill, prefill with log-probs, decode; run inside a `shard_map`.
 
-Shape letters: B rows, S tokens of a row, W blocks of a row, D width of the model,
-V vocabulary, A alternatives of a token.
+Shape letters: B sequences, S tokens of a sequence, W blocks of a sequence, D width of
+the model, V vocabulary, A alternatives of a token.
 """
 
 import jax
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from nemojax.inference.engine import paged_attention, sampling
+from nemojax.inference.engine.config import EngineConfig
 from nemojax.inference.engine.paged_state import (
-    Piece,
-    Scores,
-    Shapes,
+    DecodeInput,
+    PrefillChunk,
+    PromptLogProbs,
     Span,
     State,
-    Top,
-    Turn,
-    Written,
+    StepOutput,
+    TopTokens,
 )
 from nemojax.models import layers, stages
 from nemojax.models.config import ModelConfig
@@ -25,48 +25,80 @@ from nemojax.parallel import collectives
 
 
 def prefill(
-    config: ModelConfig, shapes: Shapes, params, state: State, piece: Piece
-) -> tuple[State, Written]:
-    """Writes pieces to the cache; where a prompt ends, the answer's first token."""
-    x, state = _read(config, shapes, params, state, piece.span)
-    return _begin(config, params, x, state, piece)
+    config: ModelConfig, engine: EngineConfig, params, state: State, chunk: PrefillChunk
+) -> tuple[State, StepOutput]:
+    """Puts chunks into the cache; samples the first token where a prompt ends."""
+    x, state = _read(config, engine, params, state, chunk.span)
+    return _begin(config, params, x, state, chunk)
 
 
-def read(
-    config: ModelConfig, shapes: Shapes, params, state: State, piece: Piece
-) -> tuple[State, Written, Scores]:
-    """As `prefill`, and says of each token of the prompts how likely it was."""
-    x, state = _read(config, shapes, params, state, piece.span)
-    wanted = jnp.any(piece.how.top > 0)
+def prefill_with_log_probs(
+    config: ModelConfig, engine: EngineConfig, params, state: State, chunk: PrefillChunk
+) -> tuple[State, StepOutput, PromptLogProbs]:
+    """Computes as `prefill`, and the log-probs of the prompts' tokens."""
+    x, state = _read(config, engine, params, state, chunk.span)
+    wanted = jnp.any(chunk.settings.top > 0)
 
-    def score(row):
-        x_SD, after_S = row
+    def score(one):
+        x_SD, after_S = one
         logits = _logits(config, params, x_SD)
         return _log_prob(logits, after_S), _top(logits, wanted)
 
-    # Row after row: the logits of all would be larger than all else.
-    scores = Scores(*lax.map(score, (x, piece.after)))
-    return *_begin(config, params, x, state, piece), scores
+    # One sequence after the other: the logits of all would be larger than all else.
+    log_probs = PromptLogProbs(*lax.map(score, (x, chunk.after)))
+    return *_begin(config, params, x, state, chunk), log_probs
 
 
 def decode(
-    config: ModelConfig, shapes: Shapes, params, state: State, turn: Turn
-) -> tuple[State, Written]:
-    """Some tokens of every row that is not done.
+    config: ModelConfig, engine: EngineConfig, params, state: State, inputs: DecodeInput
+) -> tuple[State, StepOutput]:
+    """Generates tokens of every sequence that has not ended, in up to `rounds` rounds.
 
-    Their keys and values lie beside the cache until all are written: the cache is
-    only read meanwhile, and one write a call costs less than one a token.
+    Ends early when no more than `min_live` of the sequences still generate.
+    """
+    total = engine.rounds * engine.steps
+
+    def goes_on(carry):
+        index, state, _ = carry
+        live = jnp.sum(inputs.active & ~state.done)
+        # At least one round: what runs has to end.
+        least = jnp.where(index == 0, 0, inputs.min_live[0])
+        return (index < total) & (live > least)
+
+    def advance(carry):
+        index, state, output = carry
+        state, new = _decode_round(config, engine, params, state, inputs)
+        output = jax.tree.map(
+            lambda old, part: lax.dynamic_update_slice_in_dim(old, part, index, 0),
+            output,
+            new,
+        )
+        return index + engine.steps, state, output
+
+    output = _no_output(config, total, len(state.length))
+    return lax.while_loop(goes_on, advance, (jnp.int32(0), state, output))[1:]
+
+
+def _decode_round(
+    config: ModelConfig, engine: EngineConfig, params, state: State, inputs: DecodeInput
+) -> tuple[State, StepOutput]:
+    """Generates `steps` tokens.
+
+    Their keys and values lie beside the cache until the end of the round: the cache is
+    only read meanwhile, and one write a round costs less than one a token. A sequence
+    begins with a round, so that its own length alone decides where they lie, and with
+    it how its attention rounds.
     """
     length, (_, G, _, K) = state.length, state.keys[0].shape
-    tiles = _tiles(shapes, jnp.where(turn.active, length, 0))
+    tiles = _tiles(engine, jnp.where(inputs.active, length, 0))
     old = [
-        paged_attention.cached(*both, turn.table, tiles, shapes.tile)
+        paged_attention.cached(*both, inputs.table, tiles, engine.tile)
         for both in zip(state.keys, state.values, strict=True)
     ]
 
     def step(carry, index):
         state, keys, values = carry[0], list(carry[1]), list(carry[2])
-        live = turn.active & ~state.done
+        live = inputs.active & ~state.done
 
         def attend(layer, q, k, v):
             for all_new, new in ((keys, k), (values, v)):
@@ -78,7 +110,7 @@ def decode(
 
         x = _forward(config, params, state.token[:, None], state.length, attend)
         token, log_prob, top = _next(
-            config, params, x[:, 0], state.seen, state.count, turn.how
+            config, params, x[:, 0], state.seen, state.count, inputs.settings
         )
         size = live.astype(jnp.int32)
         count = state.count + size
@@ -86,67 +118,76 @@ def decode(
             token=jnp.where(live, token, state.token),
             length=state.length + size,
             count=count,
-            done=state.done | (live & sampling.ends(token, count, turn.how)),
-            seen=_see(state.seen, token, live),
+            done=state.done | (live & sampling.ends(token, count, inputs.settings)),
+            seen=_mark_seen(state.seen, token, live),
         )
-        return (state, keys, values), Written(token, log_prob, live, top)
+        return (state, keys, values), StepOutput(token, log_prob, live, top)
 
-    empty = jnp.zeros((len(length), G, shapes.steps, K), config.compute_dtype)
+    empty = jnp.zeros((len(length), G, engine.steps, K), config.compute_dtype)
     none = [empty] * config.num_layers
     start = state._replace(keys=(), values=()), none, none
-    (after, keys, values), written = lax.scan(step, start, jnp.arange(shapes.steps))
-    put = _writer(shapes, turn.table, length, after.length - length, shapes.steps)
+    (after, keys, values), output = lax.scan(step, start, jnp.arange(engine.steps))
+    put = _writer(engine, inputs.table, length, after.length - length, engine.steps)
     keys, values = (
         tuple(put(cache, new.swapaxes(1, 2)) for cache, new in zip(*both, strict=True))
         for both in ((state.keys, keys), (state.values, values))
     )
-    return after._replace(keys=keys, values=values), written
+    return after._replace(keys=keys, values=values), output
 
 
-def _begin(config, params, x_BSD, state: State, piece: Piece) -> tuple[State, Written]:
-    """The first tokens of the answers to prompts that end."""
-    span = piece.span
+def _no_output(config: ModelConfig, steps: int, B: int) -> StepOutput:
+    token, log_prob = jnp.zeros((steps, B), jnp.int32), jnp.zeros((steps, B))
+    A = min(sampling.MAX_TOP, config.vocab_size)
+    top = TopTokens(*(jnp.repeat(x[..., None], A, -1) for x in (token, log_prob)))
+    return StepOutput(token, log_prob, jnp.zeros((steps, B), bool), top)
+
+
+def _begin(
+    config, params, x_BSD, state: State, chunk: PrefillChunk
+) -> tuple[State, StepOutput]:
+    """Samples the first tokens of the outputs of prompts that end."""
+    span = chunk.span
     last = jnp.maximum(span.size - 1, 0)
     x_BD = jnp.take_along_axis(x_BSD, last[:, None, None], axis=1)[:, 0]
     begins = (span.start == 0)[:, None]
-    seen = jnp.where(begins, False, state.seen[piece.row])
+    seen = jnp.where(begins, False, state.seen[chunk.slot])
     rows, offset = jnp.arange(len(seen))[:, None], jnp.arange(span.tokens.shape[1])
     inside = jnp.where(offset < span.size[:, None], span.tokens, config.vocab_size)
     seen = seen.at[rows, inside].set(True, mode="drop")
     count = jnp.zeros_like(span.start)
-    token, log_prob, top = _next(config, params, x_BD, seen, count, piece.how)
-    live = piece.last & (span.size > 0)
-    seen = _see(seen, token, live)
+    token, log_prob, top = _next(config, params, x_BD, seen, count, chunk.settings)
+    live = chunk.last & (span.size > 0)
+    seen = _mark_seen(seen, token, live)
 
     def put(old, new):
-        return old.at[piece.row].set(new, mode="drop")
+        return old.at[chunk.slot].set(new, mode="drop")
 
     state = state._replace(
         token=put(state.token, token),
         length=put(state.length, span.start + span.size),
         count=put(state.count, count + 1),
-        done=put(state.done, ~live | sampling.ends(token, count + 1, piece.how)),
+        done=put(state.done, ~live | sampling.ends(token, count + 1, chunk.settings)),
         seen=put(state.seen, seen),
     )
-    written = Written(token, log_prob, live, top)
-    return state, jax.tree.map(lambda part: part[None], written)
+    output = StepOutput(token, log_prob, live, top)
+    return state, jax.tree.map(lambda part: part[None], output)
 
 
-def _see(seen_BV, token_B, live_B):
-    """With the tokens of the rows that are live."""
+def _mark_seen(seen_BV, token_B, live_B):
+    """Marks the tokens of live sequences, for the repetition penalty."""
     token_B = jnp.where(live_B, token_B, seen_BV.shape[1])
     return seen_BV.at[jnp.arange(len(token_B)), token_B].set(True, mode="drop")
 
 
-def _next(config: ModelConfig, params, x_BD, seen, count, how):
-    """The next token [B], its log-probability in the model's distribution, others."""
+def _next(config: ModelConfig, params, x_BD, seen, count, settings):
+    """Samples the next token [B]; returns also its log-prob and the likeliest."""
     logits = _logits(config, params, x_BD)
-    token = sampling.choose(logits, seen, count, how)
-    return token, _log_prob(logits, token), _top(logits, jnp.any(how.top > 0))
+    token = sampling.choose(logits, seen, count, settings)
+    return token, _log_prob(logits, token), _top(logits, jnp.any(settings.top > 0))
 
 
 def _logits(config: ModelConfig, params, x_BD) -> jax.Array:
-    """float32 [B, V]."""
+    """Computes logits, float32 [B, V]."""
     x_BD = stages.final_norm(config, params, x_BD[:, None])
     logits = stages.local_logits(config, params, x_BD)[:, 0]
     return collectives.all_gather(logits, "tensor", 1)[:, : config.vocab_size]
@@ -157,8 +198,8 @@ def _log_prob(logits_BV, token_B) -> jax.Array:
     return picked - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
-def _top(logits_BV, wanted) -> Top:
-    """The likeliest tokens [B, A], where they are wanted."""
+def _top(logits_BV, wanted) -> TopTokens:
+    """Finds the likeliest tokens [B, A], where they are wanted."""
     B, V = logits_BV.shape
     A = min(sampling.MAX_TOP, V)
 
@@ -169,23 +210,23 @@ def _top(logits_BV, wanted) -> Top:
     def nothing():
         return jnp.zeros((B, A), jnp.int32), jnp.zeros((B, A), jnp.float32)
 
-    return Top(*lax.cond(wanted, find, nothing))
+    return TopTokens(*lax.cond(wanted, find, nothing))
 
 
 def _read(
-    config: ModelConfig, shapes: Shapes, params, state: State, span: Span
+    config: ModelConfig, engine: EngineConfig, params, state: State, span: Span
 ) -> tuple[jax.Array, State]:
-    """Tokens [B, S] through the layers, and the cache with them in it."""
+    """Runs tokens [B, S] through the layers; writes their keys and values."""
     S = span.tokens.shape[1]
     positions = span.start[:, None] + jnp.arange(S)
-    tiles = jnp.maximum(1, _tiles(shapes, span.start + span.size))
-    put = _writer(shapes, span.table, span.start, span.size, S)
+    tiles = jnp.maximum(1, _tiles(engine, span.start + span.size))
+    put = _writer(engine, span.table, span.start, span.size, S)
     keys, values = list(state.keys), list(state.values)
 
     def attend(layer, q, k, v):
         keys[layer], values[layer] = put(keys[layer], k), put(values[layer], v)
         old = paged_attention.cached(
-            keys[layer], values[layer], span.table, tiles, shapes.tile
+            keys[layer], values[layer], span.table, tiles, engine.tile
         )
         return paged_attention.attention(q, old, positions, k.shape[2])
 
@@ -193,28 +234,28 @@ def _read(
     return x, state._replace(keys=tuple(keys), values=tuple(values))
 
 
-def _tiles(shapes: Shapes, length_B) -> jax.Array:
-    """How many hold the longest row."""
-    return -(-jnp.max(length_B) // shapes.tile)
+def _tiles(engine: EngineConfig, length_B) -> jax.Array:
+    """Computes the number of tiles that hold the longest sequence."""
+    return -(-jnp.max(length_B) // engine.tile)
 
 
-def _writer(shapes: Shapes, table_BW, start_B, size_B, S: int):
-    """(cache [N, G, Z, K], keys or values [B, S, G, K]) -> the cache with them in it.
+def _writer(engine: EngineConfig, table_BW, start_B, size_B, S: int):
+    """Returns (cache [N, G, Z, K], keys or values [B, S, G, K]) -> cache with them.
 
-    Those from `size` on are written to the block that is nobody's.
+    Those from `size` on are written to block 0, which belongs to no sequence.
     """
     offset = jnp.arange(S)
     positions = start_B[:, None] + offset
     valid = offset < size_B[:, None]
-    block = positions // shapes.block_size
+    block = positions // engine.block_size
     block = jnp.take_along_axis(table_BW, block, 1, mode="clip")
     block = jnp.where(valid, block, 0)
-    place = jnp.where(valid, positions % shapes.block_size, 0)
+    place = jnp.where(valid, positions % engine.block_size, 0)
     return lambda cache, new: cache.at[block, :, place].set(new)
 
 
 def _forward(config: ModelConfig, params, tokens_BS, start_B, attend) -> jax.Array:
-    """[B, S, D] after the layers; `attend` is told which layer asks."""
+    """Computes [B, S, D] after the layers; `attend` gets the index of the layer."""
     positions = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     layer = layers.DecoderLayer(config, sequence_parallel=False)
     x = stages.embed(config, params, tokens_BS, sequence_parallel=False)

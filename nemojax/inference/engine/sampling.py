@@ -1,8 +1,9 @@
-"""The next token of every row of a batch, on the device.
+"""Sampling of the next token of each sequence, on the device.
 
-The order of what is done to the logits is that of transformers: repetition penalty,
-temperature, top-k, top-p, min-p. A token is a function of the row's distribution, its
-seed and the number of the token alone. Shape letters: B rows, V vocabulary.
+Logits are processed in the order of transformers: repetition penalty, temperature,
+top-k, top-p, min-p. A token is a function of the sequence's distribution, its seed and
+the index of the token alone. Shape letters: B sequences, V vocabulary, J groups of L
+tokens.
 """
 
 import dataclasses
@@ -16,29 +17,30 @@ from jax import lax
 
 from nemojax.errors import UserError
 
-# A row's own stop tokens beside those of the model; more are refused.
+# Stop tokens of a request; more are refused.
 MAX_STOP_IDS = 8
-# Likeliest tokens that are told beside the one that was chosen.
+# Likeliest tokens that can be reported beside the one that was chosen.
 MAX_TOP = 20
 _NO_TOKEN = -1
+_GROUP = 32  # tokens whose weights are summed before the sums are accumulated
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the tokens of one request are chosen.
+    """Sampling settings of one request.
 
     Attributes:
       temperature: divides the logits; 0 is greedy.
       top_k: only the k likeliest tokens; 0: all. Tokens that tie with the last count.
       top_p: only the likeliest tokens that together reach this probability.
       min_p: only tokens at least so likely as this times the likeliest.
-      repetition_penalty: logits of tokens that the prompt or the answer has are
+      repetition_penalty: logits of tokens that occur in the prompt or the output are
         divided by it where positive, and multiplied where negative.
       seed: any integer; its lowest 32 bits count.
-      max_tokens: at most so many.
-      stop_ids: tokens that end the answer.
-      top: how many of the likeliest tokens are told with each.
-      prompt_log_probs: whether the log-probs of the prompt's tokens are told, too.
+      max_tokens: output tokens at most.
+      stop_ids: tokens that end the output.
+      top: how many of the likeliest tokens are reported at each position.
+      prompt_log_probs: whether the log-probs of the prompt's tokens are reported, too.
     """
 
     temperature: float = 1.0
@@ -53,7 +55,7 @@ class Sampling:
     prompt_log_probs: bool = False
 
     def __post_init__(self):
-        """Raises ValueError for what no distribution is left of; names the field."""
+        """Checks the ranges; raises UserError that names the field."""
         ranges = (
             ("temperature", 0, 1e3, "0 to 1000"),
             ("top_k", 0, 2**31 - 1, "0 or more"),
@@ -71,72 +73,128 @@ class Sampling:
 
 
 class Settings(NamedTuple):
-    """`Sampling` of all rows: arrays [B]; the stop tokens are [B, MAX_STOP_IDS]."""
+    """Sampling settings of all sequences, in two arrays: each costs a copy a call.
 
-    temperature: Any
-    top_k: Any
-    top_p: Any
-    min_p: Any
-    penalty: Any
-    seed: Any
-    max_tokens: Any
-    stop_ids: Any
-    top: Any
+    Attributes:
+      floats: float32 [B, 4]: temperature, top-p, min-p, repetition penalty.
+      ints: int32 [B, 4 + MAX_STOP_IDS]: top-k, seed, max_tokens, top, stop tokens.
+    """
+
+    floats: Any
+    ints: Any
+
+    @property
+    def temperature(self) -> Any:
+        """Float32 [B]."""
+        return self.floats[:, 0]
+
+    @property
+    def top_p(self) -> Any:
+        """Float32 [B]."""
+        return self.floats[:, 1]
+
+    @property
+    def min_p(self) -> Any:
+        """Float32 [B]."""
+        return self.floats[:, 2]
+
+    @property
+    def penalty(self) -> Any:
+        """Float32 [B]."""
+        return self.floats[:, 3]
+
+    @property
+    def top_k(self) -> Any:
+        """Int32 [B]."""
+        return self.ints[:, 0]
+
+    @property
+    def seed(self) -> Any:
+        """Uint32 [B]."""
+        return lax.bitcast_convert_type(self.ints[:, 1], jnp.uint32)
+
+    @property
+    def max_tokens(self) -> Any:
+        """Int32 [B]."""
+        return self.ints[:, 2]
+
+    @property
+    def top(self) -> Any:
+        """Int32 [B]."""
+        return self.ints[:, 3]
+
+    @property
+    def stop_ids(self) -> Any:
+        """Int32 [B, MAX_STOP_IDS]; unused places hold no token."""
+        return self.ints[:, 4:]
+
+
+UNUSED = Sampling(temperature=0)  # of a slot without a request
 
 
 def settings(rows: Sequence[Sampling | None]) -> Settings:
-    """Arrays for the device; None stands for a row that is not used."""
-    used = [row or Sampling(temperature=0) for row in rows]
-
-    def column(name: str, dtype):
-        return np.array([getattr(row, name) for row in used], dtype)
-
-    stop_ids = np.full((len(used), MAX_STOP_IDS), _NO_TOKEN, np.int32)
-    for index, row in enumerate(used):
-        stop_ids[index, : len(row.stop_ids)] = row.stop_ids
-    return Settings(
-        column("temperature", np.float32),
-        column("top_k", np.int32),
-        column("top_p", np.float32),
-        column("min_p", np.float32),
-        column("repetition_penalty", np.float32),
-        np.array([row.seed % 2**32 for row in used], np.uint32),
-        column("max_tokens", np.int32),
-        stop_ids,
-        column("top", np.int32),
+    """Converts settings to arrays for the device; None stands for an unused slot."""
+    found = Settings(
+        np.empty((len(rows), 4), np.float32),
+        np.empty((len(rows), 4 + MAX_STOP_IDS), np.int32),
     )
+    for index, row in enumerate(rows):
+        fill(found, index, row or UNUSED)
+    return found
+
+
+def fill(found: Settings, index: int, row: Sampling) -> None:
+    """Writes the settings of one sequence into the arrays, in place."""
+    seed = (row.seed + 2**31) % 2**32 - 2**31  # the same 32 bits, with a sign
+    stops = row.stop_ids + (_NO_TOKEN,) * (MAX_STOP_IDS - len(row.stop_ids))
+    found.floats[index] = (
+        row.temperature,
+        row.top_p,
+        row.min_p,
+        row.repetition_penalty,
+    )
+    found.ints[index] = (row.top_k, seed, row.max_tokens, row.top, *stops)
 
 
 def choose(
     logits_BV: jax.Array, seen_BV: jax.Array, index_B: jax.Array, how: Settings
 ) -> jax.Array:
-    """Samples one token a row.
+    """Samples one token of each sequence.
 
     Args:
       logits_BV: float32.
       seen_BV: bool, the tokens that the penalty is for.
-      index_B: int32, the number of the token in its answer, from 0.
-      how: settings of the rows.
+      index_B: int32, the index of the token in its output, from 0.
+      how: settings of the sequences.
 
     Returns:
       int32 [B].
     """
-    penalty = how.penalty[:, None]
-    penalised = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-    logits_BV = jnp.where(seen_BV, penalised, logits_BV)
-    greedy = _argmax(logits_BV)
+    # Work that no sequence needs is left out: half of a small model's time otherwise.
+    logits_BV = lax.cond(
+        jnp.any(how.penalty != 1),
+        lambda: _penalise(logits_BV, seen_BV, how.penalty[:, None]),
+        lambda: logits_BV,
+    )
     hot = how.temperature > 0
-    # What no row needs is left out: half of the time of a small model otherwise.
+    none = jnp.zeros_like(index_B)
+    greedy = lax.cond(jnp.all(hot), lambda: none, lambda: _argmax(logits_BV))
     sampled = lax.cond(
-        jnp.any(hot), lambda: _draw(logits_BV, index_B, hot, how), lambda: greedy
+        jnp.any(hot), lambda: _draw(logits_BV, index_B, hot, how), lambda: none
     )
     return jnp.where(hot, sampled, greedy)
 
 
-def _argmax(logits_BV: jax.Array) -> jax.Array:
-    """The first [B] of the largest.
+def _penalise(logits_BV, seen_BV, penalty_B1) -> jax.Array:
+    """Makes the logits of seen tokens smaller."""
+    smaller = jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
+    return jnp.where(seen_BV, smaller, logits_BV)
 
-    XLA's own looks at one number after the other on a CPU, six times as slow as this.
+
+def _argmax(logits_BV: jax.Array) -> jax.Array:
+    """Returns the first index [B] of the largest.
+
+    XLA's own reads one number after the other on a CPU, six times as slow as this.
     """
     V = logits_BV.shape[-1]
     largest = logits_BV == logits_BV.max(-1, keepdims=True)
@@ -144,7 +202,7 @@ def _argmax(logits_BV: jax.Array) -> jax.Array:
 
 
 def _draw(logits_BV, index_B, hot, how: Settings) -> jax.Array:
-    """A token [B] of the distribution that the filters leave."""
+    """Draws a token [B] from the distribution that the filters leave."""
     temperature = jnp.where(hot, how.temperature, 1.0)[:, None]
     # The likeliest is 0 exactly, and what sorting finds is compared before anything is
     # computed of it: a compiler may compute a number twice, and not to the same bit.
@@ -158,19 +216,40 @@ def _draw(logits_BV, index_B, hot, how: Settings) -> jax.Array:
     kept = logits_BV >= lowest[:, None]
     kept &= scaled >= jnp.log(jnp.maximum(how.min_p, 1e-30))[:, None]
     weights = jnp.where(kept, jnp.exp(scaled), 0.0)
-    # One uniform number a row, and the inverse of the cumulative distribution.
-    # Rounding may not hit a token of weight 0: the number stays below the last sum
-    # of a token that counts, and only such tokens are looked at.
-    sums = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), 0.0)
-    total = sums.max(-1)
-    threshold = jnp.minimum(
-        _uniform(how.seed, index_B) * total, jnp.nextafter(total, jnp.zeros_like(total))
-    )
-    return (sums > threshold[:, None]).argmax(-1).astype(jnp.int32)
+    return _invert(weights, _uniform(how.seed, index_B))
+
+
+def _invert(weights_BV, uniform_B) -> jax.Array:
+    """Inverts the cumulative distribution at one uniform number of each sequence.
+
+    Sums of groups are accumulated and searched first, then the tokens of one group: to
+    accumulate all of the vocabulary would cost more than the rest of the sampling.
+    Rounding cannot hit a token of weight 0: only others are looked at, and the number
+    stays below the last of their sums.
+    """
+    B, V = weights_BV.shape
+    padding = (0, 0), (0, -V % _GROUP)
+    weights_BJL = jnp.pad(weights_BV, padding).reshape(B, -1, _GROUP)
+    sums_BJ = weights_BJL.sum(-1)
+    ends_BJ = jnp.where(sums_BJ > 0, jnp.cumsum(sums_BJ, axis=-1), 0.0)
+    group, target = _first_above(ends_BJ, uniform_B * ends_BJ.max(-1))
+    earlier = jnp.arange(ends_BJ.shape[1]) < group[:, None]
+    target -= jnp.where(earlier, ends_BJ, 0.0).max(-1)
+    own_BL = jnp.take_along_axis(weights_BJL, group[:, None, None], axis=1)[:, 0]
+    ends_BL = jnp.where(own_BL > 0, jnp.cumsum(own_BL, axis=-1), 0.0)
+    token, _ = _first_above(ends_BL, target)
+    return group * _GROUP + token
+
+
+def _first_above(ends_BN, target_B) -> tuple[jax.Array, jax.Array]:
+    """Returns the first index [B] above a target, and the target [B] below the last."""
+    last = ends_BN.max(-1)
+    target_B = jnp.minimum(target_B, jnp.nextafter(last, jnp.zeros_like(last)))
+    return (ends_BN > target_B[:, None]).argmax(-1).astype(jnp.int32), target_B
 
 
 def _lowest(logits_BV: jax.Array, temperature_B1, how: Settings) -> jax.Array:
-    """The lowest logit [B] that top-k and then top-p leave."""
+    """Returns the lowest logit [B] that top-k and then top-p leave."""
     V = logits_BV.shape[-1]
     falling = -jnp.sort(-logits_BV, axis=-1)
     k = jnp.where(how.top_k > 0, jnp.minimum(how.top_k, V), V)[:, None]
@@ -179,14 +258,14 @@ def _lowest(logits_BV: jax.Array, temperature_B1, how: Settings) -> jax.Array:
     weights = jnp.where(falling >= kth, weights, 0.0)
     before = jnp.cumsum(weights, axis=-1) - weights
     inside = before < how.top_p[:, None] * weights.sum(-1, keepdims=True)
-    # Sums are rounded, and would cut a row's end that wants none cut.
+    # Sums are rounded, and would cut the end where nothing is to be cut.
     inside |= how.top_p[:, None] >= 1
     last = jnp.where(inside & (falling >= kth), jnp.arange(V), 0).max(-1)
     return jnp.take_along_axis(falling, last[:, None], axis=-1)[:, 0]
 
 
 def _uniform(seed_B: jax.Array, index_B: jax.Array) -> jax.Array:
-    """float32 [B] in [0, 1): of the seed and the index alone."""
+    """Returns float32 [B] in [0, 1), functions of seed and index alone."""
 
     def one(seed, index):
         return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), index))
@@ -195,6 +274,6 @@ def _uniform(seed_B: jax.Array, index_B: jax.Array) -> jax.Array:
 
 
 def ends(token_B: jax.Array, count_B: jax.Array, how: Settings) -> jax.Array:
-    """bool [B]: whether an answer of so many tokens ends with its last one."""
+    """Returns bool [B]: whether an output of so many tokens ends with its last one."""
     stops = (token_B[:, None] == how.stop_ids).any(-1)
     return stops | (count_B >= how.max_tokens)

@@ -1,11 +1,13 @@
-"""A checkpoint that scores conversations: rewards, or log-probs of last responses."""
+"""Scoring of conversations with a model: rewards, or log-probs of last responses."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nemojax.data.records import Conversation, attribute_names
+from nemojax.errors import UserError
 from nemojax.inference.scoring import scoring
 from nemojax.inference.scoring.buckets import TokenSequence
 from nemojax.interop.loading import LoadedModel
@@ -17,7 +19,7 @@ REWARDS, LOG_PROBS, AUTO = "rewards", "log_probs", "auto"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides what comes out, beside model and data.
+    """Settings that scores depend on, beside model and data.
 
     Attributes:
       kind: "rewards" or "log_probs".
@@ -33,16 +35,16 @@ class Settings:
 
 
 class Scorer:
-    """A model with how it scores; `kind` is decided."""
+    """Scores conversations with one model."""
 
     def __init__(self, model: LoadedModel, settings: Settings, batch_tokens: int = 0):
-        """Looks whether the model can do it.
+        """Checks that the model can score.
 
         Args:
           model: the model.
           settings: `kind` may be "auto": rewards of a reward model, else log-probs.
-          batch_tokens: slots of a batch; 0: by the kind of device. Decides how fast
-            it is, not what comes out.
+          batch_tokens: slots of a batch; 0: by the kind of device. Decides the
+            speed, not the scores.
 
         Raises:
           DataError: the model is no reward model or has no chat template.
@@ -69,14 +71,14 @@ class Scorer:
 
     @property
     def value_names(self) -> tuple[str, ...]:
-        """Of the attributes, or "log_prob"."""
+        """Names of the values: attributes, or "log_prob"."""
         if self.settings.kind == LOG_PROBS:
             return ("log_prob",)
         count = self.model.params["reward_head"]["bias"].shape[0]
         return attribute_names(count)
 
     def configuration(self) -> dict[str, Any]:
-        """All that its scores depend on, as JSON."""
+        """Returns all that its scores depend on, as JSON."""
         return {
             **dataclasses.asdict(self.settings),
             "parameters_sha256": fingerprint.parameters_sha256(self.model.params),
@@ -87,10 +89,10 @@ class Scorer:
         }
 
     def encode(self, conversation: Conversation) -> TokenSequence:
-        """Tokens int32 [S] and mask bool [S] of what is scored.
+        """Encodes a conversation as tokens int32 [S] and loss mask bool [S].
 
         Raises:
-          ValueError: the conversation does not end with an answer to a prompt, or the
+          UserError: the conversation does not end with an answer to a prompt, or the
             log-prob of an answer with a label is asked for.
         """
         template, tokenizer = self.model.template, self.model.tokenizer
@@ -101,11 +103,11 @@ class Scorer:
         else:
             prompt, response = conversation.prompt, conversation.last_response
             if conversation.messages[-1].label:
-                raise ValueError("log-prob of a response to a label")
+                raise UserError("log-prob of a response to a label")
             tokens, mask = template.encode_response(tokenizer, prompt, response)
         return np.array(tokens, np.int32), np.array(mask, bool)
 
-    def begin(self, sequences: list[TokenSequence]) -> scoring.Pending:
+    def begin(self, sequences: Sequence[TokenSequence]) -> scoring.Pending:
         """Starts computing the values, float32 [N] or [N, K]."""
         begin = {REWARDS: scoring.begin_rewards, LOG_PROBS: scoring.begin_log_probs}
         model = self.model
@@ -117,8 +119,23 @@ class Scorer:
             buckets=self.buckets,
         )
 
+    def values(self, conversations: Sequence[Conversation]) -> np.ndarray:
+        """Scores conversations; waits for the values, float32 [N] or [N, K].
+
+        Raises:
+          UserError: see `encode`, or more than `max_length` tokens; the message names
+            the index.
+        """
+        sequences = []
+        for index, conversation in enumerate(conversations):
+            try:
+                sequences.append(self.encode(conversation))
+            except ValueError as error:
+                raise UserError(f"conversation {index}: {error}") from error
+        return self.begin(sequences).result()
+
     def score(self, values: Any, mask: np.ndarray) -> dict[str, Any]:
-        """What is written of one conversation: seven digits, as float32 has."""
+        """Formats the values of one conversation with seven digits, as float32 has."""
         rounded = [float(f"{value:.7g}") for value in np.atleast_1d(values)]
         if self.settings.kind == LOG_PROBS:
             return {"log_prob": rounded[0], "tokens": int(mask.sum())}

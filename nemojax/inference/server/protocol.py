@@ -98,7 +98,7 @@ class CompletionRequest(_Sampled):
 
 
 class TextPart(_Strict):
-    """A piece of a message."""
+    """A part of a message's content."""
 
     type: Literal["text"]
     text: str

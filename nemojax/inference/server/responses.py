@@ -9,15 +9,15 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from nemojax.inference.engine.answers import Scored
+from nemojax.inference.engine.outputs import TokenScores
 from nemojax.inference.server.errors import ApiError
 from nemojax.inference.server.service import Ticket
-from nemojax.inference.text.answer_text import Piece
+from nemojax.inference.text.output_text import TextDelta
 from nemojax.interop.loading import LoadedModel
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events; gives the answers up when the client goes away."""
+    """Server-sent events; cancels the outputs when the client goes away."""
 
     def __init__(self, ticket: Ticket, objects: AsyncIterator[dict[str, Any]]):
         super().__init__(_events(objects), media_type="text/event-stream")
@@ -47,7 +47,7 @@ def _event(data: str) -> bytes:
 
 
 def frame(kind: str, prefix: str, model: str) -> dict[str, Any]:
-    """What all objects of a response begin with."""
+    """Returns the fields that every object of a response begins with."""
     return {
         "id": f"{prefix}-{secrets.token_hex(12)}",
         "object": kind,
@@ -56,41 +56,41 @@ def frame(kind: str, prefix: str, model: str) -> dict[str, Any]:
     }
 
 
-def usage(prompts: Sequence[Sequence[int]], written: int) -> dict[str, int]:
-    """Tokens read and written."""
-    read = sum(map(len, prompts))
+def usage(prompts: Sequence[Sequence[int]], generated: int) -> dict[str, int]:
+    """Formats the numbers of prompt and output tokens."""
+    prompt_tokens = sum(map(len, prompts))
     return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": generated,
+        "total_tokens": prompt_tokens + generated,
     }
 
 
-def written(answers: Sequence[Piece]) -> int:
-    """Tokens of answers."""
-    return sum(len(answer.scored.tokens) for answer in answers)
+def completion_tokens(outputs: Sequence[TextDelta]) -> int:
+    """Counts the tokens of outputs."""
+    return sum(len(output.scores.tokens) for output in outputs)
 
 
 def log_probs(
-    model: LoadedModel, scored: Scored, count: int, offset: int, first: int | None
+    model: LoadedModel, scores: TokenScores, count: int, offset: int, first: int | None
 ) -> dict[str, Any]:
-    """The object `logprobs` of a completion.
+    """Formats the object `logprobs` of a completion.
 
     Args:
       model: names the tokens.
-      scored: the tokens.
+      scores: the tokens.
       count: of alternatives; a token that was chosen is named beside them.
       offset: characters of the text before.
       first: a token before these that nothing comes before; None: there is none.
     """
-    tokens = [_name(model, token) for token in scored.tokens]
+    tokens = [_name(model, token) for token in scores.tokens]
     tops: list[dict[str, float] | None] = []
-    for token, value, top in zip(tokens, scored.log_probs, scored.top, strict=True):
+    for token, value, top in zip(tokens, scores.log_probs, scores.top, strict=True):
         found = {_name(model, other): log_prob for other, log_prob in top[:count]}
         # The same number to the last bit, so that it can be told whether it is the
         # likeliest.
         tops.append({**found, token: value} if count else None)
-    values: list[float | None] = list(scored.log_probs)
+    values: list[float | None] = list(scores.log_probs)
     if first is not None:
         tokens.insert(0, _name(model, first))
         values.insert(0, None)
@@ -107,8 +107,10 @@ def log_probs(
     }
 
 
-def chat_log_probs(model: LoadedModel, scored: Scored, count: int) -> dict[str, Any]:
-    """The object `logprobs` of a chat's answer."""
+def chat_log_probs(
+    model: LoadedModel, scores: TokenScores, count: int
+) -> dict[str, Any]:
+    """Formats the object `logprobs` of a chat completion."""
 
     def entry(token: int, log_prob: float) -> dict[str, Any]:
         name = _name(model, token)
@@ -116,7 +118,7 @@ def chat_log_probs(model: LoadedModel, scored: Scored, count: int) -> dict[str, 
 
     content = []
     for token, value, top in zip(
-        scored.tokens, scored.log_probs, scored.top, strict=True
+        scores.tokens, scores.log_probs, scores.top, strict=True
     ):
         others = [entry(*other) for other in top[:count]]
         content.append({**entry(token, value), "top_logprobs": others})
@@ -124,7 +126,7 @@ def chat_log_probs(model: LoadedModel, scored: Scored, count: int) -> dict[str, 
 
 
 def _name(model: LoadedModel, token: int) -> str:
-    """What a token writes; ids that only round the vocabulary up have a number."""
+    """Returns a token's text; ids that only round the vocabulary up have a number."""
     if token < model.tokenizer.vocab_size:
         return model.tokenizer.piece_text(token)
     return f"<{token}>"

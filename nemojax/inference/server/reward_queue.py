@@ -1,4 +1,4 @@
-"""Scores for callers on an event loop: those who ask meanwhile are scored together."""
+"""Batches reward scoring for callers on an event loop."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from nemojax.inference.server.service import Busy
 
 
 class RewardQueue:
-    """Gathers conversations while others are being scored."""
+    """Collects conversations into batches while others are being scored."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class RewardQueue:
         batch: int = 64,
         max_waiting: int = 1024,
     ):
-        """Nothing is scored before it is asked for.
+        """Begins with an empty queue.
 
         Args:
           score: tokens of conversations -> float32 [N, K]; called in another thread,
@@ -32,11 +32,11 @@ class RewardQueue:
 
     @property
     def waiting(self) -> int:
-        """Conversations that are not being scored yet."""
+        """Number of conversations that are not being scored yet."""
         return sum(len(tokens) for tokens, _ in self._waiting)
 
     async def score(self, tokens: list[Sequence[int]]) -> np.ndarray:
-        """Values float32 [N, K] of conversations.
+        """Scores conversations; returns float32 [N, K].
 
         Raises:
           Busy: too many wait already.

@@ -20,7 +20,7 @@ from nemojax.inference.server.service import Busy
 
 
 async def rewards(request: Request) -> Response:
-    """Values of one conversation or several."""
+    """Scores one conversation or several."""
     served: Served = request.app.state.served
     body = await served.body(request, RewardRequest)
     served.check_model(body.model)
@@ -47,8 +47,8 @@ async def rewards(request: Request) -> Response:
     )
 
 
-async def judged(request: Request, served: Served, body: ChatRequest) -> Response:
-    """A chat completion that carries the values of the conversation."""
+async def scored_chat(request: Request, served: Served, body: ChatRequest) -> Response:
+    """Formats a conversation's values as a chat completion."""
     if body.stream or (body.n or 1) > 1:
         raise ApiError(400, "a reward model gives one answer, and all of it at once")
     tokens = [await _tokens(served, body.messages)]

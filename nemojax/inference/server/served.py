@@ -1,4 +1,4 @@
-"""What all handlers share: the model, the engine, the limits, the counters."""
+"""State that all handlers share: the model, the engine, the limits, the counters."""
 
 import asyncio
 import dataclasses
@@ -17,7 +17,7 @@ from nemojax.inference.server.errors import ApiError
 from nemojax.inference.server.metrics import Metrics
 from nemojax.inference.server.reward_queue import RewardQueue
 from nemojax.inference.server.service import Busy, Failed, Service, Ticket
-from nemojax.inference.text.answer_text import AnswerText, Piece
+from nemojax.inference.text.output_text import OutputText, TextDelta
 from nemojax.interop.loading import LoadedModel
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -30,12 +30,12 @@ _BYTES_A_TOKEN = 64
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a client may use.
+    """Limits of a request.
 
     Attributes:
       body_bytes: of a request.
       body_seconds: until all of a request has come.
-      default_max_tokens: of a chat's answer that names no limit.
+      default_max_tokens: of a chat completion whose request names no limit.
     """
 
     body_bytes: int = 4 * 2**20
@@ -45,14 +45,14 @@ class Limits:
 
 @dataclasses.dataclass
 class Served:
-    """A model and who answers for it.
+    """A model with the services that generate or score with it.
 
     Attributes:
       model: with its tokenizer and template.
-      service: answers; None for a reward model.
-      rewards: judges; None for a language model.
-      attributes: names of what it judges.
-      max_length: tokens of a prompt with its answer, or of what is judged.
+      service: generates; None for a reward model.
+      rewards: scores; None for a language model.
+      attributes: names of the reward model's values.
+      max_length: tokens of a prompt with its output, or of a scored conversation.
       limits: of requests.
       metrics: are counted here.
       created: seconds since 1970.
@@ -69,7 +69,7 @@ class Served:
     _rendering: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
     async def body(self, request: Request, kind: type[Body]) -> Body:
-        """The request, checked; raises ApiError for what is wrong with it."""
+        """Reads and validates a request; raises ApiError for a bad one."""
         content = await self._read(request)
         try:
             return kind.model_validate_json(content)
@@ -111,7 +111,7 @@ class Served:
             )
 
     def encode(self, text: str, param: str, *, prefix: bool = True) -> list[int]:
-        """Tokens of a text, whatever control tokens it may seem to name.
+        """Encodes a text, whatever control tokens it may seem to name.
 
         `prefix` says whether those that begin every text of this model come first.
 
@@ -128,7 +128,7 @@ class Served:
     async def encode_chat(
         self, messages: Sequence[protocol.ChatMessage], *, scored: bool = False
     ) -> list[int]:
-        """Tokens of a conversation, up to its next answer or to be scored.
+        """Encodes a conversation, up to its next message or to be scored.
 
         Raises:
           ApiError: there is no template, or the conversation does not fit it.
@@ -166,7 +166,7 @@ class Served:
             )
 
     def sampling(self, body: Any, max_tokens: int, *, turn: bool, **more) -> Sampling:
-        """How the answers of a request are chosen."""
+        """Returns the sampling settings of a request."""
         top_k = body.top_k or 0
         stop_ids = self.model.turn_stop_ids if turn else self.model.stop_ids
         return Sampling(
@@ -181,8 +181,8 @@ class Served:
             **more,
         )
 
-    def answering(self) -> Service:
-        """Who answers; raises ApiError of a reward model."""
+    def language_service(self) -> Service:
+        """Returns the service that generates; raises ApiError of a reward model."""
         if self.service is None:
             raise ApiError(
                 400,
@@ -193,16 +193,18 @@ class Served:
             )
         return self.service
 
-    def submit(self, prompts: Sequence[list[int]], how: Sampling, n: int) -> Ticket:
-        """The answers; raises ApiError where there is no room for them."""
-        service, room = self.answering(), self.max_length
+    def submit(
+        self, prompts: Sequence[list[int]], sampling: Sampling, n: int
+    ) -> Ticket:
+        """Starts generating; raises ApiError where there is no room for the outputs."""
+        service, room = self.language_service(), self.max_length
         for index, prompt in enumerate(prompts):
             which = f"prompt {index}" if len(prompts) > 1 else "the prompt"
-            if len(prompt) + how.max_tokens > room:
+            if len(prompt) + sampling.max_tokens > room:
                 raise ApiError(
                     400,
                     f"the context has room for {room} tokens; {which} has "
-                    f"{len(prompt)} and the answer may have {how.max_tokens}",
+                    f"{len(prompt)} and the answer may have {sampling.max_tokens}",
                     param="max_tokens" if len(prompt) < room else "prompt",
                     code="context_length_exceeded",
                 )
@@ -214,7 +216,7 @@ class Served:
                 param="n",
             )
         try:
-            ticket = service.submit(prompts, how, n)
+            ticket = service.submit(prompts, sampling, n)
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
         except Busy as error:
@@ -224,24 +226,24 @@ class Served:
         self.metrics.prompt_tokens.inc(sum(map(len, prompts)))
         return ticket
 
-    async def pieces(
-        self, ticket: Ticket, texts: Sequence[AnswerText]
-    ) -> AsyncIterator[tuple[int, Piece]]:
-        """(index of the answer, what came of it), counted, until all have ended.
+    async def deltas(
+        self, ticket: Ticket, texts: Sequence[OutputText]
+    ) -> AsyncIterator[tuple[int, TextDelta]]:
+        """Yields (index of the output, its new text) until all have ended, counted.
 
-        What is left is given up when the iteration is closed.
+        Outputs that have not ended are cancelled when the iteration is closed.
         """
         start, first = time.monotonic(), True
         try:
             async for index, delta in ticket:
-                piece = texts[index].take(delta)
-                if piece.finish and not delta.finish:
+                text = texts[index].take(delta)
+                if text.finish_reason and not delta.finish_reason:
                     ticket.give_up(index)
                 if first:
                     self.metrics.first_token.observe(time.monotonic() - start)
                     first = False
-                self.metrics.answer_tokens.inc(len(piece.scored.tokens))
-                yield index, piece
+                self.metrics.answer_tokens.inc(len(text.scores.tokens))
+                yield index, text
         except Failed as error:
             raise ApiError(503, str(error), code="engine_failed") from error
         finally:
@@ -249,14 +251,14 @@ class Served:
             ticket.close()
 
     async def whole(
-        self, request: Request, ticket: Ticket, texts: Sequence[AnswerText]
-    ) -> list[Piece]:
-        """All answers when they have ended, unless the client goes away before."""
+        self, request: Request, ticket: Ticket, texts: Sequence[OutputText]
+    ) -> list[TextDelta]:
+        """Returns all outputs when they have ended, unless the client goes away."""
 
-        async def collect() -> list[Piece]:
-            found = [Piece() for _ in texts]
-            async for index, piece in self.pieces(ticket, texts):
-                found[index].extend(piece)
+        async def collect() -> list[TextDelta]:
+            found = [TextDelta() for _ in texts]
+            async for index, delta in self.deltas(ticket, texts):
+                found[index].extend(delta)
             return found
 
         try:
@@ -266,7 +268,7 @@ class Served:
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of some work; it is cancelled when the client goes away.
+    """Awaits some work; it is cancelled when the client goes away.
 
     Raises:
       ApiError: the client has gone.

@@ -1,8 +1,8 @@
-"""An engine in a thread of its own, for callers on an event loop.
+"""Runs an engine in a thread of its own, for callers on an event loop.
 
-The thread alone touches the engine. It takes orders between two steps, and what became
-known of answers goes back to the loop. An answer that nobody reads any more is
-cancelled, and its blocks are free again at the next step.
+The thread alone touches the engine. It runs commands between two steps, and sends new
+tokens back to the loop. An output that has no reader any more is cancelled, and its
+blocks are free again at the next step.
 """
 
 import asyncio
@@ -14,85 +14,89 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from nemojax.inference.engine.answers import Delta, Load
-from nemojax.inference.engine.batching import BatchingEngine
+from nemojax.inference.engine.engine import Engine
+from nemojax.inference.engine.outputs import Load, TokenDelta
 from nemojax.inference.engine.sampling import Sampling
 
 
 class Busy(Exception):
-    """So many answers are waiting that this one is not taken."""
+    """Says that too many requests wait for this one to be taken."""
 
 
 class Failed(Exception):
-    """The engine has failed; nothing is answered any more."""
+    """Says that the engine has failed and generates nothing any more."""
 
 
 class Ticket:
-    """Answers that are under way: iterate over it for (index of the answer, Delta).
+    """Outputs of a call of `submit`: an iterator of (index of the output, TokenDelta).
 
-    Ends when all answers have ended or were given up.
+    Ends when all outputs have ended or were cancelled.
     """
 
     def __init__(self, count: int, cancel: Callable[["Ticket", set[int]], None]):
-        self.numbers: list[int] = []  # of the answers; the engine's thread sets them
+        self.numbers: list[int] = []  # of the requests; the engine's thread sets them
         self._open = set(range(count))
         self._cancel = cancel
-        self._told: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue()
+        self._deltas: asyncio.Queue[tuple[int, TokenDelta] | Exception] = (
+            asyncio.Queue()
+        )
 
     @property
     def left(self) -> int:
-        """Answers that have not ended."""
+        """Number of outputs that have not ended."""
         return len(self._open)
 
-    def put(self, told: tuple[int, Delta] | Exception) -> None:
-        """For the service."""
-        if isinstance(told, Exception):
+    def put(self, report: tuple[int, TokenDelta] | Exception) -> None:
+        """Appends a delta, or the exception that ends all; the service calls it."""
+        if isinstance(report, Exception):
             self._open.clear()
-        elif told[0] not in self._open:
+        elif report[0] not in self._open:
             return
-        elif told[1].finish is not None:
-            self._open.discard(told[0])
-        self._told.put_nowait(told)
+        elif report[1].finish_reason is not None:
+            self._open.discard(report[0])
+        self._deltas.put_nowait(report)
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
-        """Raises Failed when the engine fails."""
-        while self._open or not self._told.empty():
-            told = await self._told.get()
-            if isinstance(told, Exception):
-                raise told
-            yield told
+    async def __aiter__(self) -> AsyncIterator[tuple[int, TokenDelta]]:
+        """Yields deltas; raises Failed when the engine fails."""
+        while self._open or not self._deltas.empty():
+            report = await self._deltas.get()
+            if isinstance(report, Exception):
+                raise report
+            yield report
 
     def give_up(self, index: int) -> None:
-        """Nothing more is wanted of an answer."""
+        """Cancels one output."""
         if index in self._open:
             self._open.discard(index)
             self._cancel(self, {index})
 
     def close(self) -> None:
-        """Nothing more is wanted at all."""
+        """Cancels all outputs that have not ended."""
         if self._open:
             given_up, self._open = self._open, set()
             self._cancel(self, given_up)
 
 
 class Service:
-    """Answers prompts from an event loop.
+    """Generates for callers on an event loop.
 
     Attributes:
-      engine: asked for `check`, `room` and `load` by anybody; all else is the thread's.
+      engine: any thread may call `check` and `room`; all else is the engine thread's.
     """
 
-    def __init__(self, engine: BatchingEngine, *, max_waiting: int = 256):
-        """The thread starts with `start`.
+    def __init__(self, engine: Engine, *, max_waiting: int = 256):
+        """Prepares the thread, which `start` starts.
 
         Args:
-          engine: nobody else uses it from now on.
-          max_waiting: answers that may wait beside those that have a row.
+          engine: belongs to the service from now on.
+          max_waiting: requests that may wait beside those that have a slot.
         """
         self.engine = engine
-        self._max_open = engine.shapes.rows + max_waiting
+        self._max_open = engine.config.slots + max_waiting
         self._open: set[Ticket] = set()  # of the event loop
-        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = (
+            queue.SimpleQueue()
+        )
         self._calls: set[concurrent.futures.Future[Any]] = set()
         self._tickets: dict[int, tuple[Ticket, int]] = {}  # of the thread
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -101,49 +105,49 @@ class Service:
         self._failure: Exception | None = None
 
     def start(self) -> None:
-        """Begins to answer; call it in the event loop."""
+        """Starts the thread; call it in the event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     async def stop(self) -> None:
         """Ends the thread after its step; what is open fails."""
-        self._orders.put(None)
+        self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
     @property
     def healthy(self) -> bool:
-        """Whether it answers."""
+        """Whether the engine runs."""
         return self._failure is None and self._thread.is_alive()
 
     @property
     def load(self) -> Load:
-        """Of the engine after its last step."""
+        """How busy the engine was after its last step."""
         return self._load
 
     @property
     def open(self) -> int:
-        """Answers that have not ended."""
+        """Number of outputs that have not ended."""
         return sum(ticket.left for ticket in self._open)
 
     @property
     def capacity(self) -> int:
-        """Answers that may be open at a time."""
+        """Number of outputs that may be open at a time."""
         return self._max_open
 
     def submit(
-        self, prompts: Sequence[Sequence[int]], how: Sampling, n: int = 1
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int = 1
     ) -> Ticket:
-        """Takes prompts, each to be answered n times.
+        """Takes prompts of each of which n outputs are wanted.
 
-        Answer i of prompt p has index `p * n + i`.
+        Output i of prompt p has index `p * n + i`.
 
         Raises:
-          ValueError: one cannot be answered, see `BatchingEngine.check`.
+          ValueError: see `Engine.check`.
           Busy: too many wait already.
           Failed: the engine has.
         """
         for prompt in prompts:
-            self.engine.check(prompt, how)
+            self.engine.check(prompt, sampling)
         self._check_health()
         count = n * len(prompts)
         if self.open + count > self._max_open:
@@ -151,20 +155,20 @@ class Service:
         ticket = Ticket(count, self._cancel)
         self._open.add(ticket)
 
-        def order() -> None:
+        def command() -> None:
             for prompt in prompts:
-                ticket.numbers += self.engine.submit(prompt, how, n)
+                ticket.numbers += self.engine.submit(prompt, sampling, n)
             for index, number in enumerate(ticket.numbers):
                 self._tickets[number] = ticket, index
 
-        self._orders.put(order)
+        self._commands.put(command)
         return ticket
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Runs a function in the engine's thread, between two steps."""
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
-        def order() -> None:
+        def command() -> None:
             try:
                 done.set_result(function())
             except Exception as error:
@@ -172,7 +176,7 @@ class Service:
 
         self._check_health()
         self._calls.add(done)
-        self._orders.put(order)
+        self._commands.put(command)
         try:
             return await asyncio.shield(asyncio.wrap_future(done))
         finally:
@@ -183,7 +187,7 @@ class Service:
             raise Failed(f"the engine has failed: {self._failure}")
 
     def _cancel(self, ticket: Ticket, indices: set[int]) -> None:
-        def order() -> None:
+        def command() -> None:
             for index in indices:
                 number = ticket.numbers[index]
                 if self._tickets.pop(number, None):
@@ -191,42 +195,42 @@ class Service:
 
         if not ticket.left:
             self._open.discard(ticket)
-        self._orders.put(order)
+        self._commands.put(command)
 
     def _run(self) -> None:
-        """The thread."""
+        """Runs the engine until it is stopped or fails; the body of the thread."""
         try:
-            while self._obey():
-                told = self.engine.step()
+            while self._run_commands():
+                deltas = self.engine.step()
                 self._load = self.engine.load
-                if told:
-                    self._deliver(told)
+                if deltas:
+                    self._deliver(deltas)
             self._failure = Failed("it was stopped")
         except Exception as error:
             # Whatever it is, callers must not wait for ever.
             self._failure = error
         self._on_loop(self._fail_all)
 
-    def _obey(self) -> bool:
-        """Takes all orders, or waits for one; whether to go on."""
-        orders: collections.deque[Callable[[], None] | None] = collections.deque()
+    def _run_commands(self) -> bool:
+        """Runs all commands, or waits for one; returns False on shutdown."""
+        commands: collections.deque[Callable[[], None] | None] = collections.deque()
         if not self.engine.busy:
-            orders.append(self._orders.get())
-        while not self._orders.empty():
-            orders.append(self._orders.get())
-        for order in orders:
-            if order is None:
+            commands.append(self._commands.get())
+        while not self._commands.empty():
+            commands.append(self._commands.get())
+        for command in commands:
+            if command is None:
                 return False
-            order()
+            command()
         return True
 
-    def _deliver(self, told: Sequence[Delta]) -> None:
+    def _deliver(self, deltas: Sequence[TokenDelta]) -> None:
         found = []
-        for delta in told:
+        for delta in deltas:
             ticket = self._tickets.get(delta.request)
-            if ticket is None:  # given up
+            if ticket is None:  # cancelled
                 continue
-            if delta.finish is not None:
+            if delta.finish_reason is not None:
                 del self._tickets[delta.request]
             found.append((*ticket, delta))
 

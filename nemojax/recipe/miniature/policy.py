@@ -1,4 +1,4 @@
-"""A trained model as the later stages see it: something that answers, or scores."""
+"""A trained model as the later stages use it: a policy, or a reward model."""
 
 import dataclasses
 import functools
@@ -13,8 +13,13 @@ from nemojax.data.text import nemotron_template
 from nemojax.data.text.chat_template import ChatTemplate
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.generation.generators import PolicyGenerator, Response
-from nemojax.inference.dense.engine import Engine, Sample
-from nemojax.inference.scoring import scoring
+from nemojax.inference.engine import config as configs
+from nemojax.inference.engine.engine import Engine
+from nemojax.inference.engine.outputs import Completion
+from nemojax.inference.engine.sampling import Sampling
+from nemojax.inference.scoring import scorer
+from nemojax.inference.scoring.scorer import Scorer
+from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
 
 
@@ -40,14 +45,10 @@ class Policy:
 
     @functools.cached_property
     def _engine(self) -> Engine:
-        return Engine(
-            self.config,
-            self.params,
-            self.mesh,
-            nemotron_template.stop_id(self.tokenizer),
-            max_prompt_tokens=self.max_prompt_tokens,
-            max_new_tokens=self.max_new_tokens,
+        sizes = configs.batch(
+            self.max_prompt_tokens, self.max_new_tokens, data=self.mesh.shape["data"]
         )
+        return Engine(self.config, self.params, self.mesh, sizes)
 
     @property
     def generator(self) -> PolicyGenerator:
@@ -57,42 +58,55 @@ class Policy:
     def respond(
         self, conversations: Sequence[Conversation], temperature: float, seed: int
     ) -> list[Response]:
-        """One answer to each conversation, each with a random stream of its own."""
+        """Generates a response to each conversation, each with its own random stream.
+
+        Args:
+          conversations: that end with a user turn.
+          temperature: 0 is greedy.
+          seed: of all random streams.
+        """
         prompts = [
             self.template.encode_prompt(self.tokenizer, conversation)
             for conversation in conversations
         ]
-        return [
-            Response(
-                nemotron_template.response_text(
-                    self.tokenizer, self._with_text(sample.tokens)
-                ),
-                "stop" if sample.finish_reason == "stop" else "length",
-                len(sample.tokens),
-            )
-            for sample in self.sample(prompts, temperature, seed)
-        ]
+        stop_id = nemotron_template.stop_id(self.tokenizer)
+        seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint32)
+        found = []
+        for one in self._sample(prompts, stop_id, temperature, seeds.tolist()):
+            tokens = self._with_text(one.tokens, stop_id)
+            text = nemotron_template.response_text(self.tokenizer, tokens)
+            reason = "stop" if one.finish_reason == "stop" else "length"
+            found.append(Response(text, reason, len(one.tokens) - (reason == "stop")))
+        return found
 
     def complete(
         self, prompts: Sequence[Sequence[int]], stop_id: int
     ) -> list[list[int]]:
-        """Greedy continuations of token prompts up to `stop_id` (without it)."""
-        engine = dataclasses.replace(self._engine, stop_id=stop_id)
-        samples = engine.sample(prompts, temperature=0.0, seeds=[0] * len(prompts))
-        return [self._with_text(sample.tokens) for sample in samples]
+        """Generates greedy continuations of token prompts up to `stop_id`, without it.
 
-    def _with_text(self, tokens: Sequence[int]) -> list[int]:
-        """Without the ids that round the model's vocabulary up: no text is theirs."""
-        return [token for token in tokens if token < self.tokenizer.vocab_size]
+        Ids that only round the model's vocabulary up are left out.
+        """
+        found = self._sample(prompts, stop_id, 0.0, [0] * len(prompts))
+        return [self._with_text(one.tokens, stop_id) for one in found]
 
-    def sample(
-        self, prompts: Sequence[Sequence[int]], temperature: float, seed: int
-    ) -> list[Sample]:
-        """Continuations of token prompts, up to the template's stop token."""
-        seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint32)
-        return self._engine.sample(
-            prompts, temperature=temperature, seeds=[int(value) for value in seeds]
+    def _sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        stop_id: int,
+        temperature: float,
+        seeds: Sequence[int],
+    ) -> list[Completion]:
+        shared = Sampling(
+            temperature, max_tokens=self.max_new_tokens, stop_ids=(stop_id,)
         )
+        each = [dataclasses.replace(shared, seed=seed) for seed in seeds]
+        return self._engine.generate(prompts, each)
+
+    def _with_text(self, tokens: Sequence[int], stop_id: int) -> list[int]:
+        """Drops the stop token and the ids that round the vocabulary up."""
+        if tokens and tokens[-1] == stop_id:
+            tokens = tokens[:-1]
+        return [token for token in tokens if token < self.tokenizer.vocab_size]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +116,7 @@ class RewardScorer:
     Attributes:
       config, params, mesh: the model, with a reward head.
       tokenizer, template: how conversations become tokens.
-      rows, length: shape of a packed batch; longer conversations are refused.
+      length: tokens of the longest conversation; longer ones are refused.
     """
 
     config: ModelConfig
@@ -110,30 +124,26 @@ class RewardScorer:
     mesh: Mesh
     tokenizer: Tokenizer
     template: ChatTemplate
-    rows: int = 32
     length: int = 120
 
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        model = LoadedModel(
+            "reward model",
+            self.config,
+            self.params,
+            self.mesh,
+            self.tokenizer,
+            self.template,
+            (),
+            (),
+        )
+        return Scorer(model, scorer.Settings(scorer.REWARDS, self.length))
+
     def attributes(self, conversations: Sequence[Conversation]) -> np.ndarray:
-        """float32 [N, K] values, read at the trailing control token.
+        """Returns float32 [N, K] values, read at the trailing control token.
 
         Raises:
           ValueError: a conversation longer than `length` tokens; names its index.
         """
-        tokens = [
-            self.template.encode_for_reward(self.tokenizer, conversation)
-            for conversation in conversations
-        ]
-        for index, sequence in enumerate(tokens):
-            if len(sequence) > self.length:
-                raise ValueError(
-                    f"conversation {index} has {len(sequence)} tokens, "
-                    f"the scorer takes {self.length}"
-                )
-        return scoring.score_rewards(
-            self.config,
-            self.params,
-            tokens,
-            mesh=self.mesh,
-            rows=self.rows,
-            length=self.length,
-        )
+        return self._scorer.values(conversations)

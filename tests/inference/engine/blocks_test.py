@@ -62,6 +62,16 @@ def test_texts_share_full_blocks_but_never_a_whole_prompt():
     assert pool.open([1, 2, 3, 4], 2, share=False).shared == 0
 
 
+def test_the_blocks_of_an_open_sequence_are_shared_before_they_are_known():
+    pool = BlockPool(10, 2)
+    first = pool.open([1, 2, 3, 4], 1)
+    second = pool.open([1, 2, 3, 4], 1, like=first)
+    assert (second.shared, second.blocks[:1]) == (2, first.blocks[:1])
+    assert not {*second.blocks[1:]} & {*first.blocks}
+    pool.close(first)
+    assert second.blocks[0] not in pool.open([5] * 8, 1).blocks
+
+
 def test_what_nobody_uses_is_known_until_its_place_is_needed():
     pool = BlockPool(5, SIZE)
     for tokens in ([1, 1, 1], [2, 2, 2]):

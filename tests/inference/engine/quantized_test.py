@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nemojax.inference.engine import paged
-from nemojax.inference.engine.batching import BatchingEngine
-from nemojax.inference.engine.paged_state import Shapes
+from nemojax.inference.engine.config import EngineConfig
+from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.scoring import fidelity, scoring
 from nemojax.models import forward, quantized
@@ -15,24 +15,11 @@ from nemojax.parallel import mesh as meshes
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SHAPES = Shapes(
-    rows=4, blocks=40, block_size=4, max_length=48, prefill_rows=2, chunk=6, tile=8,
+CONFIG = EngineConfig(
+    slots=4, blocks=40, block_size=4, max_length=48, prefill_slots=2,
+    chunk=6, tile=8,
     steps=3,
 )  # fmt: skip
-
-
-def answers(engine, prompts):
-    """Greedy tokens and their log-probs."""
-    numbers = [
-        engine.submit(prompt, Sampling(temperature=0.0, max_tokens=12))[0]
-        for prompt in prompts
-    ]
-    found = {number: ([], []) for number in numbers}
-    while engine.busy:
-        for delta in engine.step():
-            found[delta.request][0].extend(delta.new.tokens)
-            found[delta.request][1].extend(delta.new.log_probs)
-    return list(found.values())
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +32,28 @@ def log_softmax(config, params):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "consume"),
+    ("sizes", "donate"),
     [({}, True), pytest.param({"tensor": 2}, False, marks=pytest.mark.slow)],
     ids=str,
 )
 def test_answers_are_those_of_the_full_kernels(
-    config, params, prompts, log_softmax, sizes, consume
+    config, params, prompts, log_softmax, sizes, donate
 ):
     mesh = meshes.make_mesh(**sizes)
     tree = jax.tree.map(jnp.array, quantized.quantize(params, "fp8"))
-    if consume:
-        given, tree = tree, paged.by_layer(config, tree, mesh, consume=True)
+    if donate:
+        given, tree = tree, paged.by_layer(config, tree, mesh, donate=True)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given["layers"]))
-    found = answers(BatchingEngine(config, tree, mesh, SHAPES), prompts)
+    engine = Engine(config, tree, mesh, CONFIG)
+    found = engine.generate(prompts, Sampling(temperature=0.0, max_tokens=12))
     rows = np.zeros((len(prompts), 32), np.int32)
-    for row, prompt, (tokens, _) in zip(rows, prompts, found, strict=True):
-        row[: len(prompt) + len(tokens)] = prompt + tokens
+    for row, prompt, one in zip(rows, prompts, found, strict=True):
+        row[: len(prompt) + len(one.tokens)] = prompt + one.tokens
     expected = np.asarray(log_softmax(rows))
-    for after, prompt, (tokens, log_probs) in zip(
-        expected, prompts, found, strict=True
-    ):
-        after = after[len(prompt) - 1 :][: len(tokens)]
-        assert tokens == after.argmax(-1).tolist()
-        np.testing.assert_allclose(log_probs, after.max(-1), atol=1e-4)
+    for after, prompt, one in zip(expected, prompts, found, strict=True):
+        after = after[len(prompt) - 1 :][: len(one.tokens)]
+        assert one.tokens == after.argmax(-1).tolist()
+        np.testing.assert_allclose(one.log_probs, after.max(-1), atol=1e-4)
 
 
 def test_what_the_engine_keeps_is_one_byte_a_weight(config, params):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nemojax.inference.engine.batching import BatchingEngine
-from nemojax.inference.engine.paged_state import Shapes
+from nemojax.inference.engine.config import EngineConfig
+from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.sampling import Sampling
 from nemojax.interop import huggingface
 from nemojax.parallel import mesh as meshes
@@ -17,8 +17,14 @@ pytest.importorskip("safetensors")
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 NEW = 128
-SHAPES = Shapes(
-    rows=4, blocks=64, block_size=16, max_length=160, prefill_rows=2, chunk=8, tile=32
+CONFIG = EngineConfig(
+    slots=4,
+    blocks=64,
+    block_size=16,
+    max_length=160,
+    prefill_slots=2,
+    chunk=8,
+    tile=32,
 )
 
 
@@ -51,11 +57,6 @@ def test_greedy_answers_are_those_of_transformers(name, tmp_path):
     config, params = huggingface.load(tmp_path)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 62, size).tolist() for size in (3, 9, 17, 30, 1, 12)]
-    engine = BatchingEngine(config, params, meshes.make_mesh(), SHAPES)
-    how = Sampling(temperature=0, max_tokens=NEW)
-    numbers = [engine.submit(prompt, how)[0] for prompt in prompts]
-    found = {number: [] for number in numbers}
-    while engine.busy:
-        for delta in engine.step():
-            found[delta.request] += delta.new.tokens
-    assert [found[number] for number in numbers] == theirs(model, prompts)
+    engine = Engine(config, params, meshes.make_mesh(), CONFIG)
+    found = engine.generate(prompts, Sampling(temperature=0, max_tokens=NEW))
+    assert [one.tokens for one in found] == theirs(model, prompts)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from nemojax.inference.engine.sampling import Sampling
-from nemojax.inference.text.talk import Talk
+from nemojax.inference.text.chat_session import ChatSession
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
 
@@ -32,7 +32,7 @@ def model(checkpoint):
 
 def test_a_prompt_is_answered_and_a_talk_goes_on(checkpoint, model):
     how = Sampling(temperature=0.7, top_p=0.95, seed=1, max_tokens=20)
-    talk = Talk(model, how, max_length=128)
+    talk = ChatSession(model, how, max_length=128)
     answers = ["".join(talk.ask(text)) for text in ("Hi", "Why?")]
     assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 2
     once = sample(checkpoint, "--prompt=Hi")
@@ -46,7 +46,7 @@ def test_a_prompt_is_answered_and_a_talk_goes_on(checkpoint, model):
 
 
 def test_an_answer_that_is_cut_off_is_what_was_said(model):
-    talk = Talk(model, Sampling(seed=1, max_tokens=60), max_length=128)
+    talk = ChatSession(model, Sampling(seed=1, max_tokens=60), max_length=128)
     answer = talk.ask("Hi")
     begun = next(text for text in answer if text)
     answer.close()
@@ -63,6 +63,6 @@ def test_what_has_no_room_is_said(checkpoint, model):
     done = sample(checkpoint, "--prompt=" + "a" * 300)
     assert done.returncode == 2
     assert "leaves no room for an answer" in done.stderr
-    talk = Talk(model, Sampling(max_tokens=8), max_length=64)
+    talk = ChatSession(model, Sampling(max_tokens=8), max_length=64)
     with pytest.raises(ValueError, match="the context has 64"):
         list(talk.ask("a" * 80))

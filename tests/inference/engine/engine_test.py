@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from nemojax.inference.engine import answers, sampling
-from nemojax.inference.engine.batching import BatchingEngine
-from nemojax.inference.engine.paged_state import Shapes
+from nemojax.inference.engine import outputs, sampling
+from nemojax.inference.engine.config import EngineConfig
+from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.sampling import Sampling
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
@@ -18,8 +18,9 @@ from nemojax.parallel import mesh as meshes
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 # So small that prompts take pieces, texts take blocks and tiles, and requests wait.
-SHAPES = Shapes(
-    rows=4, blocks=40, block_size=4, max_length=48, prefill_rows=2, chunk=6, tile=8,
+CONFIG = EngineConfig(
+    slots=4, blocks=40, block_size=4, max_length=48, prefill_slots=2,
+    chunk=6, tile=8,
     steps=3,
 )  # fmt: skip
 
@@ -27,7 +28,7 @@ SHAPES = Shapes(
 @pytest.fixture(scope="module")
 def engine(config, params):
     """One engine for all: each test leaves it empty."""
-    return BatchingEngine(config, params, meshes.make_mesh(), SHAPES)
+    return Engine(config, params, meshes.make_mesh(), CONFIG)
 
 
 def finish(engine, deltas=()):
@@ -40,7 +41,7 @@ def finish(engine, deltas=()):
         tokens, log_probs, _ = found.get(delta.request, ([], [], None))
         tokens = tokens + delta.new.tokens
         log_probs = log_probs + delta.new.log_probs
-        found[delta.request] = tokens, log_probs, delta.finish
+        found[delta.request] = tokens, log_probs, delta.finish_reason
     assert engine.load.running == engine.load.waiting == 0
     assert engine.load.free_blocks == engine.load.blocks
     return found
@@ -98,7 +99,7 @@ def test_prompt_log_probs_and_alternatives_are_those_of_the_full_forward(
         while engine.busy:
             deltas += engine.step()
         mine = [delta for delta in deltas if delta.request == number]
-        answered = answers.Scored()
+        answered = outputs.TokenScores()
         for delta in mine:
             answered.extend(delta.new)
         whole = log_softmax(prompt[:size] + answered.tokens)
@@ -181,6 +182,65 @@ def test_n_answers_share_the_prompt_and_differ_in_their_seeds(engine, prompts):
     assert len({tuple(tokens) for tokens, _, _ in alone}) == 4
 
 
+@pytest.mark.parametrize("data", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_generate_gives_each_prompt_what_it_gets_alone(engine, config, params, data):
+    """In their order, bit for bit; equal prompts share blocks, and slots are refilled.
+
+    Prompts are read in two parts; outputs end at stop tokens and at their lengths.
+    """
+    sizes = dataclasses.replace(CONFIG, split_tail=True, tile=48, rounds=3, blocks=60)
+    mesh = meshes.make_mesh(data=data)
+    batch = Engine(config, params, mesh, sizes, stop_ids=(7, 8, 9))
+    rng = np.random.default_rng(0)
+    unique = [rng.integers(10, 61, size).tolist() for size in (3, 17, 6, 12, 25)]
+    asked = [
+        (unique[index % 5], Sampling(seed=index, max_tokens=1 + index % 19))
+        for index in range(30)
+    ]
+    asked += [(unique[1], HOWS[3]), (unique[1], HOWS[2]), (unique[1], HOWS[0])]
+    found = batch.generate(*zip(*asked, strict=True))
+    assert [batch.generate([prompt], how)[0] for prompt, how in asked] == found
+    assert batch.load.free_blocks == batch.load.blocks
+    assert {one.finish_reason for one in found} == {"stop", "length"}
+    for (prompt, how), one in zip(asked, found, strict=True):
+        how = dataclasses.replace(how, stop_ids=(7, 8, 9))
+        tokens, log_probs, reason = answer(engine, prompt, how)
+        assert (one.tokens, one.finish_reason) == (tokens, reason)
+        np.testing.assert_allclose(one.log_probs, log_probs, atol=1e-4)
+
+
+def test_generate_without_prompts_gives_nothing(engine):
+    assert engine.generate([], Sampling()) == []
+
+
+def test_generate_names_the_prompt_that_does_not_fit(engine, prompts):
+    with pytest.raises(ValueError, match="prompt 1: the prompt has no tokens"):
+        engine.generate([prompts[0], []], HOWS[0])
+    assert not engine.busy
+
+
+def test_a_stream_that_is_closed_leaves_nothing_behind(engine, prompts):
+    stream = engine.stream(prompts, HOWS[0])
+    next(stream)
+    with pytest.raises(RuntimeError, match="busy"):
+        engine.generate(prompts, HOWS[0])
+    stream.close()
+    assert not engine.busy
+    assert engine.load.free_blocks == engine.load.blocks
+
+
+def test_followers_of_a_cancelled_prompt_read_it_themselves(engine, prompts):
+    """Their blocks were shared before anything was in them."""
+    prompt, how = list(itertools.chain(*prompts))[:20], Sampling(seed=3, max_tokens=9)
+    first, second, third = engine.submit(prompt, how, n=3)
+    deltas = engine.step()  # six of the twenty tokens are read
+    engine.cancel(first)
+    found = finish(engine, deltas)
+    for number, seed in ((second, 4), (third, 5)):
+        alone = answer(engine, prompt, dataclasses.replace(how, seed=seed))
+        assert found[number] == alone
+
+
 def test_a_stop_token_ends_the_answer_and_is_its_last(engine, prompts):
     how = HOWS[0]
     tokens, log_probs, _ = answer(engine, prompts[0], how)
@@ -236,8 +296,8 @@ def test_steady_state_compiles_nothing(engine, prompts, caplog):
 @pytest.mark.parametrize("data", [1, 2])
 def test_a_mesh_changes_nothing(engine, config, params, prompts, data):
     mesh = meshes.make_mesh(data=data, tensor=2)
-    shapes = dataclasses.replace(SHAPES, blocks=20)
-    split = BatchingEngine(config, params, mesh, shapes)
+    shapes = dataclasses.replace(CONFIG, blocks=20)
+    split = Engine(config, params, mesh, shapes)
     asked = requests(prompts)
     found = []
     for each in (engine, split):
@@ -265,15 +325,15 @@ def test_a_prompt_that_does_not_fit_is_refused(engine, prompt, tokens, reason):
 @pytest.mark.parametrize(
     ("sizes", "shapes", "reason"),
     [
-        ({"pipe": 2}, SHAPES, "needs pipe=1, got 2"),
-        ({"data": 3}, SHAPES, "rows=4 does not divide over data=3"),
-        ({"tensor": 4}, SHAPES, "num_kv_heads"),
-        ({}, dataclasses.replace(SHAPES, tile=6), "tile=6 is no multiple"),
+        ({"pipe": 2}, CONFIG, "needs pipe=1, got 2"),
+        ({"data": 3}, CONFIG, "slots=4 does not divide over data=3"),
+        ({"tensor": 4}, CONFIG, "num_kv_heads"),
+        ({}, dataclasses.replace(CONFIG, tile=6), "tile=6 is no multiple"),
     ],
 )
 def test_what_does_not_divide_is_refused(config, params, sizes, shapes, reason):
     with pytest.raises(ValueError, match=reason):
-        BatchingEngine(config, params, meshes.make_mesh(**sizes), shapes)
+        Engine(config, params, meshes.make_mesh(**sizes), shapes)
 
 
 def test_as_many_stop_tokens_as_a_row_has_room_for(engine, prompts):
@@ -285,8 +345,8 @@ def test_as_many_stop_tokens_as_a_row_has_room_for(engine, prompts):
 
 def test_texts_that_are_looked_at_in_one_piece(engine, config, params, prompts):
     """The same answers, and alone as among others."""
-    shapes = dataclasses.replace(SHAPES, tile=SHAPES.max_length)
-    whole = BatchingEngine(config, params, meshes.make_mesh(), shapes)
+    shapes = dataclasses.replace(CONFIG, tile=CONFIG.max_length)
+    whole = Engine(config, params, meshes.make_mesh(), shapes)
     asked = requests(prompts)
     numbers = [whole.submit(*request)[0] for request in asked]
     found = finish(whole)
@@ -300,11 +360,11 @@ def test_texts_that_are_looked_at_in_one_piece(engine, config, params, prompts):
 
 def test_a_row_is_free_once_its_last_token_is_asked_for(engine, prompts):
     """Before the host has seen it: the next answer begins a call earlier."""
-    how = Sampling(temperature=0.0, max_tokens=1 + SHAPES.steps)
+    how = Sampling(temperature=0.0, max_tokens=1 + CONFIG.steps)
     (number,) = engine.submit(prompts[0], how)
     deltas = engine.step()
     while engine.load.running:
         deltas += engine.step()
-    assert not any(delta.finish for delta in deltas)
+    assert not any(delta.finish_reason for delta in deltas)
     assert engine.busy
-    assert len(finish(engine, deltas)[number][0]) == 1 + SHAPES.steps
+    assert len(finish(engine, deltas)[number][0]) == 1 + CONFIG.steps

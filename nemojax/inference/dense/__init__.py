@@ -1,1 +1,0 @@
-"""Decoding with a dense cache, all prompts to their end."""
