@@ -25,6 +25,7 @@ from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
 from nemojax.inference.text.answer_text import AnswerText, Piece
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.training import metrics
 
 NAME = "nemojax"
@@ -90,7 +91,7 @@ class NemojaxLM(TemplateLM):
         mesh = meshes.make_mesh(data=int(data), tensor=int(tensor))
         found = loading.load(
             checkpoint or pretrained,
-            mesh,
+            Layout(mesh),
             template=template,
             dtype=dtype,
             quantize=quantize,
