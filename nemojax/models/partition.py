@@ -321,7 +321,7 @@ def axes_of(entry: Any) -> tuple[str, ...]:
 
 
 def check(config: ModelConfig, layout: Layout) -> None:
-    """Raises ValueError, naming every size that the layout splits badly."""
+    """Raises UserError, naming every size that the layout splits badly."""
     problems = []
     tensor = layout.size("tensor")
     for name in ("num_heads", "num_kv_heads", "d_ff"):

@@ -13,6 +13,9 @@ from nemojax.data.text.jinja_template import JinjaTemplate
 from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.errors import UserError
 from nemojax.interop import loading, model_folder
+from nemojax.models import trees
+from nemojax.parallel.fingerprint import parameters_sha256
+from nemojax.parallel.layout import LayoutSpec
 from tests.data.text import llama_tokenizer
 from tests.interop.tiny import LLAMA, assert_same, random_params
 from tests.interop.tiny import NEMOTRON as SIZES
@@ -70,6 +73,29 @@ def test_the_folder_of_a_run_is_loaded_under_its_name(folder):
     found = loading.load(folder.parent, meshes.make_mesh())
     assert found.name == folder.parent.name
     assert found.config == SIZES
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_each_device_reads_its_part_of_each_matrix(tokenizer, tmp_path, theirs):
+    """Split over data (ZeRO), pipe and tensor; norms over pipe; same fingerprint."""
+    config = dataclasses.replace(SIZES, num_layers=4)
+    params = random_params(config)
+    if theirs:
+        huggingface.save(tmp_path / "model", config, params, tokenizer)
+    else:
+        tokenizer.save(tmp_path / "file")
+        files = {"tokenizer.model": tmp_path / "file"}
+        model_folder.save(tmp_path / "model", config, params, files=files)
+    layout = LayoutSpec(data=2, pipe=2, tensor=2).layout()
+    found = loading.load(tmp_path / "model", layout)
+    assert found.layout == layout
+    assert_same(found.params, params)
+    assert parameters_sha256(found.params) == parameters_sha256(params)
+    for path, leaf in trees.items(found.params):
+        parts = {"layers": 2}.get(path[0], 1) if path[-2].endswith("norm") else 8
+        sizes = {shard.data.size for shard in leaf.addressable_shards}
+        assert len(leaf.addressable_shards) == 8
+        assert sizes == {leaf.size // parts}, path
 
 
 def test_parameters_are_saved_in_the_dtypes_that_they_came_in(tmp_path):
