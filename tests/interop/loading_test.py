@@ -58,19 +58,19 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(folder, tokenizer, tmp_pa
     other = tokenizers.train(TEXTS, vocab_size=39, byte_fallback=False)
     other.save(folder / "tokenizer.model")
     with pytest.raises(UserError, match=other.fingerprint[:16]) as error:
-        loading.load(folder, meshes.make_mesh())
+        loading.load(folder)
     assert tokenizer.fingerprint[:16] in str(error.value)
     # Of a model that an earlier version wrote nothing is known.
     fields = json.loads((folder / "model.json").read_text())
     del fields["tokenizer_sha256"]
     (folder / "model.json").write_text(json.dumps(fields))
-    found = loading.load(folder, meshes.make_mesh())
+    found = loading.load(folder)
     assert found.tokenizer.fingerprint == other.fingerprint
 
 
 def test_the_folder_of_a_run_is_loaded_under_its_name(folder):
     folder.rename(folder.parent / "model")
-    found = loading.load(folder.parent, meshes.make_mesh())
+    found = loading.load(folder.parent)
     assert found.name == folder.parent.name
     assert found.config == SIZES
 
