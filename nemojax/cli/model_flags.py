@@ -11,6 +11,7 @@ from nemojax.interop import loading
 from nemojax.interop.loading import LoadedModel
 from nemojax.models import quantized
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 
 FLAGS = flags.FLAGS
 DTYPES = ("float32", "bfloat16", "float16")
@@ -72,5 +73,5 @@ def load(**options: Any) -> LoadedModel:
             options[name] = FLAGS[name].value
     axes = dataclass_flags.values("parallel")
     axes["data"] = axes["data"] or max(1, jax.device_count() // max(1, axes["tensor"]))
-    mesh = meshes.make_mesh(**axes)
-    return loading.load(FLAGS.model, mesh, dtype=FLAGS.dtype, **options)
+    layout = Layout(meshes.make_mesh(**axes))
+    return loading.load(FLAGS.model, layout, dtype=FLAGS.dtype, **options)

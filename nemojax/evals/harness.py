@@ -27,6 +27,7 @@ from nemojax.inference.text.generation import TextRequest
 from nemojax.inference.text.output_text import TextDelta
 from nemojax.interop import loading
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.training import metrics
 
 NAME = "nemojax"
@@ -92,7 +93,7 @@ class NemojaxLM(TemplateLM):
         mesh = meshes.make_mesh(data=int(data), tensor=int(tensor))
         found = loading.load(
             checkpoint or pretrained,
-            mesh,
+            Layout(mesh),
             template=template,
             dtype=dtype,
             quantize=quantize,

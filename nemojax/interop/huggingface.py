@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import NamedSharding
 
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
@@ -32,7 +32,7 @@ from nemojax.interop.names import Tensor
 from nemojax.io import folders
 from nemojax.models import forward, partition, trees
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 
 CONFIG = "config.json"
 REWARD_HEAD = "reward_head.safetensors"
@@ -46,7 +46,7 @@ Progress = Callable[[int, int], None]
 
 def load(
     directory: str | os.PathLike[str],
-    mesh: Mesh | None = None,
+    layout: Layout | None = None,
     *,
     progress: Progress = lambda done, total: None,
 ) -> tuple[ModelConfig, Any]:
@@ -55,7 +55,8 @@ def load(
     Args:
       directory: with `config.json` and safetensors; if `save` put a reward head
         beside them, it is read too.
-      mesh: where the parameters go, as `models.partition` says; default: one device.
+      layout: where the parameters go, as `models.partition` says; default: one
+        device.
       progress: called with leaves done and all leaves.
 
     Returns:
@@ -67,8 +68,8 @@ def load(
         are missing, too many or of another shape; all of them are named.
     """
     config = read_config(directory)
-    mesh = mesh or meshes.make_mesh()
-    return config, trees.build(leaves(directory, mesh, progress=progress))
+    found = leaves(directory, layout or Layout(), progress=progress)
+    return config, trees.build(found)
 
 
 def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
@@ -84,7 +85,7 @@ def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
 
 def leaves(
     directory: str | os.PathLike[str],
-    mesh: Mesh | None = None,
+    layout: Layout | None = None,
     *,
     progress: Progress = lambda done, total: None,
 ) -> Iterator[tuple[trees.Path, jax.Array | np.ndarray]]:
@@ -92,21 +93,23 @@ def leaves(
     otherwise.
 
     All tensors' names and shapes are checked before the first leaf comes. Without a
-    mesh they stay on the host: memory is that of one leaf and a block of rows.
+    layout they stay on the host: memory is that of one leaf and a block of rows.
     """
     directory = pathlib.Path(directory)
     config = read_config(directory)
-    if mesh is not None:
-        partition.check_mesh(config, mesh)
+    if layout is not None:
+        partition.check(config, layout)
     reader = weights.Reader(directory)
     shapes = forward.shapes(config)
+    places = placement.shardings(shapes, layout)
     judge = (directory / REWARD_HEAD).exists()
     found = names.tensors(config, lm_head=not judge or _LM_HEAD in reader.shapes)
     _check(directory, config, shapes, found, reader)
     found.sort(key=lambda tensor: trees.get(shapes, tensor.path).size, reverse=True)
     for done, tensor in enumerate(found):
         progress(done, len(found))
-        yield tensor.path, _leaf(config, reader, tensor, shapes, mesh)
+        shape, place = (trees.get(tree, tensor.path) for tree in (shapes, places))
+        yield tensor.path, _leaf(config, reader, tensor, shape.shape, place)
     progress(len(found), len(found))
     if judge:
         head = weights.Reader(directory, [directory / REWARD_HEAD])
@@ -114,7 +117,7 @@ def leaves(
             read = functools.partial(head.read, name)
             yield (
                 ("reward_head", name),
-                placement.leaf(shape, read, mesh, PartitionSpec()),
+                placement.leaf(shape, read, placement.everywhere(layout)),
             )
 
 
@@ -235,12 +238,10 @@ def _leaf(
     config: ModelConfig,
     reader: weights.Reader,
     tensor: Tensor,
-    shapes: Any,
-    mesh: Mesh | None,
+    shape: tuple[int, ...],
+    sharding: NamedSharding | None,
 ) -> jax.Array | np.ndarray:
     """One leaf of our tree; every device's part is read by itself."""
-    shape = trees.get(shapes, tensor.path).shape
-    spec = trees.get(partition.param_specs(shapes), tensor.path)
     sources = tensor.names(config.num_layers)
     dtype = reader.dtypes[sources[0]]
 
@@ -257,7 +258,7 @@ def _leaf(
             shape, dtype, index, lambda layer, rest: read(sources[layer], rest)
         )
 
-    return placement.leaf(shape, part, mesh, spec)
+    return placement.leaf(shape, part, sharding)
 
 
 def _has_lm_head(params: Any) -> bool:

@@ -21,8 +21,9 @@ from nemojax.data.text.nemotron_template import (
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
 from nemojax.interop import find, huggingface, model_folder, tokenizer_files
-from nemojax.models import quantized, trees
+from nemojax.models import partition, quantized, trees
 from nemojax.models.config import ModelConfig
+from nemojax.parallel.layout import Layout
 
 TEMPLATES: dict[str, ChatTemplate] = {
     "nemotron": NEMOTRON,
@@ -80,7 +81,7 @@ class LoadedModel:
     Attributes:
       name: of its folder.
       config, params: the model; a reward model has a `reward_head`.
-      mesh: where the parameters are.
+      layout: where the parameters are.
       tokenizer: its own.
       template: how conversations become tokens; None: it is no chat model.
       stop_ids: tokens that end a text.
@@ -91,12 +92,17 @@ class LoadedModel:
     name: str
     config: ModelConfig
     params: Any
-    mesh: Mesh
+    layout: Layout
     tokenizer: AnyTokenizer
     template: ChatTemplate | None
     stop_ids: tuple[int, ...]
     turn_stop_ids: tuple[int, ...]
     files: Mapping[str, pathlib.Path]
+
+    @property
+    def mesh(self) -> Mesh:
+        """Mesh of the layout."""
+        return self.layout.mesh
 
     @property
     def is_reward_model(self) -> bool:
@@ -115,7 +121,7 @@ class LoadedModel:
 
 def load(
     directory: str | pathlib.Path,
-    mesh: Mesh,
+    layout: Layout | None = None,
     *,
     template: str = AUTO,
     dtype: str | None = None,
@@ -127,7 +133,8 @@ def load(
 
     Args:
       directory: of the model, or of the run that made it, see `find.find_model`.
-      mesh: where the parameters go.
+      layout: where the parameters go, split by all its axes and ZeRO; default: one
+        device. Each device reads its own part.
       template: "auto" takes the checkpoint's own; "none"; a name of `TEMPLATES`; or a
         file with a Jinja template.
       dtype: of the computation; default: the config's.
@@ -141,15 +148,17 @@ def load(
     """
     name = name or pathlib.Path(directory).resolve().name
     directory = find.find_model(directory)
+    layout = layout or Layout()
     if quantize is not None:
         quantized.check(quantize)
     tokenizer = load_tokenizer(directory)
     if (directory / model_folder.MODEL).exists():
         config = model_folder.read_config(directory)
-        leaves = model_folder.leaves(directory, mesh)
+        partition.check(config, layout)
+        leaves = model_folder.leaves(directory, layout)
     else:
         config = huggingface.read_config(directory)
-        leaves = huggingface.leaves(directory, mesh, progress=progress)
+        leaves = huggingface.leaves(directory, layout, progress=progress)
     if quantize is not None:
         leaves = quantized.leaves(leaves, quantize, consume=True)
     params = trees.build(leaves)
@@ -166,7 +175,7 @@ def load(
         name,
         config,
         params,
-        mesh,
+        layout,
         tokenizer,
         load_template(directory, template, tokenizer),
         stops,

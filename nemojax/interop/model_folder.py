@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from orbax.checkpoint.experimental import v1 as ocp
 
 from nemojax.errors import UserError
@@ -30,7 +29,6 @@ from nemojax.io import folders
 from nemojax.models import partition, trees
 from nemojax.models.config import ModelConfig, RopeScaling
 from nemojax.models.trees import Path
-from nemojax.parallel import mesh as meshes
 from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 
@@ -182,17 +180,16 @@ def tokenizer_fingerprints(directory: PathLike) -> list[str]:
     return list(json.loads(path.read_text()).get(_TOKENIZER, {}).values())
 
 
-def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
-    """The parameter tree of a model folder, with `StoredLeaf` leaves.
+def stored(directory: PathLike, layout: Layout | None = None) -> Any:
+    """Returns the parameter tree of a model folder, with `StoredLeaf` leaves.
 
     Args:
       directory: of the model.
-      mesh: where the leaves go when they are read; default: one device.
+      layout: where the leaves go when they are read; default: one device.
     """
-    mesh = mesh or meshes.make_mesh()
     params = str(pathlib.Path(directory).absolute() / PARAMS)
     found = ocp.metadata(params).metadata
-    shardings = partition.param_shardings(found, Layout(mesh))
+    shardings = partition.param_shardings(found, layout or Layout())
 
     def leaf(path, value, sharding):
         shape = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
@@ -205,19 +202,19 @@ def stored(directory: PathLike, mesh: Mesh | None = None) -> Any:
     return trees.map_items(leaf, found, shardings)
 
 
-def read(directory: PathLike, mesh: Mesh | None = None) -> tuple[ModelConfig, Any]:
-    """The config and the parameters of a model folder, on a mesh."""
-    return read_config(directory), trees.build(leaves(directory, mesh))
+def read(directory: PathLike, layout: Layout | None = None) -> tuple[ModelConfig, Any]:
+    """Reads the config and the parameters of a model folder; arguments as `stored`."""
+    return read_config(directory), trees.build(leaves(directory, layout))
 
 
 def leaves(
-    directory: PathLike, mesh: Mesh | None = None
+    directory: PathLike, layout: Layout | None = None
 ) -> Iterator[tuple[Path, jax.Array]]:
     """Paths and leaves, read one at a time, the largest first.
 
     Args: as `stored`.
     """
-    found = trees.items(stored(directory, mesh))
+    found = trees.items(stored(directory, layout))
     for path, leaf in sorted(found, key=lambda pair: pair[1].size, reverse=True):
         yield path, leaf.load()
 

@@ -15,14 +15,13 @@ import jax
 import numpy as np
 import tensorstore
 import yaml
-from jax.sharding import Mesh, PartitionSpec
 
 from nemojax.errors import UserError
 from nemojax.interop import archives, names, placement
 from nemojax.interop import tokenizer_files as tokenizer_lib
 from nemojax.models import forward, partition, trees
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights"
@@ -59,7 +58,7 @@ _REWARD = {"kernel": "rm_head.weight", "bias": "rm_head.bias"}
 
 def load(
     path: str | os.PathLike[str],
-    mesh: Mesh | None = None,
+    layout: Layout | None = None,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
@@ -69,10 +68,10 @@ def load(
       UserError: no such checkpoint, a model that is not supported, arrays that are
         missing, too many or of another shape (all named), or a hostile archive.
     """
-    mesh = mesh or meshes.make_mesh()
     with archives.opened(pathlib.Path(path)) as directory:
         config = read_config(directory)
-        return config, trees.build(leaves(directory, mesh, progress=progress))
+        found = leaves(directory, layout or Layout(), progress=progress)
+        return config, trees.build(found)
 
 
 def read_config(directory: pathlib.Path) -> ModelConfig:
@@ -160,30 +159,30 @@ def split_qkv(
 
 def leaves(
     directory: pathlib.Path,
-    mesh: Mesh | None = None,
+    layout: Layout | None = None,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[trees.Path, jax.Array | np.ndarray]]:
     """The leaves of our tree, one at a time, read from an unpacked checkpoint.
 
-    Without a mesh they stay on the host.
+    Without a layout they stay on the host.
 
     Raises:
       UserError: as `load`, before the first leaf.
     """
     config = read_config(directory)
-    if mesh is not None:
-        partition.check_mesh(config, mesh)
+    if layout is not None:
+        partition.check(config, layout)
     arrays = _Arrays(directory)
     shapes = forward.shapes(config)
     arrays.check(_expected(config, shapes))
-    specs = partition.param_specs(shapes)
+    places = placement.shardings(shapes, layout)
     paths = [tensor.path for tensor in names.tensors(config)]
     for done, path in enumerate(paths):
         progress(done, len(paths))
         shape = trees.get(shapes, path).shape
         read = _reader(config, arrays, path, shape)
-        yield path, placement.leaf(shape, read, mesh, trees.get(specs, path))
+        yield path, placement.leaf(shape, read, trees.get(places, path))
     progress(len(paths), len(paths))
     if arrays.has(_REWARD["kernel"]):
         for name, theirs in _REWARD.items():
@@ -193,7 +192,7 @@ def leaves(
             read = value.T.__getitem__
             yield (
                 ("reward_head", name),
-                placement.leaf(value.T.shape, read, mesh, PartitionSpec()),
+                placement.leaf(value.T.shape, read, placement.everywhere(layout)),
             )
 
 

@@ -5,7 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
+
+from nemojax.models import partition
+from nemojax.parallel.layout import Layout
 
 Index = tuple[slice, ...]
 
@@ -13,20 +16,18 @@ Index = tuple[slice, ...]
 def leaf(
     shape: Sequence[int],
     read: Callable[[Any], np.ndarray],
-    mesh: Mesh | None,
-    spec: PartitionSpec,
+    sharding: NamedSharding | None,
 ) -> jax.Array | np.ndarray:
-    """A leaf on a mesh, each device's part read by itself, or whole on the host.
+    """Makes a leaf on a mesh, each device's part read by itself, or on the host.
 
     Args:
       shape: of the leaf.
       read: gives the part of an index.
-      mesh: None: the host.
-      spec: how the mesh splits it.
+      sharding: where it goes; None: whole to the host.
     """
-    if mesh is None:
+    if sharding is None:
         return read((slice(None),) * len(shape))
-    return jax.make_array_from_callback(tuple(shape), NamedSharding(mesh, spec), read)
+    return jax.make_array_from_callback(tuple(shape), sharding, read)
 
 
 def stacked(
@@ -49,3 +50,15 @@ def stacked(
     for place, layer in enumerate(layers):
         out[place] = read_layer(layer, index[1:])
     return out
+
+
+def shardings(tree: Any, layout: Layout | None) -> Any:
+    """Returns where the leaves of a tree (arrays or shapes) go; None each: the host."""
+    if layout is None:
+        return jax.tree.map(lambda leaf: None, tree)
+    return partition.param_shardings(tree, layout)
+
+
+def everywhere(layout: Layout | None) -> NamedSharding | None:
+    """Returns the sharding of an array that every device holds; None: the host."""
+    return None if layout is None else NamedSharding(layout.mesh, PartitionSpec())

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from nemojax.errors import UserError
 from nemojax.models import trees
@@ -321,7 +321,7 @@ def axes_of(entry: Any) -> tuple[str, ...]:
 
 
 def check(config: ModelConfig, layout: Layout) -> None:
-    """Raises ValueError, naming every size that the layout splits badly."""
+    """Raises UserError, naming every size that the layout splits badly."""
     problems = []
     tensor = layout.size("tensor")
     for name in ("num_heads", "num_kv_heads", "d_ff"):
@@ -343,8 +343,3 @@ def check(config: ModelConfig, layout: Layout) -> None:
 def _divisors(size: int) -> str:
     found = [str(n) for n in range(1, size + 1) if size % n == 0]
     return ", ".join(found if len(found) < 12 else [*found[:10], "...", found[-1]])
-
-
-def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
-    """`check` for a mesh without pipeline, as `interop` loads models."""
-    check(config, Layout(mesh))

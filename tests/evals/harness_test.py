@@ -6,7 +6,6 @@ import math
 import pytest
 
 from nemojax.interop import huggingface, loading
-from nemojax.parallel import mesh as meshes
 from tests.inference.server import serving_process
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -155,7 +154,7 @@ def test_chats_are_the_same(evaluate, checkpoint, server):
 
 def test_transformers_gives_the_same(evaluate, ours, checkpoint, tmp_path):
     pytest.importorskip("transformers")
-    model = loading.load(checkpoint, meshes.make_mesh())
+    model = loading.load(checkpoint)
     huggingface.save(
         tmp_path / "tiny",
         model.config,

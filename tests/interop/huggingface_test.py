@@ -11,6 +11,7 @@ safetensors = pytest.importorskip("safetensors.numpy")
 
 from nemojax.interop import huggingface, weights  # noqa: E402
 from nemojax.parallel import mesh as meshes  # noqa: E402
+from nemojax.parallel.layout import Layout  # noqa: E402
 from tests.interop.tiny import (  # noqa: E402
     CONFIGS,
     LLAMA,
@@ -39,7 +40,7 @@ def test_out_and_in_again_is_the_same_model_bit_for_bit(tmp_path, name, dtype):
 
 def test_every_device_reads_its_own_shard(saved):
     mesh = meshes.make_mesh(tensor=2)
-    _, tree = huggingface.load(saved, mesh)
+    _, tree = huggingface.load(saved, Layout(mesh))
     assert_same(tree, random_params(NEMOTRON))
     query = tree["layers"]["attention"]["query"]
     assert {shard.data.shape for shard in query.addressable_shards} == {(3, 16, 16)}

@@ -13,7 +13,9 @@ from nemojax.data.text.jinja_template import JinjaTemplate
 from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.errors import UserError
 from nemojax.interop import loading, model_folder
-from nemojax.parallel import mesh as meshes
+from nemojax.models import trees
+from nemojax.parallel.fingerprint import parameters_sha256
+from nemojax.parallel.layout import LayoutSpec
 from tests.data.text import llama_tokenizer
 from tests.interop.tiny import LLAMA, assert_same, random_params
 from tests.interop.tiny import NEMOTRON as SIZES
@@ -40,7 +42,7 @@ def folder(tokenizer, tmp_path):
 
 
 def test_a_model_folder(folder, tokenizer):
-    found = loading.load(folder, meshes.make_mesh(), dtype="bfloat16")
+    found = loading.load(folder, dtype="bfloat16")
     assert (found.name, found.is_reward_model) == ("mine", False)
     assert found.config.compute_dtype == "bfloat16"
     assert_same(found.params, random_params(SIZES))
@@ -56,21 +58,44 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(folder, tokenizer, tmp_pa
     other = tokenizers.train(TEXTS, vocab_size=39, byte_fallback=False)
     other.save(folder / "tokenizer.model")
     with pytest.raises(UserError, match=other.fingerprint[:16]) as error:
-        loading.load(folder, meshes.make_mesh())
+        loading.load(folder)
     assert tokenizer.fingerprint[:16] in str(error.value)
     # Of a model that an earlier version wrote nothing is known.
     fields = json.loads((folder / "model.json").read_text())
     del fields["tokenizer_sha256"]
     (folder / "model.json").write_text(json.dumps(fields))
-    found = loading.load(folder, meshes.make_mesh())
+    found = loading.load(folder)
     assert found.tokenizer.fingerprint == other.fingerprint
 
 
 def test_the_folder_of_a_run_is_loaded_under_its_name(folder):
     folder.rename(folder.parent / "model")
-    found = loading.load(folder.parent, meshes.make_mesh())
+    found = loading.load(folder.parent)
     assert found.name == folder.parent.name
     assert found.config == SIZES
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_each_device_reads_its_part_of_each_matrix(tokenizer, tmp_path, theirs):
+    """Split over data (ZeRO), pipe and tensor; norms over pipe; same fingerprint."""
+    config = dataclasses.replace(SIZES, num_layers=4)
+    params = random_params(config)
+    if theirs:
+        huggingface.save(tmp_path / "model", config, params, tokenizer)
+    else:
+        tokenizer.save(tmp_path / "file")
+        files = {"tokenizer.model": tmp_path / "file"}
+        model_folder.save(tmp_path / "model", config, params, files=files)
+    layout = LayoutSpec(data=2, pipe=2, tensor=2).layout()
+    found = loading.load(tmp_path / "model", layout)
+    assert found.layout == layout
+    assert_same(found.params, params)
+    assert parameters_sha256(found.params) == parameters_sha256(params)
+    for path, leaf in trees.items(found.params):
+        parts = {"layers": 2}.get(path[0], 1) if path[-2].endswith("norm") else 8
+        sizes = {shard.data.size for shard in leaf.addressable_shards}
+        assert len(leaf.addressable_shards) == 8
+        assert sizes == {leaf.size // parts}, path
 
 
 def test_parameters_are_saved_in_the_dtypes_that_they_came_in(tmp_path):
@@ -94,9 +119,9 @@ def test_a_folder_that_is_there_is_whole_and_may_stay(tmp_path):
 
 
 def test_a_hugging_face_checkpoint_of_the_same(folder, tokenizer, tmp_path):
-    ours = loading.load(folder, meshes.make_mesh())
+    ours = loading.load(folder)
     huggingface.save(tmp_path / "theirs", ours.config, ours.params, tokenizer)
-    found = loading.load(tmp_path / "theirs", meshes.make_mesh(), name="other")
+    found = loading.load(tmp_path / "theirs", name="other")
     assert found.name == "other" and found.template is NEMOTRON
     assert found.tokenizer.fingerprint == tokenizer.fingerprint
     assert_same(found.params, ours.params)
@@ -113,13 +138,13 @@ def test_a_tokenizer_json_with_a_template_of_its_own(tmp_path):
     files = {name: path for name, path in files.items() if path.exists()}
     model = dataclasses.replace(LLAMA, vocab_size=sizes)
     folder = write(tmp_path / "mine", model, files)
-    found = loading.load(folder, meshes.make_mesh())
+    found = loading.load(folder)
     assert isinstance(found.template, JinjaTemplate)
     end = found.tokenizer.control("<|eot_id|>")
     assert found.stop_ids == (end, 3, 7) and end in found.turn_stop_ids
     tokens = found.template.encode_prompt(found.tokenizer, Conversation.of("Hi"))
     assert found.decode(tokens) == "user: Hi\nA:"
-    assert loading.load(folder, found.mesh, template="none").template is None
+    assert loading.load(folder, template="none").template is None
 
 
 @pytest.mark.parametrize(
@@ -134,16 +159,16 @@ def test_a_tokenizer_json_with_a_template_of_its_own(tmp_path):
 def test_what_is_missing_or_damaged_is_named(folder, spoil, message):
     spoil(folder)
     with pytest.raises(ValueError, match=message):
-        loading.load(folder, meshes.make_mesh())
+        loading.load(folder)
 
 
 def test_a_template_that_there_is_not(folder):
     with pytest.raises(ValueError, match=r"template 'gpt'.*auto, none, nemotron"):
-        loading.load(folder, meshes.make_mesh(), template="gpt")
+        loading.load(folder, template="gpt")
 
 
 def test_a_tokenizer_with_more_pieces_than_the_model(tmp_path):
     tokenizers.train(TEXTS, vocab_size=320).save(tmp_path / "file")
     folder = write(tmp_path / "mine", SIZES, {"tokenizer.model": tmp_path / "file"})
     with pytest.raises(ValueError, match="the tokenizer has 320 pieces, the model 64"):
-        loading.load(folder, meshes.make_mesh())
+        loading.load(folder)

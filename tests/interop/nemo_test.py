@@ -10,6 +10,7 @@ import yaml
 
 from nemojax.interop import archives, nemo
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from tests.interop import nemo_files
 from tests.interop.nemo_files import CONFIG, FIELDS, write_array
 from tests.interop.tiny import assert_same, random_params
@@ -46,7 +47,7 @@ def test_a_checkpoint_is_the_model_that_was_written(kind, request):
 
 
 def test_every_device_reads_its_own_shard(directory):
-    _, tree = nemo.load(directory, meshes.make_mesh(tensor=2))
+    _, tree = nemo.load(directory, Layout(meshes.make_mesh(tensor=2)))
     assert_same(tree, expected())
     key = tree["layers"]["attention"]["key"]
     assert {shard.data.shape for shard in key.addressable_shards} == {(3, 16, 8)}

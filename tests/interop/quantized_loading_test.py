@@ -6,6 +6,7 @@ from nemojax.data.text import tokenizer as tokenizers
 from nemojax.interop import huggingface, loading, model_folder
 from nemojax.models import quantized
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from tests.interop.tiny import NEMOTRON, assert_same, random_params
 
 
@@ -28,7 +29,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_a_model_is_quantised_as_it_is_read(folders, name, kind, tensor):
     mesh = meshes.make_mesh(tensor=tensor)
-    found = loading.load(folders / name, mesh, quantize=kind).params
+    found = loading.load(folders / name, Layout(mesh), quantize=kind).params
     params = random_params(NEMOTRON, "bfloat16")
     assert_same(found, quantized.quantize(params, kind) if kind else params)
     up = found["layers"]["mlp"]["up"]
@@ -51,10 +52,10 @@ def test_the_full_kernels_do_not_stay(folders, name, monkeypatch):
                 yield path, leaf
 
         monkeypatch.setattr(module, "leaves", watched)
-    loading.load(folders / name, meshes.make_mesh(), quantize="int8")
+    loading.load(folders / name, quantize="int8")
     assert len(there) == 6 and max(most) == 0
 
 
 def test_an_unknown_kind_is_refused_before_anything_is_read(folders):
     with pytest.raises(ValueError, match="unknown kind 'int3'"):
-        loading.load(folders / "hf", meshes.make_mesh(), quantize="int3")
+        loading.load(folders / "hf", quantize="int3")

@@ -1,5 +1,6 @@
 """The table of partition specs reaches the parameters that it is for."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from nemojax.models import forward, partition
+from nemojax.models import forward, partition, trees
 from nemojax.parallel import mesh as meshes
-from nemojax.parallel.layout import Layout
+from nemojax.parallel.layout import Layout, LayoutSpec
+from nemojax.planning import hlo
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,35 @@ def test_what_a_layout_splits_badly_is_named_with_what_would_do(config):
         "tensor=4 does not divide num_kv_heads=2; 1, 2 do; pipe=2 x virtual_stages=2 "
         "does not divide num_layers=2; 1, 2 do"
     )
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 2, 3), (2, 3, 1, 2), (1, 2, 2, 4)])
+def test_packing_gives_stages_their_chunks_and_no_device_a_whole_leaf(config, sizes):
+    """Also where the number of chunks and that of stages have a common divisor."""
+    data, pipe, tensor, chunks = sizes
+    deep = dataclasses.replace(config, num_layers=pipe * chunks)
+    spec = LayoutSpec(data=data, pipe=pipe, tensor=tensor, virtual_stages=chunks)
+    layout = spec.layout()
+    params = jax.jit(functools.partial(forward.init, deep))(jax.random.key(0))
+    plain = partition.param_shardings(params, layout)
+    pack, unpack = (
+        functools.partial(change, deep, layout=layout)
+        for change in (partition.pack, partition.unpack)
+    )
+    packed = partition.param_shardings(jax.eval_shape(pack, params), layout)
+    to = jax.jit(pack, in_shardings=(plain,), out_shardings=packed)
+    back = jax.jit(unpack, in_shardings=(packed,), out_shardings=plain)
+    found = to(params)
+    for (path, ours), theirs in zip(
+        trees.items(found), jax.tree.leaves(params), strict=True
+    ):
+        if path[0] == "layers":
+            shape = chunks, pipe, 1, *theirs.shape[1:]
+            np.testing.assert_array_equal(ours, np.reshape(theirs, shape))
+    jax.tree.map(np.testing.assert_array_equal, back(found), params)
+    stacked = jax.tree.map(lambda leaf: leaf.nbytes, params["layers"])
+    largest = max(jax.tree.leaves(stacked))
+    for program, tree in ((to, params), (back, found)):
+        compiled = program.lower(tree).compile().as_text()
+        computations = hlo.Program(compiled).computations.values()
+        assert max(one.nbytes for found in computations for one in found) < largest

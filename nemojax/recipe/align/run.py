@@ -170,7 +170,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
             def train(directory: Path, name=name, settings=settings, start=start):
                 train, held = examples()
                 _check_same(workdir.path, train)
-                model = loading.load(start, options.layout.mesh, template=job.template)
+                model = loading.load(start, options.layout, template=job.template)
                 return train_model(
                     name, settings, model, train, held, directory, options,
                     reference_log_probs=job.reference,

@@ -8,7 +8,6 @@ import pytest
 from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.text.chat_session import ChatSession
 from nemojax.interop import loading
-from nemojax.parallel import mesh as meshes
 
 
 def sample(checkpoint, *flags, **how):
@@ -27,7 +26,7 @@ def sample(checkpoint, *flags, **how):
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    return loading.load(checkpoint, meshes.make_mesh())
+    return loading.load(checkpoint)
 
 
 def test_a_prompt_is_answered_and_a_talk_goes_on(checkpoint, model):

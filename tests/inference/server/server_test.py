@@ -11,7 +11,6 @@ from nemojax.data.records import ATTRIBUTES, Conversation
 from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.interop import loading
 from nemojax.models import forward
-from nemojax.parallel import mesh as meshes
 from tests.inference.server import serving_process
 
 openai = pytest.importorskip("openai")
@@ -22,7 +21,7 @@ PROMPT = "the teacher teaches"
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    return loading.load(checkpoint, meshes.make_mesh())
+    return loading.load(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +196,7 @@ def test_a_reward_model_gives_its_attributes(judge):
         {"role": "user", "content": "what is 1 + 1?"},
         {"role": "assistant", "content": "2"},
     ]
-    model = loading.load(judge, meshes.make_mesh())
+    model = loading.load(judge)
     tokens = NEMOTRON.encode_for_reward(
         model.tokenizer, Conversation.of("what is 1 + 1?", "2")
     )

@@ -8,7 +8,6 @@ import pytest
 
 from nemojax.interop import loading
 from nemojax.models import forward
-from nemojax.parallel import mesh as meshes
 from tests.inference.scoring.scored import write_model
 
 
@@ -24,4 +23,4 @@ def folder(config, tokenizer, tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(folder):
     """The model, on one device."""
-    return loading.load(folder, meshes.make_mesh())
+    return loading.load(folder)

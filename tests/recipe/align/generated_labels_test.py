@@ -16,6 +16,7 @@ from nemojax.data.text import tokenizer as tokenizers
 from nemojax.interop import loading
 from nemojax.models import forward, presets
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples, stage
 from nemojax.recipe.align.settings import REGRESSION, Settings
 from nemojax.training.learning_rate import LearningRate
@@ -74,7 +75,7 @@ def test_every_attribute_is_learned(tmp_path):
     params = jax.jit(functools.partial(forward.init, config))(jax.random.key(0))
     folder = write_model(tmp_path / "m", config, params, tokenizer)
     mesh = meshes.make_mesh(data=2)
-    model = loading.load(folder, mesh)
+    model = loading.load(folder, Layout(mesh))
     read = functools.partial(
         examples.read,
         encode=examples.labelled(model.tokenizer, model.template),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from nemojax.interop import loading
-from nemojax.parallel import mesh as meshes
 from nemojax.recipe.align import stage
 from nemojax.recipe.align.settings import OBJECTIVES, PREFERENCE
 from nemojax.recipe.align.stage import CACHED, IN_STEP
@@ -38,7 +37,7 @@ QUICK = ("two passes", "a row each", "mesh 2 x 2 x 2")
 
 def train(folder, tmp_path, objective, reference=CACHED, spec=toy.WHOLE, **how):
     """Parameters after 20 steps, and the metrics of the steps."""
-    model = loading.load(folder, spec.mesh())
+    model = loading.load(folder, spec.layout())
     examples = toy.read(tmp_path / "rows.jsonl", objective, model)
     settings = toy.settings(objective, **how)
     name = f"{spec.devices} {spec.rows} {spec.passes} {reference} {how.get('pack')}"
@@ -92,7 +91,7 @@ def test_parameters_are_equal_after_twenty_steps(
 ):
     params, history = whole(objective)
     found, _ = train(folder, tmp_path, objective, **VARIANTS[variant])
-    start = loading.load(folder, meshes.make_mesh()).params
+    start = loading.load(folder).params
     moved = difference(
         {k: v for k, v in params.items() if k in start and k != "reward_head"},
         {k: v for k, v in start.items() if k in params},
