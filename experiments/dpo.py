@@ -6,7 +6,9 @@
 The reference is the model that the run begins with. Its log-probs are computed once
 and kept in the work folder, so no second model is there while it trains;
 --reference=in_step computes them with each step. --preference.label_smoothing is
-conservative DPO, --preference.loss=ipo is IPO. With --lora.rank=16 adapters are
+conservative DPO. --preference.loss names another loss (ipo, simpo, orpo, apo_zero,
+apo_down, dpo_norm, llama3_dpo), which comes with its published coefficients; simpo and
+orpo have no reference. With --lora.rank=16 adapters are
 trained and the model itself stays the reference. --min_chosen_reward leaves out pairs
 whose chosen response has a lower reward.
 
@@ -31,14 +33,17 @@ common.define(PRESETS["dpo"])
 
 def job() -> run.Job:
     """What the flags say."""
+    how = common.settings(PRESETS["dpo"])
     return run.Job(
         FLAGS.workdir,
         FLAGS.model,
         FLAGS.template,
-        [("dpo", common.settings(PRESETS["dpo"]))],
+        [("dpo", how)],
         common.data(rewards=FLAGS.rewards, reward_weights=FLAGS.reward_weights),
         functools.partial(
-            examples.preferences, min_chosen_reward=FLAGS.min_chosen_reward
+            examples.preferences,
+            needs_rewards=how.preference is not None and how.preference.loss == "rpo",
+            min_chosen_reward=FLAGS.min_chosen_reward,
         ),
         values=3,
         reference=FLAGS.reference,

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nemojax import losses
 from nemojax.data import records
 from nemojax.data.records import Conversation
 from nemojax.generation import items as tasks
@@ -183,7 +184,7 @@ class JudgePolicy:
 
 
 def blended_reward(
-    attributes: ArrayLike, weights: ArrayLike, verified: Sequence[float | None]
+    attributes: ArrayLike, weights: Sequence[float], verified: Sequence[float | None]
 ) -> np.ndarray:
     """One reward a response: float64 [N], weighted attributes with checked facts.
 
@@ -193,19 +194,18 @@ def blended_reward(
     Args:
       attributes: float [N, 5], the reward model's values in the order of
         `records.ATTRIBUTES`.
-      weights: float [5].
+      weights: of the five attributes.
       verified: [N] score in [0, 1], or None where nothing could be checked.
 
     Raises:
       ValueError: shapes that do not fit, or a verified score outside [0, 1].
     """
     values = np.array(attributes, np.float64)
-    weights = np.asarray(weights, np.float64)
     shape = (len(verified), len(records.ATTRIBUTES))
-    if values.shape != shape or weights.shape != shape[1:]:
+    if values.shape != shape:
         raise ValueError(
-            f"attributes {values.shape} and weights {weights.shape} do not fit "
-            f"{shape[0]} responses with {shape[1]} attributes"
+            f"attributes {values.shape} do not fit {shape[0]} responses with "
+            f"{shape[1]} attributes"
         )
     correctness = records.ATTRIBUTES.index("correctness")
     for row, score in enumerate(verified):
@@ -214,7 +214,7 @@ def blended_reward(
         if not 0 <= score <= 1:
             raise ValueError(f"verified score {score} of row {row} is outside [0, 1]")
         values[row, correctness] = MAXIMUM_LABEL * score
-    return values @ weights
+    return losses.aggregate(values, weights)
 
 
 def _judge_each(

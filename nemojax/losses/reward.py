@@ -1,9 +1,11 @@
 """Losses of reward models, and one reward from several attributes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nemojax.losses.loss import Loss, select
 
@@ -18,23 +20,23 @@ ATTRIBUTE_WEIGHTS: dict[str, tuple[float, ...]] = {
 PAIRWISE = ("plain", "margin", "scaled")
 
 
-def aggregate(attributes_NK: jax.Array, weights: Sequence[float]) -> jax.Array:
-    """Returns float32[N]: the weighted sum of the attributes.
+def aggregate(attributes_NK: Any, weights: Sequence[float]) -> Any:
+    """Returns the weighted sum of the attributes: [N], or [] for those of one response.
 
     Args:
-      attributes_NK: attributes of each response, not clipped.
+      attributes_NK: attributes of each response, not clipped: an array of jax, which is
+        summed in float32, or one of numpy, which is summed there.
       weights: one for each attribute, such as one of `ATTRIBUTE_WEIGHTS`.
 
     Raises:
       ValueError: if there is not one weight for each attribute.
     """
-    attributes_NK = jnp.asarray(attributes_NK, jnp.float32)
     if attributes_NK.shape[-1] != len(weights):
         raise ValueError(
             f"{len(weights)} weights for {attributes_NK.shape[-1]} attributes"
         )
     # Not a matrix product, which some accelerators round to bfloat16.
-    return jnp.sum(attributes_NK * jnp.asarray(weights, jnp.float32), axis=-1)
+    return (attributes_NK * np.asarray(weights)).sum(axis=-1)
 
 
 def attribute_regression(

@@ -144,3 +144,5 @@ def test_blended_rewards_refuse_what_does_not_fit():
         judges.blended_reward(np.zeros((1, 5)), np.zeros(5), [1.2])
     with pytest.raises(ValueError, match="do not fit"):
         judges.blended_reward(np.zeros((2, 5)), np.zeros(5), [1.0])
+    with pytest.raises(ValueError, match="4 weights for 5 attributes"):
+        judges.blended_reward(np.zeros((1, 5)), np.zeros(4), [1.0])

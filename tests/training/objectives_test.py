@@ -7,10 +7,17 @@ import numpy as np
 import optax
 import pytest
 
+from nemojax import losses
 from nemojax.losses.preference import reward_distance
 from nemojax.models import forward
 from nemojax.training import objectives, step
-from nemojax.training.objectives import PreferenceBatch, PreferenceConfig, RewardBatch
+from nemojax.training.objectives import (
+    BradleyTerryBatch,
+    KTOBatch,
+    PreferenceBatch,
+    PreferenceConfig,
+    RewardBatch,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -47,8 +54,11 @@ def pairs(packed, log_probs):
     reference = np.zeros(10, np.float32)
     reference[:8] = log_probs
     rewards = np.array([2, 1, 0.5, 0, 1, 3, 4, 4, np.nan, np.nan], np.float32)
+    margin = np.array([1, 2, 0, 4, np.nan], np.float32)
     valid = np.array([1, 1, 1, 1, 0], np.float32)
-    return PreferenceBatch(packed.batch, packed.sequence_ids, reference, rewards, valid)
+    return PreferenceBatch(
+        packed.batch, packed.sequence_ids, reference, rewards, margin, valid
+    )
 
 
 def evaluated(objective, params, batch):
@@ -104,9 +114,9 @@ def test_bradley_terry_compares_attribute_0_of_neighbours(
     config, rewarding, packed, rewards
 ):
     margins = np.array([0, 0.5, 2, 3])
-    labels = np.full((10, 1), -100.0, np.float32)
-    labels[0:8:2, 0], labels[1:8:2] = margins, 1.0
-    batch = RewardBatch(packed.batch, packed.last_token, labels)
+    batch = BradleyTerryBatch(
+        packed.batch, packed.last_token, np.append(margins, np.nan), np.arange(5) < 4
+    )
     gaps = rewards[0::2, 0] - rewards[1::2, 0]
     for pairwise, expected in (
         ("plain", np.log1p(np.exp(-gaps))),
@@ -149,15 +159,119 @@ def test_the_sft_term_is_the_chosen_log_prob(config, params, pairs, log_probs):
     assert loss == pytest.approx(-0.25 * log_probs[0::2].mean(), rel=1e-5)
 
 
-def test_an_unknown_preference_loss_is_refused(config):
-    with pytest.raises(ValueError, match="'ppo' is none of dpo, ipo, rpo"):
-        objectives.preference_objective(config, dataclasses.replace(DPO, loss="ppo"))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "ppo"}, "loss 'ppo' is none of dpo, ipo, rpo, simpo"),
+        ({"distance": "kl"}, "distance 'kl' is none of backward_kl"),
+        ({"beta": 0.0}, "beta=0.0 must be positive"),
+        ({"preference_weight": 0.0}, "both 0"),
+        ({"label_smoothing": 0.5}, "label_smoothing=0.5 is outside"),
+        ({"gamma": 1.0}, "gamma=1.0: dpo has no such option"),
+        ({"loss": "orpo", "label_smoothing": 0.1}, "orpo has no such option"),
+    ],
+)
+def test_what_no_preference_loss_can_be_made_of_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(DPO, **changes)
 
 
-def trained(config, preference, params, batch, rate, steps=30):
+def test_every_loss_is_that_of_sums_counts_and_rewards(
+    config, params, pairs, log_probs, sequences
+):
+    """Whatever the slot without a pair holds."""
+    known = {
+        name: PreferenceConfig(name, beta=0.3, sft_weight=0.1)
+        for name in losses.PREFERENCES
+    }
+    reference = log_probs + np.linspace(-2, 2, 8)
+    batch = pairs._replace(reference=np.append(reference, [np.nan, np.nan]))
+    tokens = np.array([sum(mask) for _, mask in sequences], np.float32)
+    both = losses.Responses(log_probs, reference, tokens, pairs.rewards[:8])
+    sides = [jax.tree.map(lambda leaf, k=k: leaf[k::2], both) for k in (0, 1)]
+
+    @jax.jit
+    def all_of_them(params, batch):
+        return {
+            name: objectives.preference_objective(config, loss)(params, batch)
+            for name, loss in known.items()
+        }
+
+    for name, (loss, weight, metrics) in all_of_them(params, batch).items():
+        expected = known[name](losses.Pairs(*sides)).values.sum()
+        assert weight == 4
+        assert loss == pytest.approx(float(expected), rel=1e-4), name
+        assert metrics["chosen_tokens"][0] == tokens[0::2].sum()
+        assert ("kl_estimate" in metrics) == known[name].needs_reference
+
+
+def own_loss(pairs):
+    """DPO with an offset, on means; nothing in it knows of slots without a pair."""
+    scores = [
+        (side.log_probs - side.reference) / side.tokens + side.rewards
+        for side in (pairs.chosen, pairs.rejected)
+    ]
+    gap = scores[0] - scores[1] - pairs.margin
+    return losses.Loss(-jax.nn.log_sigmoid(gap), pairs.valid, {"gap": gap})
+
+
+def test_any_function_of_pairs_can_be_trained_with(config, params, pairs, sequences):
+    """An empty slot with NaN in all that is known of it touches no gradient."""
+    objective = objectives.preference_objective(config, own_loss)
+    loss, weight, metrics = evaluated(objective, params, pairs)
+    gap = pairs.rewards[0:8:2] - pairs.rewards[1:8:2] - pairs.margin[:4]
+    assert weight == 4
+    assert metrics["gap"] == pytest.approx(gap.mean(), abs=1e-4)
+    assert loss == pytest.approx(np.log1p(np.exp(-gap)).mean(), rel=1e-4)
+    tokens = [sum(mask) for _, mask in sequences]
+    assert metrics["rejected_tokens"] == np.mean(tokens[1::2])
+    rows = trained(config, own_loss, params, pairs, 0.5, steps=10)
+    assert rows[-1]["loss"] < rows[0]["loss"] and not rows[-1]["skipped"]
+
+
+def test_a_loss_that_needs_no_reference_is_given_none(config, params, pairs):
+    def loss(pairs):
+        assert pairs.chosen.reference is None and pairs.rejected.reference is None
+        return losses.simpo(pairs, beta=1.0, gamma=0.0)
+
+    loss.needs_reference = False
+    assert not objectives.needs_reference(loss)
+    assert objectives.needs_reference(own_loss)
+    garbage = pairs._replace(reference=np.full(10, np.nan, np.float32))
+    objective = objectives.preference_objective(config, loss)
+    assert np.isfinite(evaluated(objective, params, garbage)[0])
+
+
+def test_what_is_no_loss_is_named(config, params, pairs):
+    objective = objectives.preference_objective(config, lambda pairs: pairs.valid)
+    with pytest.raises(TypeError, match=r"returns losses\.Loss, not"):
+        jax.eval_shape(objective, params, pairs)
+
+
+def test_kto_takes_its_baseline_from_the_odd_sequences(
+    config, params, packed, log_probs
+):
+    reference = np.zeros(10, np.float32)
+    reference[:8] = log_probs - [0.5, 1, -0.5, 2, 1, 3, 0.2, 4]
+    desirable = np.array([1, 0, 1, 0, 1], np.float32)
+    batch = KTOBatch(
+        packed.batch, packed.sequence_ids, reference, desirable, np.arange(5) < 4
+    )
+    objective = objectives.kto_objective(
+        config, beta=0.5, desirable_weight=2.0, undesirable_weight=1.0
+    )
+    loss, weight, metrics = evaluated(objective, params, batch)
+    margins = 0.5 * (np.array([0.5, -0.5, 1, 0.2]) - 2.5) * [1, -1, 1, -1]
+    expected = np.array([2, 1, 2, 1]) / (1 + np.exp(margins))
+    assert weight == 4
+    assert metrics["kl_baseline"] == pytest.approx(2.5, abs=1e-4)
+    assert loss == pytest.approx(expected.mean(), rel=1e-4)
+
+
+def trained(config, loss, params, batch, rate, steps=30):
     """Metrics of some steps of plain gradient descent."""
     descent = optax.identity()
-    objective = objectives.preference_objective(config, preference)
+    objective = objectives.preference_objective(config, loss)
     take_step = step.make_train_step(objective, descent)
     state, rows = step.init_state(params, descent), []
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""DPO and RPO are those of TRL's trainer, step for step; runs where TRL is installed.
+"""Preference losses are those of TRL's trainers, step for step, where TRL is installed.
 
 The same weights, texts, order, AdamW, weight decay and clipping, in float32. TRL gets
 our tokenizer as the files that we write, and renders and tokenizes the pairs itself.
@@ -16,7 +16,7 @@ from nemojax.data.text import tokenizer as tokenizer_lib
 from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.interop import tokenizer_files
 from nemojax.training import objectives, step
-from nemojax.training.objectives import PreferenceBatch, PreferenceConfig
+from nemojax.training.objectives import KTOBatch, PreferenceBatch, PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig, make_optimizer
 
 torch = pytest.importorskip("torch")
@@ -121,59 +121,71 @@ def saved(tmp_path_factory, tokenizer):
 
 @pytest.fixture(scope="module")
 def ours(saved, groups):
-    """(model, loss) -> {metric: values [STEPS]}."""
+    """(model, loss) -> {metric: values [STEPS]}; all chosen rewards are 1, others 0."""
+    rewards = np.tile(np.array([1, 0], np.float32), PAIRS)
+    valid = np.ones(PAIRS, np.float32)
 
     @functools.cache
     def train(name, loss):
         config, params = huggingface.load(saved(name))
-        adam = make_optimizer(ADAM)
-        preference = PreferenceConfig(loss, beta=BETA, eta=1.0)
-        objective = objectives.preference_objective(config, preference)
-        train_step = step.make_train_step(objective, adam)
-        state = step.init_state(params, adam)
-        rows = []
-        for batch in batches(config, params, groups):
-            state, metrics = train_step(state, batch, RATE)
-            rows.append(metrics)
-        assert len(rows) == STEPS
-        return {
-            name: np.array([row[name] for row in rows]) for name in METRICS.values()
-        }
+        objective = objectives.preference_objective(config, loss)
+        batches = (
+            PreferenceBatch(*found, rewards, 0 * valid, valid)
+            for found in packed(config, params, groups)
+        )
+        return trained(params, objective, batches)
 
     return train
 
 
-def batches(config, params, groups):
-    """Packed, with the reference's log-probs; all chosen rewards are 1, others 0."""
+def trained(params, objective, batches):
+    """{metric: values [STEPS]}"""
+    adam = make_optimizer(ADAM)
+    train_step = step.make_train_step(objective, adam)
+    state = step.init_state(params, adam)
+    rows = []
+    for batch in batches:
+        state, metrics = train_step(state, batch, RATE)
+        rows.append(metrics)
+    assert len(rows) == STEPS
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def packed(config, params, groups):
+    """Yields text, sequence ids and the reference's log-probs of each step."""
     reference = jax.jit(
         lambda text, ids: objectives.sequence_log_probs(
             config, params, text, ids, 2 * PAIRS
         )
     )
-    rewards = np.tile(np.array([1, 0], np.float32), PAIRS)
-    valid = np.ones(PAIRS, np.float32)
-    for packed in packing.pack(groups, rows=4, length=256, max_sequences=2 * PAIRS):
-        text, ids = packed.batch, packed.sequence_ids
-        yield PreferenceBatch(
-            text, ids, reference(text, ids), rewards, 0 * valid, valid
-        )
+    for found in packing.pack(groups, rows=4, length=256, max_sequences=2 * PAIRS):
+        text, ids = found.batch, found.sequence_ids
+        yield text, ids, reference(text, ids)
+
+
+def turn(role, text):
+    return {"role": role, "content": text}
+
+
+def turns(prompt):
+    return [turn(message.role, message.content) for message in prompt.messages]
 
 
 def theirs(path, pairs, output, **options):
-    """TRL's trainer after the steps."""
-
-    def turn(role, text):
-        return {"role": role, "content": text}
-
+    """TRL's DPO trainer after the steps."""
     rows = [
         {
-            "prompt": [turn(m.role, m.content) for m in pair.prompt.messages],
+            "prompt": turns(pair.prompt),
             "chosen": [turn("assistant", pair.chosen)],
             "rejected": [turn("assistant", pair.rejected)],
         }
         for pair in pairs
     ]
-    settings = trl.DPOConfig(
+    return run(trl.DPOTrainer, trl.DPOConfig, path, rows, output, **options)
+
+
+def run(trainer, config, path, rows, output, **options):
+    settings = config(
         output_dir=str(output),
         max_steps=STEPS,
         learning_rate=RATE,
@@ -183,7 +195,6 @@ def theirs(path, pairs, output, **options):
         adam_epsilon=ADAM.epsilon,
         weight_decay=ADAM.weight_decay,
         max_grad_norm=ADAM.clip_norm,
-        beta=BETA,
         train_sampling_strategy="sequential",
         gradient_checkpointing=False,
         bf16=False,
@@ -191,16 +202,16 @@ def theirs(path, pairs, output, **options):
         logging_steps=1,
         save_strategy="no",
         report_to="none",
-        **options,
+        **({"beta": BETA} | options),
     )
-    trainer = trl.DPOTrainer(
+    trained = trainer(
         transformers.AutoModelForCausalLM.from_pretrained(path),
         args=settings,
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=transformers.AutoTokenizer.from_pretrained(path),
     )
-    trainer.train()
-    return trainer
+    trained.train()
+    return trained
 
 
 def tokens_of(trainer):
@@ -214,11 +225,11 @@ def tokens_of(trainer):
     ]
 
 
-def assert_same(found, trainer, entropy=0.0):
-    """All metrics of all steps to 1e-4; TRL's loss has an entropy on top of ours."""
+def assert_same(found, trainer, metrics=METRICS, entropy=0.0):
+    """Metrics of all steps to 1e-4; TRL's loss has an entropy on top of ours."""
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == STEPS
-    for theirs_name, name in METRICS.items():
+    for theirs_name, name in metrics.items():
         values = found[name] + (entropy if name == "loss" else 0.0)
         expected = [row[theirs_name] for row in rows]
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4, err_msg=name)
@@ -236,7 +247,7 @@ def test_dpo(saved, pairs, groups, ours, tmp_path, name, cached):
         precompute_ref_log_probs=cached,
     )
     assert tokens_of(trainer) == groups
-    found = ours(name, "dpo")
+    found = ours(name, PreferenceConfig("dpo", beta=BETA))
     assert_same(found, trainer)
     assert found["loss"][-3:].mean() < found["loss"][0] / 2
 
@@ -257,6 +268,88 @@ def test_rpo(saved, pairs, ours, tmp_path):
         label_smoothing=1 - right,
     )
     entropy = -right * np.log(right) - (1 - right) * np.log(1 - right)
-    found = ours("nemotron", "rpo")
-    assert_same(found, trainer, entropy)
+    found = ours("nemotron", PreferenceConfig("rpo", beta=BETA, eta=1.0))
+    assert_same(found, trainer, entropy=entropy)
     assert found["loss"][-3:].mean() < found["loss"][0] / 2
+
+
+# Of a loss on means TRL logs the rewards of sums.
+LOSS = {"loss": "loss", "grad_norm": "grad_norm"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "metrics"),
+    [
+        (PreferenceConfig("apo_zero", beta=BETA), {"loss_type": "apo_zero"}, METRICS),
+        (PreferenceConfig("apo_down", beta=BETA), {"loss_type": "apo_down"}, METRICS),
+        (PreferenceConfig("dpo_norm", beta=5.0), {"loss_type": "sigmoid_norm"}, LOSS),
+        (
+            PreferenceConfig("dpo", beta=BETA, sft_weight=0.2, sft_average=True),
+            {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]},
+            METRICS,
+        ),
+    ],
+    ids=["apo_zero", "apo_down", "dpo_norm", "llama3_dpo"],
+)
+def test_relatives_of_dpo(saved, pairs, ours, tmp_path, loss, options, metrics):
+    """A pair at a time, since TRL's SFT term is a mean over the tokens of all pairs."""
+    trainer = theirs(
+        saved("nemotron"),
+        pairs,
+        tmp_path,
+        beta=loss.beta,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=PAIRS,
+        **options,
+    )
+    found = ours("nemotron", loss)
+    assert_same(found, trainer, metrics)
+    assert found["loss"][-1] < found["loss"][0] - 0.1
+
+
+def test_kto(saved, tokenizer, pairs, tmp_path):
+    """A step has four responses; each is also put behind the next one's prompt."""
+    rows = [
+        (pair.prompt, pair.chosen if k % 3 else pair.rejected, bool(k % 3))
+        for k, pair in enumerate(pairs)
+    ]
+    steps = [rows[k : k + PAIRS] for k in range(0, len(rows), PAIRS)]
+    groups = [
+        [
+            NEMOTRON.encode_response(tokenizer, prompt, text)
+            for text in (found[j][1], found[j - 1][1])
+        ]
+        for found in steps
+        for j, (prompt, _, _) in enumerate(found)
+    ]
+    config, params = huggingface.load(saved("nemotron"))
+    found = trained(
+        params,
+        objectives.kto_objective(
+            config, beta=BETA, desirable_weight=1.5, undesirable_weight=0.5
+        ),
+        (
+            KTOBatch(*batch, np.array([row[2] for row in step]), np.ones(PAIRS))
+            for step, batch in zip(steps, packed(config, params, groups), strict=True)
+        ),
+    )
+    trainer = run(
+        trl.KTOTrainer,
+        trl.KTOConfig,
+        saved("nemotron"),
+        [
+            {
+                "prompt": turns(prompt),
+                "completion": [turn("assistant", text)],
+                "label": label,
+            }
+            for prompt, text, label in rows
+        ],
+        tmp_path,
+        per_device_train_batch_size=PAIRS,
+        desirable_weight=1.5,
+        undesirable_weight=0.5,
+    )
+    assert_same(found, trainer, LOSS | {"kl": "kl_baseline"})
+    assert (found["kl_baseline"] > 0.1).any() and (found["kl_baseline"] == 0).any()
+    assert found["loss"][-3:].mean() < found["loss"][0]

@@ -67,5 +67,5 @@ def read(folder: str | Path, weights: Sequence[float]) -> Rewards:
 def _reward(attributes: Mapping[str, float], weights: Sequence[float]) -> float:
     if len(attributes) == 1:
         return float(next(iter(attributes.values())))
-    values = [attributes[name] for name in ATTRIBUTES]
-    return float(np.dot(values, weights))
+    values = np.array([attributes[name] for name in ATTRIBUTES])
+    return float(losses.aggregate(values, weights))

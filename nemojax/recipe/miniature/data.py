@@ -212,7 +212,7 @@ def score(
         for answer in row
     ]
     attributes = scorer.attributes(flat).astype(np.float64)
-    return (attributes @ np.array(FILTER_WEIGHTS)).reshape(len(found), -1)
+    return losses.aggregate(attributes, FILTER_WEIGHTS).reshape(len(found), -1)
 
 
 def chat_example(tokenizer: Tokenizer, prompt: str, answer: str):

@@ -4,8 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from nemojax import losses
 from nemojax.data.records import Conversation
 from nemojax.generation import judges
 from nemojax.recipe.miniature import data
@@ -87,7 +86,7 @@ def pairwise(
       answered: two responses a task, next to each other.
     """
     conversations = [Conversation.of(task.prompt, answer) for task, answer in answered]
-    rewards = scorer.attributes(conversations) @ np.array(data.FILTER_WEIGHTS)
+    rewards = losses.aggregate(scorer.attributes(conversations), data.FILTER_WEIGHTS)
     right = [task.grade(answer).correct for task, answer in answered]
     found: dict[str, list[int]] = {"all": []}
     for first in range(0, len(answered), 2):

@@ -15,7 +15,7 @@ from tests.recipe.align import toy
 PAIR = {"prompt": "red", "chosen": "red", "rejected": "tin"}
 
 
-def read(tmp_path, rows, encode, values=2, length=toy.LENGTH, **options):
+def read(tmp_path, rows, encode, values=3, length=toy.LENGTH, **options):
     path = toy.write(tmp_path / "rows.jsonl", rows)
     return examples.read([path], encode, length=length, values=values, **options)
 
@@ -75,14 +75,14 @@ def test_rpo_says_which_flags_give_default_rewards(tmp_path, pair):
     with pytest.raises(DataError, match=r"row 1: .*--default_chosen_reward"):
         read(tmp_path, [PAIR], pair(needs_rewards=True))
     found = read(tmp_path, [PAIR], pair(needs_rewards=True, default_rewards=(1.0, 0.0)))
-    np.testing.assert_array_equal(found.values, [[1, 0]])
+    np.testing.assert_array_equal(found.values[:, :2], [[1, 0]])
 
 
 def test_pairs_are_filtered_by_the_reward_of_the_chosen(tmp_path, pair):
     rewards = [(0.5, 0.0), (2.0, 1.0), (1.0, 3.0)]
     rows = [PAIR | {"chosen_reward": c, "rejected_reward": r} for c, r in rewards]
     found = read(tmp_path, rows, pair(min_chosen_reward=1.0))
-    np.testing.assert_array_equal(found.values, rewards[1:])
+    np.testing.assert_array_equal(found.values[:, :2], rewards[1:])
     assert found.counts["chosen response below the reward threshold"] == 1
     with pytest.raises(DataError, match="row 1: no reward, which --min_chosen_reward"):
         read(tmp_path, [PAIR], pair(min_chosen_reward=1.0))
@@ -93,8 +93,14 @@ def test_scores_stand_for_rewards_and_a_pair_without_is_left_out(tmp_path, pair)
     rows = [PAIR | {"chosen_reward": 9.0, "rejected_reward": 9.0}, PAIR, PAIR]
     scores = {(path, 1): (1.5, 0.5), (path, 3): (0.0, 2.0), ("other", 2): (7.0, 7.0)}
     found = read(tmp_path, rows, pair(needs_rewards=True), rewards=scores)
-    np.testing.assert_array_equal(found.values, [[1.5, 0.5], [0.0, 2.0]])
+    np.testing.assert_array_equal(found.values[:, :2], [[1.5, 0.5], [0.0, 2.0]])
     assert found.counts["not among the scores"] == 1
+
+
+def test_a_pair_has_its_rewards_and_its_margin_or_nan(tmp_path, pair):
+    rows = [PAIR | {"chosen_reward": 2, "rejected_reward": 1, "margin": 3}, PAIR]
+    found = read(tmp_path, rows, pair())
+    np.testing.assert_array_equal(found.values, [[2, 1, 3], [np.nan] * 3])
 
 
 def test_margins_are_values_of_pairs_where_they_are_wanted(tmp_path, model):

@@ -60,10 +60,29 @@ def test_rpo_takes_scored_pairs_and_iterates(folder, tmp_path):
     assert json.loads(again) == result
 
 
+def test_a_loss_by_its_name_has_its_published_coefficients(folder, tmp_path):
+    data = toy.write(tmp_path / "pairs.jsonl", toy.pairs(16))
+    arguments = common(folder, data, tmp_path / "orpo", "--preference.loss=orpo")
+    out, _ = script("dpo", *arguments, "--preference.beta=0.2", "--json=-")
+    (stage,) = json.loads(out)["stages"].values()
+    first = stage["first_step"]
+    # The odds ratio with the given weight, and the mean likelihood with ORPO's own, 1.
+    assert first["loss"] == pytest.approx(
+        first["preference_loss"] + first["sft_loss"], rel=1e-5
+    )
+    chosen = 0.2 * -first["sft_loss"]
+    assert first["implicit_reward_chosen"] == pytest.approx(chosen, rel=1e-5)
+    assert not (tmp_path / "orpo" / "dpo" / "reference").exists()
+
+
 def test_what_cannot_be_done_ends_with_one_line(folder, tmp_path):
     data = toy.write(tmp_path / "rows.jsonl", toy.demonstrations(20))
     for arguments, message in (
         (("dpo", f"--model={folder}"), "name the data: --data="),
+        (
+            ("dpo", *common(folder, data, tmp_path / "a"), "--preference.loss=simp"),
+            "loss 'simp' is none of dpo, ipo, rpo, simpo, orpo",
+        ),
         (
             ("dpo", *common(folder, data, tmp_path / "a")),
             "rows.jsonl, row 1: holds conversations, this stage takes preference pairs",
