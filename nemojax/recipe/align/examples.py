@@ -241,8 +241,9 @@ def read(
     rows = 0
     listed = files.list_files(paths)
     for path in listed:
-        found.detected[str(path)] = formats.detect_file(path)
-        for outcome in _outcomes(path, encode, length, rewards):
+        opened = formats.open_file(path)
+        found.detected[str(path)] = opened.format
+        for outcome in _outcomes(opened, encode, length, rewards):
             rows += 1
             if isinstance(outcome, BadRow):
                 found.quarantine.add(outcome)
@@ -263,9 +264,9 @@ def read(
 
 
 def _outcomes(
-    path: Any, encode: Encode, length: int, rewards: Rewards | None
+    opened: formats.RecordFile, encode: Encode, length: int, rewards: Rewards | None
 ) -> Iterator[BadRow | tuple[list[TokenSequence], Sequence[float], bytes]]:
-    for item in formats.read_file(path):
+    for item in opened.rows:
         if isinstance(item, BadRow):
             yield item
             continue

@@ -114,7 +114,7 @@ class _Reader:
         )
         bad = files.Quarantine()
         for path in paths:
-            result = formats.read_conversations(path, bad)
+            result = formats.read(path, bad, "conversations")
             counts["rows"] += result.rows
             counts["quarantined"] += result.bad
             kept = []
@@ -133,7 +133,7 @@ class _Reader:
     def pairs(self, stage: str, paths: corpus.Files) -> Split[PreferencePair]:
         share = self.settings.preference_held_out_share
         bad = files.Quarantine()
-        result = formats.read_preferences(paths, bad)
+        result = formats.read(paths, bad, "preference pairs")
         self._check(bad, result.rows, stage, paths)
         train, held_out = [], []
         for pair in result.records:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from nemojax.data.records import Conversation
 from nemojax.data.text import nemotron_template
 from nemojax.data.text.chat_template import ChatTemplate
 from nemojax.data.text.tokenizer import Tokenizer
-from nemojax.generation.generators import PolicyGenerator, Response
-from nemojax.inference.dense.engine import Engine, Sample
+from nemojax.generation.generators import Request, Response
+from nemojax.inference.dense.engine import Engine
 from nemojax.inference.scoring import scoring
 from nemojax.models.config import ModelConfig
 
@@ -49,29 +49,24 @@ class Policy:
             max_new_tokens=self.max_new_tokens,
         )
 
-    @property
-    def generator(self) -> PolicyGenerator:
-        """This policy as a generator of synthetic data."""
-        return PolicyGenerator(self.name, self.respond)
-
-    def respond(
-        self, conversations: Sequence[Conversation], temperature: float, seed: int
-    ) -> list[Response]:
-        """One answer to each conversation, each with a random stream of its own."""
-        prompts = [
-            self.template.encode_prompt(self.tokenizer, conversation)
-            for conversation in conversations
-        ]
-        return [
-            Response(
-                nemotron_template.response_text(
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """See `Generator.generate`; those of one temperature are answered at once."""
+        by_temperature: dict[float, list[Request]] = {}
+        for request in requests:
+            by_temperature.setdefault(request.temperature, []).append(request)
+        for temperature, group in by_temperature.items():
+            prompts = [
+                self.template.encode_prompt(self.tokenizer, request.prompt)
+                for request in group
+            ]
+            seeds = [request.sampling_seed for request in group]
+            samples = self._engine.sample(prompts, temperature=temperature, seeds=seeds)
+            for request, sample in zip(group, samples, strict=True):
+                text = nemotron_template.response_text(
                     self.tokenizer, self._with_text(sample.tokens)
-                ),
-                "stop" if sample.finish_reason == "stop" else "length",
-                len(sample.tokens),
-            )
-            for sample in self.sample(prompts, temperature, seed)
-        ]
+                )
+                reason = "stop" if sample.finish_reason == "stop" else "length"
+                yield Response(request.id, text, reason, len(sample.tokens))
 
     def complete(
         self, prompts: Sequence[Sequence[int]], stop_id: int
@@ -84,15 +79,6 @@ class Policy:
     def _with_text(self, tokens: Sequence[int]) -> list[int]:
         """Without the ids that round the model's vocabulary up: no text is theirs."""
         return [token for token in tokens if token < self.tokenizer.vocab_size]
-
-    def sample(
-        self, prompts: Sequence[Sequence[int]], temperature: float, seed: int
-    ) -> list[Sample]:
-        """Continuations of token prompts, up to the template's stop token."""
-        seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint32)
-        return self._engine.sample(
-            prompts, temperature=temperature, seeds=[int(value) for value in seeds]
-        )
 
 
 @dataclasses.dataclass(frozen=True)
