@@ -24,8 +24,8 @@ from nemojax.inference.engine.batching import BatchingEngine
 from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
 from nemojax.inference.text.answer_text import AnswerText, Piece
 from nemojax.interop import loading
+from nemojax.io.progress import Progress
 from nemojax.parallel import mesh as meshes
-from nemojax.training import metrics
 
 NAME = "nemojax"
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
@@ -294,7 +294,7 @@ class NemojaxLM(TemplateLM):
             (number,) = engine.submit(prompt, how)
             text = AnswerText(self._model, stops, closing)
             under_way[number] = place, text, Piece()
-        progress = metrics.Progress("answers", len(asked))
+        progress = Progress("answers")
         while engine.busy:
             for delta in engine.step():
                 if delta.request not in under_way:  # a stop string ended it
@@ -306,4 +306,4 @@ class NemojaxLM(TemplateLM):
                     engine.cancel(delta.request)
                     take(place, whole)
                     if not quiet:
-                        progress.show(len(asked) - len(under_way))
+                        progress.show(len(asked) - len(under_way), len(asked))

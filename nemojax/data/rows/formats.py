@@ -100,7 +100,7 @@ def open_file(
     if format_name is None:
         head = list(itertools.islice(incoming, _ROWS_TO_DETECT))
         format_name = _detected(head, path)
-    file_format = _FORMATS.get(format_name)
+    file_format = _FORMATS.get(format_name or "")
     rows = itertools.chain(head, incoming)
     return RecordFile(format_name, (_parse(row, file_format) for row in rows))
 
