@@ -14,7 +14,7 @@ from nemojax.data.pretraining import corpus
 from nemojax.data.pretraining.corpus import Document
 from nemojax.data.records import Conversation, PreferencePair
 from nemojax.data.rows import formats
-from nemojax.io import files
+from nemojax.io import files, folders
 from nemojax.io.files import DataError
 from nemojax.recipe.folder.settings import Settings
 
@@ -176,8 +176,7 @@ def _fingerprint(folder: pathlib.Path, found: corpus.RecipeData) -> dict[str, st
         paths += getattr(found, name)
     fingerprint = {}
     for path in paths:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = folders.sha256(path)
         name = path.relative_to(folder).as_posix()
         fingerprint[name] = f"{path.stat().st_size} bytes, sha256 {digest}"
     return fingerprint
