@@ -31,8 +31,8 @@ from nemojax.interop import (
     nemo,
     tokenizer_files,
 )
+from nemojax.io.progress import Progress
 from nemojax.reporting import tables
-from nemojax.training import metrics
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("from_hf", None, "a Hugging Face checkpoint to read")
@@ -55,7 +55,7 @@ def to_model(
     def counted():
         nonlocal total
         for path, leaf in reader.leaves(
-            directory, progress=metrics.shown("parameters")
+            directory, progress=Progress("parameters").show
         ):
             total += leaf.size
             yield path, leaf
@@ -76,7 +76,7 @@ def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) ->
         tokenizer_files.own(files),
         files=files,
         vocab_size=vocab_size,
-        progress=metrics.shown("tensors"),
+        progress=Progress("tensors").show,
     )
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 

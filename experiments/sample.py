@@ -22,7 +22,7 @@ from nemojax.cli import command, model_flags
 from nemojax.inference.engine import paged
 from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.text.chat_session import ChatSession
-from nemojax.training import metrics
+from nemojax.io import progress
 
 FLAGS = flags.FLAGS
 model_flags.define(model_flags.Mesh(), kinds=True)
@@ -102,7 +102,7 @@ def run() -> int:
         result["answer"] = say(talk, prompt)
     if talk.seconds:
         speed = talk.tokens / talk.seconds
-        took = metrics.format_seconds(talk.seconds)
+        took = progress.format_seconds(talk.seconds)
         print(f"{talk.tokens} tokens in {took}, {speed:.1f}/s", file=sys.stderr)
     result |= {"tokens": talk.tokens, "seconds": talk.seconds}
     command.write_json(result, FLAGS.json)

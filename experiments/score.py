@@ -26,8 +26,8 @@ from absl import flags
 
 from nemojax.cli import command, model_flags
 from nemojax.inference.scoring import file_scoring, scorer
+from nemojax.io.progress import Progress
 from nemojax.reporting import tables
-from nemojax.training.metrics import Progress
 
 FLAGS = flags.FLAGS
 model_flags.define(model_flags.Mesh(data=0))
@@ -50,14 +50,14 @@ def run() -> int:
     """Scores what is not scored yet."""
     data = file_scoring.Data.find(FLAGS.data)
     how = make_scorer()
-    progress = Progress("score (rows)", data.total)
+    progress = Progress("score (rows)")
     done = [0]  # rows of the calls before this one
 
     def show(totals: file_scoring.Totals, seconds: float) -> None:
         done[0] = done[0] if seconds else totals.rows
         speed = (totals.rows - done[0]) / seconds if seconds else 0.0
         text = f"{speed:,.0f} rows/s, {totals.rejects.total:,} rejected"
-        progress.show(totals.rows, text)
+        progress.show(totals.rows, data.total, text)
 
     result = file_scoring.run(how, data, FLAGS.out, FLAGS.max_bad_fraction, show)
     result["directory"] = str(pathlib.Path(FLAGS.out))

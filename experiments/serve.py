@@ -23,7 +23,7 @@ from nemojax.cli import command, model_flags
 from nemojax.inference.engine import config as configs
 from nemojax.inference.server import application, listen, opening
 from nemojax.inference.server.served import Limits, Served
-from nemojax.training import metrics
+from nemojax.io.progress import Progress
 
 KEY = "NEMOJAX_API_KEY"
 FLAGS = flags.FLAGS
@@ -50,7 +50,7 @@ command.define_json()
 
 def opened() -> Served:
     """The model that the flags name, compiled."""
-    model = model_flags.load(name=FLAGS.name, progress=metrics.shown("parameters"))
+    model = model_flags.load(name=FLAGS.name, progress=Progress("parameters").show)
     config = configs.serving(
         FLAGS.slots,
         min(FLAGS.length, model.config.max_positions or FLAGS.length),

@@ -17,7 +17,7 @@ from absl import flags
 from nemojax.cli import command
 from nemojax.data.pretraining import token_corpus
 from nemojax.data.text import tokenizer
-from nemojax.training.metrics import Progress
+from nemojax.io.progress import Progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "folder of the data files", required=True)
@@ -35,15 +35,14 @@ def run() -> int:
     """Tokenizes what is not done yet."""
     model = tokenizer.Tokenizer.load(FLAGS.tokenizer)
     todo = token_corpus.jobs(FLAGS.data, FLAGS.out, FLAGS.held_out_share)
-    kilobytes = sum(job.path.stat().st_size for job in todo) // 1000
-    progress = Progress("tokenize (kB)", kilobytes)
+    progress = Progress("tokenize (kB)")
     index = token_corpus.tokenize(
         todo,
         model,
         FLAGS.out,
         processes=FLAGS.workers or os.cpu_count() or 1,
         max_bad_fraction=FLAGS.max_bad_fraction,
-        progress=lambda done, total: progress.show(done * kilobytes // total),
+        progress=lambda done, total: progress.show(done // 1000, total // 1000),
     )
     lines = [
         f"{name:24} {counts['documents']:>12,} documents {counts['tokens']:>16,} "

@@ -21,7 +21,7 @@ from nemojax.cli import command
 from nemojax.data.pretraining import corpus
 from nemojax.data.text import tokenizer as tokenizers
 from nemojax.errors import UserError
-from nemojax.io import files
+from nemojax.io import files, folders
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "folder of the data files", required=True)
@@ -85,9 +85,7 @@ def run() -> int:
         raise UserError(f"{out.parent}: there is no such folder")
     weights = {name: float(FLAGS[name].value or 0) for name in corpus.TEXT_CLASSES}
     tokenizer = train(FLAGS.data, weights)
-    partial = out.with_name(out.name + ".partial")
-    tokenizer.save(partial)
-    partial.rename(out)
+    folders.write_file(out, tokenizer.model_bytes)
     measured = bytes_per_token(FLAGS.data, tokenizer)
     result = {
         "tokenizer": str(out),

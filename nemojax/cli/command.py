@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import os
-import pathlib
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ from absl import app, flags
 
 from nemojax.cli import command_line, host
 from nemojax.errors import UserError
+from nemojax.io import folders
 from nemojax.training.stopping import Diverged, Stopped
 
 SUCCESS = 0
@@ -117,7 +117,7 @@ def write_json(result: Any, to: str | None) -> None:
     if to == "-":
         print(json.dumps(result))
     elif to:
-        pathlib.Path(to).write_text(json.dumps(result, indent=1) + "\n")
+        folders.write_json(to, result)
 
 
 @contextlib.contextmanager

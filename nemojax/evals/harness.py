@@ -26,9 +26,9 @@ from nemojax.inference.text import generation
 from nemojax.inference.text.generation import TextRequest
 from nemojax.inference.text.output_text import TextDelta
 from nemojax.interop import loading
+from nemojax.io.progress import Progress
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.training import metrics
 
 NAME = "nemojax"
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
@@ -284,9 +284,9 @@ class NemojaxLM(TemplateLM):
         self, requests: Sequence[TextRequest], take: Any, quiet: bool
     ) -> None:
         """Calls `take(index, whole output)` for each request as it ends."""
-        progress = metrics.Progress("answers", len(requests))
+        progress = Progress("answers")
         found = generation.complete(self._engine, self._model, requests)
         for done, (index, whole) in enumerate(found, 1):
             take(index, whole)
             if not quiet:
-                progress.show(done)
+                progress.show(done, len(requests))

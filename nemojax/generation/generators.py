@@ -1,15 +1,48 @@
-"""Where responses come from: one protocol, two adapters.
+"""Where responses come from: requests go in, responses come out as they are ready.
 
 The stages of data generation know a generator by its name and by `generate` alone; a
 scripted teacher, a policy in this process and a remote server look the same to them.
 """
 
+import hashlib
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from nemojax.data.records import Conversation
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation to answer.
+
+    Attributes:
+      id: names the request among all of a generator's; its response carries it.
+      prompt: ends with a user turn.
+      temperature: 0 is greedy.
+      seed: with `id` the only source of chance of the answer.
+
+    Raises:
+      ValueError: a negative temperature, or one that is no number.
+    """
+
+    id: str
+    prompt: Conversation
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.temperature >= 0:
+            raise ValueError(
+                f"temperature must not be negative, got {self.temperature}"
+            )
+
+    @property
+    def sampling_seed(self) -> int:
+        """Seed of this request alone, a uint32 derived from `seed` and `id`."""
+        digest = hashlib.blake2b(f"{self.seed}/{self.id}".encode(), digest_size=4)
+        return int.from_bytes(digest.digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -17,12 +50,14 @@ class Response:
     """One answer of a generator.
 
     Attributes:
+      id: of its request.
       text: the answer, without control tokens.
       finish_reason: "stop" where the generator ended the answer itself, "length"
         where the token limit cut it.
       tokens: how many tokens were generated.
     """
 
+    id: str
     text: str
     finish_reason: Literal["stop", "length"]
     tokens: int
@@ -36,114 +71,81 @@ class Generator(Protocol):
         """The name under which its rows are recorded."""
         ...
 
-    def generate(
-        self,
-        prompts: Sequence[Conversation],
-        *,
-        samples: int,
-        temperature: float,
-        seed: int,
-    ) -> list[list[Response]]:
-        """`samples` answers to each prompt, in the order of `prompts`.
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Yields one response to each request, as they are ready and in any order.
 
-        Args:
-          prompts: conversations that end with a user turn.
-          samples: answers to each prompt, at least 1.
-          temperature: 0 is greedy, and then all the samples of a prompt are equal.
-          seed: together with the prompts it decides every answer.
+        Requests are taken as there is room for them. What is not yielded yet when the
+        caller stops is not generated, or is lost; asked again, it is the same.
         """
         ...
 
 
 @dataclass(frozen=True)
-class CallableGenerator:
-    """A scripted teacher as a generator.
-
-    The answer to prompt i depends on (seed, i, sample) and on nothing else: more
-    samples or more prompts never change the answers that were there before.
+class ScriptedGenerator:
+    """A program as a generator, one answer at a time.
 
     Attributes:
       name: the name under which its rows are recorded.
-      answer: (index of the prompt in the call, random stream) -> text.
+      answer: (request, random stream of the request alone) -> text.
     """
 
     name: str
-    answer: Callable[[int, random.Random], str]
+    answer: Callable[[Request, random.Random], str]
 
-    def generate(
-        self,
-        prompts: Sequence[Conversation],
-        *,
-        samples: int,
-        temperature: float,
-        seed: int,
-    ) -> list[list[Response]]:
-        """See `Generator.generate`; `tokens` counts words, as a script has no tokens.
-
-        Raises:
-          ValueError: `samples` below 1 or a negative temperature.
-        """
-        _check_sampling(samples, temperature)
-
-        def respond(index: int, sample: int) -> Response:
-            stream = random.Random(f"{seed}/{index}/{sample if temperature else 0}")
-            text = self.answer(index, stream)
-            return Response(text, "stop", len(text.split()))
-
-        return [
-            [respond(index, sample) for sample in range(samples)]
-            for index in range(len(prompts))
-        ]
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """See `Generator.generate`; `tokens` counts words, for a script has none."""
+        for request in requests:
+            stream = random.Random(f"{request.seed}/{request.id}")
+            text = self.answer(request, stream)
+            yield Response(request.id, text, "stop", len(text.split()))
 
 
-@dataclass(frozen=True)
-class PolicyGenerator:
-    """A model in this process as a generator.
+def sample(
+    generator: Generator,
+    prompts: Sequence[Conversation],
+    *,
+    samples: int,
+    temperature: float,
+    seed: int,
+) -> list[list[Response]]:
+    """Asks for `samples` answers to each prompt and waits for all of them.
 
-    All samples of all prompts go to the engine in one call, prompt by prompt, so that
-    it can keep its decoding slots full.
+    Answer k to prompt i depends on the generator, (seed, i, k) and the prompt alone.
+    Greedy answers are generated once and repeated.
 
-    Attributes:
-      name: the name under which its rows are recorded.
-      sample: (conversations, temperature, seed) -> one response each. It must give
-        equal prompts in one call different random streams.
+    Args:
+      generator: answers.
+      prompts: conversations that end with a user turn.
+      samples: answers to each prompt, at least 1.
+      temperature: of all answers.
+      seed: of all answers.
+
+    Returns:
+      The answers [N][samples], in the order of `prompts`.
+
+    Raises:
+      ValueError: `samples` below 1, a negative temperature, or a generator that does
+        not answer every request once.
     """
-
-    name: str
-    sample: Callable[[list[Conversation], float, int], Sequence[Response]]
-
-    def generate(
-        self,
-        prompts: Sequence[Conversation],
-        *,
-        samples: int,
-        temperature: float,
-        seed: int,
-    ) -> list[list[Response]]:
-        """See `Generator.generate`. Greedy answers are decoded once and repeated.
-
-        Raises:
-          ValueError: `samples` below 1, a negative temperature, or an engine that
-            returns another number of responses than it was asked for.
-        """
-        _check_sampling(samples, temperature)
-        decoded = samples if temperature else 1
-        flat = [prompt for prompt in prompts for _ in range(decoded)]
-        responses = list(self.sample(flat, temperature, seed)) if flat else []
-        if len(responses) != len(flat):
-            raise ValueError(
-                f"generator {self.name!r} returned {len(responses)} responses "
-                f"to {len(flat)} prompts"
-            )
-        rows = [
-            responses[start : start + decoded]
-            for start in range(0, len(responses), decoded)
-        ]
-        return [row * (samples // decoded) for row in rows]
-
-
-def _check_sampling(samples: int, temperature: float) -> None:
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature must not be negative, got {temperature}")
+    different = samples if temperature else 1
+    requests = [
+        Request(f"{index}/{number}", prompt, temperature, seed)
+        for index, prompt in enumerate(prompts)
+        for number in range(different)
+    ]
+    responses = list(generator.generate(requests))
+    found = {response.id: response for response in responses}
+    if len(responses) != len(requests) or found.keys() != {r.id for r in requests}:
+        raise ValueError(
+            f"generator {generator.name!r} returned {len(responses)} responses to "
+            f"{len(requests)} requests, {len(found)} of them different"
+        )
+    return [
+        [
+            replace(found[f"{index}/{number % different}"], id=f"{index}/{number}")
+            for number in range(samples)
+        ]
+        for index in range(len(prompts))
+    ]

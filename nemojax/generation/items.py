@@ -24,8 +24,3 @@ def conversation(item: Item) -> Conversation:
     if isinstance(item.prompt, Conversation):
         return item.prompt
     return Conversation.of(item.prompt)
-
-
-def answered(item: Item, text: str) -> Conversation:
-    """The item's prompt with `text` as the assistant's answer."""
-    return conversation(item).with_response(text)

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemojax.io import csv_rows, json_text
+from nemojax.io import csv_rows, json_text, quarantine
 from nemojax.io.quarantine import BadRow, DataError, PathLike, Quarantine, Row
 
 __all__ = [
@@ -114,7 +114,7 @@ def count_rows(path: PathLike) -> int:
         if kind == ".parquet":
             count = _table_rows(stream, str(path))
         elif kind == ".jsonl":
-            count = sum(1 for _ in _lines(stream, str(path)))
+            count = sum(1 for _ in _rows_of(stream, str(path)))
         else:
             count = sum(1 for _ in _READERS[kind](stream, str(path), 0))
     return max(1, count)
@@ -229,7 +229,7 @@ def _unreadable(path: pathlib.Path, error: OSError) -> DataError:
 def _read_lines(
     stream: io.BufferedIOBase, file: str, after: int
 ) -> Iterator[Row | BadRow]:
-    for number, line in _lines(stream, file):
+    for number, line in _rows_of(stream, file):
         if number > after:
             yield line if isinstance(line, BadRow) else _parse_line(line, file, number)
 
@@ -237,7 +237,7 @@ def _read_lines(
 def _lines(
     stream: io.BufferedIOBase, file: str
 ) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The lines that are rows, with their numbers."""
+    """The lines with their numbers; those that cannot be used are bad rows."""
     number = 0
     while True:
         number += 1
@@ -253,7 +253,16 @@ def _lines(
             raw = json_text.raw_text(line)
             yield number, BadRow(file, number, "", "line longer than 10 MB", raw)
             _skip_line(stream)
-        elif line.strip(b" \t\r\n"):
+        else:
+            yield number, line
+
+
+def _rows_of(
+    stream: io.BufferedIOBase, file: str
+) -> Iterator[tuple[int, bytes | BadRow]]:
+    """The lines that are rows: blank ones are none."""
+    for number, line in _lines(stream, file):
+        if isinstance(line, BadRow) or line.strip(b" \t\r\n"):
             yield number, line
 
 
@@ -301,17 +310,13 @@ def _read_list(
         )
     has_escapes = b"\\u" in content
     for number, value in enumerate(values[after:], start=after + 1):
-        try:
-            yield Row(json_text.check_object(value, has_escapes), file, number)
-        except json_text.Malformed as error:
-            raw = json_text.raw_value(value)
-            yield BadRow(file, number, error.field, error.reason, raw)
+        yield quarantine.checked(value, file, number, has_escapes)
 
 
 def _read_csv(
     stream: io.BufferedIOBase, file: str, after: int
 ) -> Iterator[Row | BadRow]:
-    return csv_rows.read(stream, file, after, MAX_LINE_BYTES, _packing(file))
+    return csv_rows.read(_lines(stream, file), file, after)
 
 
 def _read_table(
@@ -325,13 +330,8 @@ def _read_table(
                 continue
             for value in batch.to_pylist():
                 number += 1
-                if number <= after:
-                    continue
-                try:
-                    yield Row(json_text.check_object(value, True), file, number)
-                except json_text.Malformed as error:
-                    raw = json_text.raw_value(value)
-                    yield BadRow(file, number, error.field, error.reason, raw)
+                if number > after:
+                    yield quarantine.checked(value, file, number)
 
 
 def _table_rows(stream: io.BufferedIOBase, file: str) -> int:

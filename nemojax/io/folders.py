@@ -1,6 +1,7 @@
 """Folders and files that appear at once: a name that exists is a whole result."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -70,6 +71,12 @@ def write_file(file: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file by `replacing`; text as UTF-8."""
     with replacing(file) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def sha256(file: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(file: str | os.PathLike[str], value: Any) -> None:

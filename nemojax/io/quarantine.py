@@ -74,6 +74,15 @@ class BadRow:
         return f"{self.file}, row {self.row}{field}: {self.reason}"
 
 
+def checked(value: Any, file: str, row: int, has_escapes: bool = True) -> Row | BadRow:
+    """A row of a file, or a bad one where `json_text.check_object` refuses it."""
+    try:
+        return Row(json_text.check_object(value, has_escapes), file, row)
+    except json_text.Malformed as error:
+        excerpt = json_text.raw_value(value)
+        return BadRow(file, row, error.field, error.reason, excerpt)
+
+
 class Quarantine:
     """Bad rows, counted by reason and listed in one file.
 

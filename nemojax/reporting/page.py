@@ -39,6 +39,7 @@ class Cell:
 
 
 def render(
+    template: str,
     title: str,
     sections: Iterable[Block | None],
     lead: str = "",
@@ -47,22 +48,27 @@ def render(
     """The page as an HTML document.
 
     Args:
+      template: "run" or "recipe", which name the sections and explain them.
       title: of the page.
       sections: from `section`; None where there is nothing to show.
       lead: a sentence under the title.
       highlights: cards at the top, each with `label`, `value` and `note`.
     """
-    return _template().render(
-        title=title,
-        lead=lead,
-        highlights=highlights,
-        sections=[one for one in sections if one is not None],
+    return (
+        _environment()
+        .get_template(f"{template}.html.jinja")
+        .render(
+            title=title,
+            lead=lead,
+            highlights=highlights,
+            sections=[one for one in sections if one is not None],
+        )
     )
 
 
 @functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("nemojax.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -70,15 +76,14 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html.jinja")
 
 
-def section(name: str, title: str, *blocks: Block | None) -> Block | None:
-    """A heading with blocks; None where no block shows more than text."""
+def section(name: str, *blocks: Block | None) -> Block | None:
+    """Blocks under a name of the template; None where none shows more than text."""
     shown = [block for block in blocks if block is not None]
     if all(block["kind"] in ("about", "legend") for block in shown):
         return None
-    return {"id": name, "title": title, "blocks": shown}
+    return {"id": name, "blocks": shown}
 
 
 def about(text: str) -> Block:
@@ -142,11 +147,7 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block | None:
         if (svg := plots.curve_svg(name, points)) is not None:
             last = next(p["loss"] for p in points[::-1] if p.get("loss") is not None)
             drawn.append(plot(name, svg, f"{last:.3g}"))
-    text = (
-        "Loss against optimiser steps: measured values (thin) and their running mean. "
-        "The losses of different stages are not on one scale."
-    )
-    return section("curves", "Training", about(text), plots_of(drawn))
+    return section("curves", plots_of(drawn))
 
 
 def pair(*blocks: Block | None) -> Block:

@@ -25,21 +25,14 @@ def render(report: Report) -> str:
         _comparisons(report.get("comparisons", ())),
         _goals(report.get("goals", ())),
         _reward_model(report.get("reward_model") or {}),
-        page.section(
-            "samples",
-            "Answers before and after",
-            page.about(
-                "Held-out prompts, each answered by the model before and after "
-                "preference training."
-            ),
-            page.samples(report.get("samples", ())),
-        ),
+        _filter(report.get("reward_model") or {}),
+        page.section("samples", page.samples(report.get("samples", ()))),
         page.curves(report.get("curves") or {}),
         _times(report),
-        page.section("settings", "Settings", page.lists(report.get("settings") or {})),
+        page.section("settings", page.lists(report.get("settings") or {})),
     )
     lead, highlights = report.get("subtitle", ""), report.get("highlights", ())
-    return page.render(report["title"], sections, lead, highlights)
+    return page.render("run", report["title"], sections, lead, highlights)
 
 
 def _stages(report: Report, families: Sequence[str]) -> Any:
@@ -62,12 +55,6 @@ def _stages(report: Report, families: Sequence[str]) -> Any:
     ]
     return page.section(
         "stages",
-        "The stages",
-        page.about(
-            "Percent of held-out tasks solved after each stage, with 95 % intervals. "
-            "Controls are no steps of the recipe: they show what a simpler method "
-            "gives."
-        ),
         page.table(["Stage", *header, "Time"], cells, "headline"),
         page.notes("What this table does and does not show", report.get("notes", ())),
     )
@@ -92,12 +79,6 @@ def _by_family(report: Report, families: Sequence[str]) -> Any:
         drawn.append(page.plot(title, plots.interval_svg(title, lines, reference)))
     return page.section(
         "families",
-        "Stage by stage",
-        page.about(
-            "The same numbers for each family of tasks. Where two bands overlap "
-            "widely, the table does not tell the stages apart; the paired comparisons "
-            "do."
-        ),
         page.legend(
             ("stage", "stage"),
             ("control", "control"),
@@ -131,12 +112,7 @@ def _students(report: Report, families: Sequence[str]) -> Any:
     plot = page.plot("", plots.interval_svg("", lines))
     return page.section(
         "teacher",
-        "Teacher and student",
-        page.about(
-            f"{final['name']} against {teacher['name']}, whose answers it was trained "
-            "on. A student above its teacher is what the report calls weak to strong."
-        ),
-        page.legend(("teacher", "teacher"), ("stage", "student")),
+        page.legend(("teacher", teacher["name"]), ("stage", final["name"])),
         page.pair(
             page.table(["Family", "Teacher", "Student", "Difference"], rows),
             page.plots_of([plot]),
@@ -168,12 +144,6 @@ def _comparisons(found: Sequence[Report]) -> Any:
     header = ["Comparison", "Family", "Difference", "Won", "Lost", "p"]
     return page.section(
         "comparisons",
-        "Paired comparisons",
-        page.about(
-            "Two models on the same tasks: tasks that only the later one solved (won) "
-            "against those that only the earlier one solved (lost), with the exact "
-            "McNemar test and a bootstrap interval of the difference."
-        ),
         page.table(header, rows),
     )
 
@@ -195,10 +165,6 @@ def _goals(goals: Sequence[Report]) -> Any:
         rows.append(("", cells))
     return page.section(
         "goals",
-        "Goals",
-        page.about(
-            "Set before the run. A claim is made only where its goal is reached."
-        ),
         page.table(["Goal", "Threshold", "Measured"], rows, "goals"),
     )
 
@@ -218,47 +184,24 @@ def _reward_model(found: Report) -> Any:
         row["name"]: {"all pairs": row["overall"], **row.get("families", {})}
         for row in found.get("pairs") or ()
     }
-    ends = [
-        bound
-        for cells in sets.values()
-        for cell in cells.values()
-        for bound in plots.bounds(cell)
-    ]
+    cells = [cell for of_set in sets.values() for cell in of_set.values()]
+    ends = [bound for cell in cells for bound in plots.bounds(cell)]
     drawn = []
-    for name, cells in sets.items():
-        lines = [Line(label, [(cell, "stage")]) for label, cell in cells.items()]
+    for name, of_set in sets.items():
+        lines = [Line(label, [(cell, "stage")]) for label, cell in of_set.items()]
         svg = plots.interval_svg(name, lines, Reference(0.5, "chance"), ends)
         drawn.append(page.plot(name, svg))
-    rows = [
-        (
-            "",
-            [
-                tables.label(row["family"]),
-                page.estimate(row["raw"]),
-                page.estimate(row["kept"]),
-                _difference(row["raw"], row["kept"]),
-            ],
-        )
-        for row in found.get("filter") or ()
-    ]
-    filtered = [
-        page.about(
-            "As a filter: percent of correct answers in the teacher's data before and "
-            "after the reward model chose."
-        ),
-        page.table(["Family", "All answers", "Kept answers", "Difference"], rows),
-    ]
-    accuracy = page.about(
-        "Percent of pairs in which the better response has the higher reward; the "
-        "dashed line is chance. A reward model that ranks a teacher's answers may "
-        "still fail on the policy's own."
-    )
-    return page.section(
-        "reward-model",
-        "Reward model",
-        *((accuracy, page.plots_of(drawn)) if drawn else ()),
-        *(filtered if rows else ()),
-    )
+    return page.section("reward-model", page.plots_of(drawn))
+
+
+def _filter(found: Report) -> Any:
+    rows = []
+    for row in found.get("filter") or ():
+        cells = [page.estimate(row["raw"]), page.estimate(row["kept"])]
+        name, change = tables.label(row["family"]), _difference(row["raw"], row["kept"])
+        rows.append(("", [name, *cells, change]))
+    header = ["Family", "All answers", "Kept answers", "Difference"]
+    return page.section("filter", page.table(header, rows))
 
 
 def _times(report: Report) -> Any:
@@ -267,4 +210,4 @@ def _times(report: Report) -> Any:
         rows = [report["teacher"], *report["stages"]]
         times = {row["name"]: row["seconds"] for row in rows if row["seconds"]}
     total = page.about(f"{tables.duration(sum(times.values()))} in all.")
-    return page.section("times", "Time", total, page.bars(times))
+    return page.section("times", total, page.bars(times))

@@ -1,4 +1,4 @@
-"""What is kept of generated data: the best of K, the best share of a family.
+"""What is kept of generated data: the best share of a family.
 
 The report keeps an answer if its reward is above a preset threshold that it does not
 print (section 3.2.2). Here the threshold is a quantile of each family's rewards, and
@@ -6,7 +6,7 @@ it is returned so that a run can record it.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,21 +24,6 @@ class TopShare:
 
     keep: np.ndarray
     thresholds: dict[str, float]
-
-
-def keep_best(rewards_NK: ArrayLike) -> np.ndarray:
-    """Best-of-K selection: int [N], each prompt's response with the highest reward.
-
-    Equal rewards keep the response that came first.
-
-    Raises:
-      ValueError: not a matrix, no columns, or a reward that is not finite.
-    """
-    rewards_NK = np.asarray(rewards_NK, np.float64)
-    if rewards_NK.ndim != 2 or rewards_NK.shape[1] == 0:
-        raise ValueError(f"rewards must be [N, K >= 1], got shape {rewards_NK.shape}")
-    _check_finite("reward", rewards_NK)
-    return np.argmax(rewards_NK, axis=1)
 
 
 def keep_top_share(scores: ArrayLike, groups: Sequence[str], share: float) -> TopShare:
@@ -74,16 +59,7 @@ def keep_top_share(scores: ArrayLike, groups: Sequence[str], share: float) -> To
     return TopShare(keep, thresholds)
 
 
-def drop_identical(rows: Sequence[Hashable]) -> list[int]:
-    """The indices of `rows` without those equal to an earlier one, in order."""
-    first: dict[Hashable, int] = {}
-    for index, row in enumerate(rows):
-        first.setdefault(row, index)
-    return list(first.values())
-
-
 def _check_finite(what: str, values: np.ndarray) -> None:
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        at = tuple(int(i) for i in bad[0])
-        raise ValueError(f"{what} {values[at]} at {list(at)} is not finite")
+        raise ValueError(f"{what} {values[bad[0]]} at {bad[0]} is not finite")

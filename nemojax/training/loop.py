@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nemojax.errors import UserError
+from nemojax.io.progress import Progress
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import processes
@@ -152,7 +153,7 @@ class _Steps:
         self.settings, self.train_step, self.source = run, train_step, source
         self.log, self.saved, self.told, self.clock = log, saved, told, clock
         self.total = len(source)
-        self.progress = metrics.Progress(run.name, self.total)
+        self.progress = Progress(run.name)
         self.watch = faults.Watch(run.directory, run.spike_factor, run.max_skipped)
         self.pending: _Taken | None = None
         self.shapes: set[Any] = set()
@@ -288,7 +289,7 @@ class _Steps:
             self.log.write(row)
             if self.settings.writer is not None:
                 self.settings.writer(row)
-            self.progress.show(step, metrics.summary(row))
+            self.progress.show(step, self.total, metrics.summary(row))
         if skipped:
             if not self.source.on_policy:  # read again, by the thread that reads
                 batch = self.reader.submit(self.source.batch, step - 1, None).result()

@@ -105,9 +105,7 @@ def _is_manifest(path: pathlib.Path) -> bool:
 
 
 def _hash(path: pathlib.Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
+    return path.stat().st_size, folders.sha256(path)
 
 
 def _map(function: Callable[[pathlib.Path], T], paths: list[pathlib.Path]) -> list[T]:

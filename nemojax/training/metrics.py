@@ -1,13 +1,11 @@
-"""What a run tells: `metrics.jsonl`, the progress line, the time left."""
+"""Metrics of a run: `metrics.jsonl`, TensorBoard, and the text of a progress line."""
 
 import functools
 import json
 import math
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nemojax.io import folders
 
@@ -97,57 +95,3 @@ def summary(row: dict[str, Any]) -> str:
     if "mfu" in row:
         parts.append(f"MFU {row['mfu']:.1%}")
     return "  ".join(parts)
-
-
-class Progress:
-    """One line of progress: rewritten in a terminal, every 10 % elsewhere."""
-
-    def __init__(self, name: str, total: int, stream: IO[str] | None = None):
-        self.name = name
-        self.total = max(1, total)
-        self.stream = stream or sys.stderr
-        self.start = time.monotonic()
-        self.first: int | None = None
-        self._shown = 0.0
-        self._tenth = -1
-
-    def show(self, done: int, text: str = "") -> None:
-        """Reports `done` of the total, with the time left, at most 5 times a second."""
-        now = time.monotonic()
-        if self.first is None:
-            self.first, self.start = done, now
-        terminal = self.stream.isatty()
-        tenth = 10 * done // self.total
-        due = now - self._shown > 0.2 if terminal else tenth != self._tenth
-        if not due and done < self.total:
-            return
-        self._shown, self._tenth = now, tenth
-        steps = done - self.first
-        left = (now - self.start) / steps * (self.total - done) if steps else None
-        eta = f"{format_seconds(left)} left" if left is not None else ""
-        line = f"{self.name:<16} {done:>6}/{self.total} {text}  {eta}"
-        if terminal:
-            end = "\n" if done >= self.total else ""
-            self.stream.write(f"\r\x1b[2K{line}{end}")
-        else:
-            self.stream.write(line.rstrip() + "\n")
-        self.stream.flush()
-
-
-def shown(name: str) -> Callable[[int, int], None]:
-    """(done, total) -> a `Progress` that shows it."""
-
-    @functools.cache
-    def line(total: int) -> Progress:
-        return Progress(name, total)
-
-    return lambda done, total: line(total).show(done)
-
-
-def format_seconds(seconds: float) -> str:
-    """`75` -> "1m15s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

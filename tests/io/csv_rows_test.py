@@ -122,7 +122,7 @@ def test_labels_and_rewards_are_read_from_cells(tmp_path):
         b"q,a,much,1\nq,a,5,1\n",
     )
     quarantine = files.Quarantine()
-    found = formats.read_attributes(path, quarantine).records
+    found = formats.read(path, quarantine, "attribute labels").records
     assert [record.labels[0] for record in found] == [4.0, MISSING]
     assert [record.labels[4] for record in found] == [MISSING, 1.5]
     assert found[0].conversation.messages[0].content == "7"
@@ -136,7 +136,7 @@ def test_labels_and_rewards_are_read_from_cells(tmp_path):
         b"prompt,chosen,rejected,chosen_reward,rejected_reward\n"
         b"q,a,b,1,-0.5\nq,a,b,,\nq,a,b,1,\n",
     )
-    found = formats.read_preferences(path, quarantine).records
+    found = formats.read(path, quarantine, "preference pairs").records
     texts = [found[0].chosen, found[0].prompt.messages[0].content]
     assert [type(text) for text in texts] == [str, str]
     rewards = [(pair.chosen_reward, pair.rejected_reward) for pair in found]
@@ -151,7 +151,7 @@ def test_choices_are_read_from_cells_of_tables_with_gaps(tmp_path):
         b"q,a,b,-1\nq,a,b,2.0\nq,a,b,0\nq,a,b,0.5\nq,a,b,\n",
     )
     quarantine = files.Quarantine()
-    found = formats.read_preferences(path, quarantine).records
+    found = formats.read(path, quarantine, "preference pairs").records
     assert [pair.chosen for pair in found] == ["a", "b"]
     assert quarantine.counts == {"wrong type": 2, "tie": 1}
 

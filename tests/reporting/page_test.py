@@ -42,7 +42,7 @@ class Reader(html.parser.HTMLParser):
 
 SECTIONS = [
     *("stages", "families", "teacher", "comparisons", "goals", "reward-model"),
-    *("samples", "curves", "times", "settings"),
+    *("filter", "samples", "curves", "times", "settings"),
 ]
 
 
@@ -164,7 +164,7 @@ def test_counts_that_differ_are_shown_as_a_range(run):
 def test_the_student_is_the_last_stage_that_is_no_control(run):
     run["stages"][-1]["control"] = True
     document = run_page.render(run)
-    assert "RPO 2 against scripted teacher" in document
+    assert '<li class="stage"><i></i>RPO 2</li>' in document
     rows = shown(document, "teacher")[1:]
     assert [row[-1] for row in rows][:2] == ["+29.3", "+6.2"]
     tones = re.findall(r'class="(ahead|behind)"><b>', document)

@@ -12,7 +12,6 @@ document is the end-of-text token. ArrayRecord checks every record when it is re
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Iterable
@@ -70,7 +69,7 @@ class Job:
             "version": VERSION,
             "input": self.path.name,
             "input_bytes": self.path.stat().st_size,
-            "input_sha256": sha256(self.path),
+            "input_sha256": folders.sha256(self.path),
             "text_class": self.text_class,
             "split": self.split,
             "validation_share": self.validation_share,
@@ -81,12 +80,6 @@ class Job:
 def dtype(tokenizer_size: int) -> np.dtype:
     """Little-endian, of 2 bytes where the ids fit."""
     return np.dtype("<u2" if tokenizer_size <= 65_536 else "<u4")
-
-
-def sha256(path: pathlib.Path) -> str:
-    """Of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tokenize(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -138,7 +131,7 @@ def damage(out: pathlib.Path, facts: dict[str, Any]) -> str:
         path = _with(out, suffix)
         if not path.exists():
             return f"{path} is missing"
-        if sha256(path) != digest:
+        if folders.sha256(path) != digest:
             return f"{path} does not have the checksum that it was written with"
     return ""
 
@@ -169,7 +162,8 @@ class _Writer:
         with _with(self._out, ARRAYS).open("wb") as stream:
             np.savez(stream, **dict(zip(names, columns.T, strict=True)))
         written = {
-            suffix: sha256(_with(self._out, suffix)) for suffix in (RECORDS, ARRAYS)
+            suffix: folders.sha256(_with(self._out, suffix))
+            for suffix in (RECORDS, ARRAYS)
         }
         groups = [
             group._asdict() | self._counts[number]

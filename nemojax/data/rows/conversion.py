@@ -74,7 +74,7 @@ def find(
         cannot hold its kind of records.
     """
     sources = [
-        Source(path, formats.detect_file(path)) for path in files.list_files(paths)
+        Source(path, formats.open_file(path).format) for path in files.list_files(paths)
     ]
     for source in sources:
         if source.format is not None:
@@ -158,7 +158,7 @@ def require_free(out: files.PathLike) -> pathlib.Path:
 def _rows(sources: Sequence[Source], target: str) -> Iterator[dict[str, Any] | BadRow]:
     kind = writers.TARGETS[target].kind
     for source in sources:
-        for item in formats.read_file(source.path):
+        for item in formats.open_file(source.path, 0, source.format).rows:
             if isinstance(item, BadRow):
                 yield item
                 continue

@@ -1,7 +1,7 @@
 """Records from rows of the layouts in which people already have their data.
 
 The format of a file is told by the fields of its first good row, see `FORMATS`, and
-all its rows are read in this format. Three readers give the three kinds of records.
+all its rows are read in this format.
 A row that gives none goes to the quarantine with its file, row, field and reason, so
 that `rows` is always `len(records) + bad`. Placeholders such as `{{name}}` are left
 as text.
@@ -12,13 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from nemojax.data.records import (
-    AnyRecord,
-    AttributeLabels,
-    Conversation,
-    PreferencePair,
-    Provenance,
-)
+from nemojax.data.records import AnyRecord, Provenance
 from nemojax.data.rows import (
     attribute_formats,
     conversation_formats,
@@ -37,6 +31,7 @@ FORMATS: dict[str, tuple[fields.Format, ...]] = {
 }
 
 _KINDS = {entry.name: kind for kind, entries in FORMATS.items() for entry in entries}
+_FORMATS = {entry.name: entry for entries in FORMATS.values() for entry in entries}
 
 # Fields that name a row; the first that holds a text or a whole number counts.
 ID_FIELDS = ("id", "uuid", "prompt_id")
@@ -64,8 +59,7 @@ class ReadResult(Generic[Record]):
 
 def detect(row: dict[str, Any]) -> str | None:
     """Name of the format that a row is in, or None if it is in none we know."""
-    found = _find_any(row)
-    return found.name if found else None
+    return next((name for name, f in _FORMATS.items() if f.recognises(row)), None)
 
 
 def kind_of(name: str) -> str:
@@ -73,77 +67,86 @@ def kind_of(name: str) -> str:
     return _KINDS[name]
 
 
-def detect_file(path: files.PathLike) -> str | None:
-    """Name of the format of a file; None where no row at its start is readable.
+@dataclasses.dataclass(frozen=True)
+class RecordFile:
+    """An open data file.
 
-    Raises:
-      files.DataError: the file is unreadable, or in no format that we know.
+    Attributes:
+      format: name of its format; None where no row at its start is readable.
+      rows: good rows with their records, and bad rows; none is held or lost.
     """
-    found = _format_of(path)
-    return found.name if found else None
+
+    format: str | None
+    rows: Iterator[tuple[files.Row, AnyRecord] | files.BadRow]
 
 
-def read_file(
-    path: files.PathLike, after: int = 0
-) -> Iterator[tuple[files.Row, AnyRecord] | files.BadRow]:
-    """Reads a file of any kind of records, a row at a time: none is held or lost.
+def open_file(
+    path: files.PathLike, after: int = 0, format_name: str | None = None
+) -> RecordFile:
+    """Opens a file of any kind of records, which is read a row at a time.
 
     Args:
       path: of the file.
       after: rows up to this number are passed over.
+      format_name: of the file's format, where it is known; otherwise the first row
+        that is in any format tells it.
 
     Raises:
       files.DataError: the file is unreadable, or in no format that we know.
     """
-    file_format = _format_of(path)
-    for row in files.read_rows(path, after):
-        outcome = _parse(row, file_format)
-        if isinstance(outcome, files.BadRow):
-            yield outcome
-        else:
-            assert isinstance(row, files.Row)
-            yield row, outcome
+    if format_name is None and after:
+        format_name = open_file(path).format
+    incoming, head = files.read_rows(path, after), []
+    if format_name is None:
+        head = list(itertools.islice(incoming, _ROWS_TO_DETECT))
+        format_name = _detected(head, path)
+    file_format = _FORMATS.get(format_name or "")
+    rows = itertools.chain(head, incoming)
+    return RecordFile(format_name, (_parse(row, file_format) for row in rows))
 
 
-def read_conversations(
-    paths: files.PathLike | Iterable[files.PathLike], quarantine: files.Quarantine
-) -> ReadResult[Conversation]:
-    """Reads fine-tuning dialogues, each ending with an assistant turn.
+def read(
+    paths: files.PathLike | Iterable[files.PathLike],
+    quarantine: files.Quarantine,
+    kind: str,
+) -> ReadResult[Any]:
+    """Reads the records of one kind.
 
     Args:
       paths: a file, a folder, or several of them.
       quarantine: receives the rows that give no record.
+      kind: a key of `FORMATS`.
 
     Raises:
       files.DataError: a file is missing or unreadable, or holds something else.
     """
-    return _read(paths, quarantine, "conversations")
+    records: list[Any] = []
+    detected: dict[str, str | None] = {}
+    rows, before = 0, quarantine.total
+    for path in files.list_files(paths):
+        opened = open_file(path)
+        detected[str(path)] = opened.format
+        if opened.format and kind_of(opened.format) != kind:
+            raise files.DataError(
+                f"{path}: holds no {kind}: its rows are in the format "
+                f"{opened.format!r}. Known formats: {_listed(kind)}."
+            )
+        for item in opened.rows:
+            rows += 1
+            if isinstance(item, files.BadRow):
+                quarantine.add(item)
+            else:
+                records.append(item[1])
+    return ReadResult(records, detected, rows, quarantine.total - before)
 
 
-def read_preferences(
-    paths: files.PathLike | Iterable[files.PathLike], quarantine: files.Quarantine
-) -> ReadResult[PreferencePair]:
-    """Reads preference pairs. Arguments and errors as for `read_conversations`."""
-    return _read(paths, quarantine, "preference pairs")
-
-
-def read_attributes(
-    paths: files.PathLike | Iterable[files.PathLike], quarantine: files.Quarantine
-) -> ReadResult[AttributeLabels]:
-    """Reads attribute labels. Arguments and errors as for `read_conversations`."""
-    return _read(paths, quarantine, "attribute labels")
-
-
-def _find_any(row: dict[str, Any]) -> fields.Format | None:
-    return next((found for kind in FORMATS if (found := _find(row, kind))), None)
-
-
-def _format_of(path: files.PathLike) -> fields.Format | None:
+def _detected(
+    rows: Sequence[files.Row | files.BadRow], path: files.PathLike
+) -> str | None:
     """The format of the first row that is in any; None without good rows."""
-    first = itertools.islice(files.read_rows(path), _ROWS_TO_DETECT)
-    values = [row.value for row in first if isinstance(row, files.Row)]
+    values = [row.value for row in rows if isinstance(row, files.Row)]
     for value in values:
-        if found := _find_any(value):
+        if found := detect(value):
             return found
     if not values:
         return None
@@ -158,36 +161,9 @@ def _listed(kind: str) -> str:
     return "; ".join(map(str, FORMATS[kind]))
 
 
-def _find(row: dict[str, Any], kind: str) -> fields.Format | None:
-    return next((entry for entry in FORMATS[kind] if entry.recognises(row)), None)
-
-
-def _read(
-    paths: files.PathLike | Iterable[files.PathLike],
-    quarantine: files.Quarantine,
-    kind: str,
-) -> ReadResult[Any]:
-    records: list[Any] = []
-    detected: dict[str, str | None] = {}
-    rows = bad = 0
-    for path in files.list_files(paths):
-        incoming = files.read_rows(path)
-        first = list(itertools.islice(incoming, _ROWS_TO_DETECT))
-        file_format = _file_format(first, kind, str(path))
-        detected[str(path)] = file_format.name if file_format else None
-        for row in itertools.chain(first, incoming):
-            rows += 1
-            outcome = _parse(row, file_format)
-            if isinstance(outcome, files.BadRow):
-                bad += 1
-                quarantine.add(outcome)
-            else:
-                records.append(outcome)
-    return ReadResult(records, detected, rows, bad)
-
-
-def _parse(row: files.Row | files.BadRow, file_format: fields.Format | None) -> Any:
-    """The record or the bad row."""
+def _parse(
+    row: files.Row | files.BadRow, file_format: fields.Format | None
+) -> tuple[files.Row, AnyRecord] | files.BadRow:
     if isinstance(row, files.BadRow):
         return row
     if file_format is None:  # nothing readable at the start of the file
@@ -197,7 +173,7 @@ def _parse(row: files.Row | files.BadRow, file_format: fields.Format | None) -> 
     except fields.Reject as reject:
         return row.reject(reject.field, reject.reason)
     source = Provenance(row.file, row.row)
-    return dataclasses.replace(record, id=_id(row.value), source=source)
+    return row, dataclasses.replace(record, id=_id(row.value), source=source)
 
 
 def _id(row: fields.Fields) -> str:
@@ -205,22 +181,3 @@ def _id(row: fields.Fields) -> str:
     named = (row.get(name) for name in ID_FIELDS)
     found = (value for value in named if isinstance(value, str | int) and value != "")
     return str(next(found, ""))
-
-
-def _file_format(
-    rows: Sequence[files.Row | files.BadRow], kind: str, file: str
-) -> fields.Format | None:
-    """The format of the first row that is of this kind; None without good rows."""
-    values = [row.value for row in rows if isinstance(row, files.Row)]
-    for value in values:
-        # Another kind may come first: a labelled response is a conversation, too.
-        if (found := _find(value, kind)) and found.name == detect(value):
-            return found
-    if not values:
-        return None
-    other = detect(values[0])
-    problem = f"its rows are in the format {other!r}" if other else "unknown format"
-    raise files.DataError(
-        f"{file}: holds no {kind}: {problem}, with the fields "
-        f"{', '.join(sorted(values[0])) or 'none'}. Known formats: {_listed(kind)}."
-    )

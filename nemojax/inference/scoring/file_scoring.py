@@ -38,10 +38,12 @@ class Data:
 
     Attributes:
       paths: in order.
+      formats: of each, see `formats.RecordFile`.
       rows: of each, good and bad.
     """
 
     paths: tuple[pathlib.Path, ...]
+    formats: tuple[str | None, ...]
     rows: tuple[int, ...]
 
     @classmethod
@@ -52,9 +54,8 @@ class Data:
           DataError: a file is missing, damaged, or holds rows in no known format.
         """
         found = files.list_files(paths)
-        for path in found:
-            formats.detect_file(path)
-        return cls(tuple(found), tuple(map(files.count_rows, found)))
+        names = tuple(formats.open_file(path).format for path in found)
+        return cls(tuple(found), names, tuple(map(files.count_rows, found)))
 
     def configuration(self) -> dict[str, Any]:
         """Names and sizes, as JSON."""
@@ -104,7 +105,8 @@ def read(scorer: Scorer, data: Data, start: Place) -> Iterator[Part]:
     part = Part(start)
     for index in range(start[0], len(data.paths)):
         after = start[1] if index == start[0] else 0
-        for item in formats.read_file(data.paths[index], after):
+        opened = formats.open_file(data.paths[index], after, data.formats[index])
+        for item in opened.rows:
             number = _add(scorer, part, item)
             # Row 0 stands for a file without rows, which is then done.
             part.end = (index, number) if number else (index + 1, 0)

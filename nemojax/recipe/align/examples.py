@@ -236,14 +236,15 @@ def read(
       DataError: a file is unreadable or holds another kind of records, too many rows
         are malformed, a row misses what the stage needs, or no example is left.
     """
-    listed = files.list_files(paths)
-    detected = {str(path): formats.detect_file(path) for path in listed}
-    outcomes = (
-        outcome
-        for path in listed
-        for outcome in _outcomes(path, encode, length, rewards)
-    )
-    return _collected(outcomes, detected, max_bad_fraction, values)
+    detected: dict[str, str | None] = {}
+
+    def outcomes():
+        for path in files.list_files(paths):
+            opened = formats.open_file(path)
+            detected[str(path)] = opened.format
+            yield from _outcomes(opened, encode, length, rewards)
+
+    return _collected(outcomes(), detected, max_bad_fraction, values)
 
 
 def of_records(
@@ -298,9 +299,9 @@ def _collected(
 
 
 def _outcomes(
-    path: Any, encode: Encode, length: int, rewards: Rewards | None
+    opened: formats.RecordFile, encode: Encode, length: int, rewards: Rewards | None
 ) -> Iterator[BadRow | tuple[list[TokenSequence], Sequence[float], str]]:
-    for item in formats.read_file(path):
+    for item in opened.rows:
         if isinstance(item, BadRow):
             yield item
             continue

@@ -12,6 +12,7 @@ from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.batching.packing import PackedBatch
 from nemojax.errors import UserError
 from nemojax.interop.loading import LoadedModel
+from nemojax.io.progress import Progress
 from nemojax.models import forward
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
@@ -21,7 +22,6 @@ from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import Settings
 from nemojax.recipe.align.targets import StageBatches
 from nemojax.training import objectives, placement, reference, sources, stage
-from nemojax.training.metrics import Progress
 from nemojax.training.reference import ReferenceCache
 from nemojax.training.stage import Options, Trained
 
@@ -161,8 +161,12 @@ def _filled(
             log_probs(placement.place_batch(batches.pairs(one, None), layout))
         )
 
-    progress = Progress(title, packed.epoch_steps) if processes.is_first() else None
-    cache.fill(packed, compute, lambda done, _: progress and progress.show(done))
+    line = Progress(title)
+    cache.fill(
+        packed,
+        compute,
+        lambda done, total: line.show(done, total) if processes.is_first() else None,
+    )
     return cache
 
 

@@ -5,7 +5,6 @@ stage and for every seed, so that all rows with one prompt are on one side.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -15,7 +14,7 @@ from nemojax.data.pretraining import corpus
 from nemojax.data.pretraining.corpus import Document
 from nemojax.data.records import Conversation, PreferencePair
 from nemojax.data.rows import formats
-from nemojax.io import files
+from nemojax.io import files, folders
 from nemojax.io.files import DataError
 from nemojax.recipe.folder.settings import Settings
 
@@ -120,7 +119,7 @@ class _Reader:
         )
         bad = files.Quarantine()
         for path in paths:
-            result = formats.read_conversations(path, bad)
+            result = formats.read(path, bad, "conversations")
             counts["rows"] += result.rows
             counts["quarantined"] += result.bad
             kept = []
@@ -139,7 +138,7 @@ class _Reader:
     def pairs(self, stage: str, paths: corpus.Files) -> Split[PreferencePair]:
         share = self.settings.preference_held_out_share
         bad = files.Quarantine()
-        result = formats.read_preferences(paths, bad)
+        result = formats.read(paths, bad, "preference pairs")
         self._check(bad, result.rows, stage, paths)
         train, held_out = [], []
         for pair in result.records:
@@ -178,8 +177,7 @@ def _fingerprint(folder: pathlib.Path, found: corpus.RecipeData) -> dict[str, st
         paths += getattr(found, name)
     fingerprint = {}
     for path in paths:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = folders.sha256(path)
         name = path.relative_to(folder).as_posix()
         fingerprint[name] = f"{path.stat().st_size} bytes, sha256 {digest}"
     return fingerprint

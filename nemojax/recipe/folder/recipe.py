@@ -1,8 +1,8 @@
 """The whole recipe on a data folder, stage by stage, each resumable.
 
 tokenizer, tokenized text, pretraining on the 70/15/15 blend, Bradley-Terry reward
-model, code SFT, general SFT, DPO, RPO rounds. Every policy is measured on the same held-out
-rows, and every stage leaves a model folder, `STAGE/model`.
+model, code SFT, general SFT, DPO, RPO rounds. Every policy is measured on the same
+held-out rows, and every stage leaves a model folder, `STAGE/model`.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ class Recipe:
     def load(self, stage: str) -> LoadedModel:
         """Reads the model that a stage left."""
         folder = self.stages[stage].directory / MODEL
-        return loading.load(folder, self.options.layout.mesh, name=stage)
+        return loading.load(folder, self.options.layout, name=stage)
 
     @functools.cached_property
     def measures(self) -> measures.Measures:
@@ -218,7 +218,7 @@ class Recipe:
             directory, self.options,
         )  # fmt: skip
         scorer = measures.reward_scorer(
-            loading.load(directory / MODEL, self.options.layout.mesh),
+            loading.load(directory / MODEL, self.options.layout),
             self.settings.length,
         )
         held = {
@@ -240,7 +240,7 @@ class Recipe:
             name, self.settings.stages()[name], model, train, None, directory,
             self.options,
         )  # fmt: skip
-        params = loading.load(directory / MODEL, self.options.layout.mesh).params
+        params = loading.load(directory / MODEL, self.options.layout).params
         counts = {"left out by the recipe": split.left_out, **train.counts}
         return found | {
             **self.measures.policy(model.config, params),

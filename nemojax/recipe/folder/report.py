@@ -198,22 +198,18 @@ def page(report: Mapping[str, Any]) -> str:
     """The report as one HTML page that needs nothing but itself."""
     total = tables.duration(report["seconds"])
     counts = {row["name"]: row["counts"] for row in report["stages"] if "counts" in row}
-    text = (
-        "What became of the rows of each stage. Rows longer than the context, over the "
-        "cap of a file, or with a prompt that is held out elsewhere are left out."
-    )
     sections = (
         _stages(report),
         _compared(report["comparisons"]),
         _checked(report["checks"]),
-        pages.section("rows", "Rows", pages.about(text), pages.lists(counts)),
+        pages.section("rows", pages.lists(counts)),
         pages.curves(report["curves"]),
     )
     lead = (
         f"{report['final']['parameters']:,} parameters, {total}; rows of the data in "
         f"quarantine: {report['quarantine']['rows']}."
     )
-    return pages.render(report["title"], sections, lead)
+    return pages.render("recipe", report["title"], sections, lead)
 
 
 def _stages(report: Mapping[str, Any]) -> Any:
@@ -229,7 +225,7 @@ def _stages(report: Mapping[str, Any]) -> Any:
         ]
         rows.append(("stage", [row["name"], *cells, time]))
     table = pages.table(["Stage", *header, "Time"], rows, "headline")
-    return pages.section("stages", "The stages", pages.about(KEY), table)
+    return pages.section("stages", table)
 
 
 def _measured(estimate: Mapping[str, Any] | None) -> pages.Cell:
@@ -239,11 +235,6 @@ def _measured(estimate: Mapping[str, Any] | None) -> pages.Cell:
 
 
 def _compared(found: Sequence[Mapping[str, Any]]) -> Any:
-    text = (
-        "Two policies on the same held-out pairs: pairs that only the later one ranks "
-        "rightly (won) against those that only the earlier one does (lost), with the "
-        "exact McNemar test and a bootstrap interval of the difference, in points."
-    )
     rows = []
     for row in found:
         sides = f"{row['before']} → {row['after']}"
@@ -252,7 +243,7 @@ def _compared(found: Sequence[Mapping[str, Any]]) -> Any:
         rows.append(("", [*cells, *numbers, f"{row['p_value']:.3g}"]))
     header = ["Comparison", "Measure", "Difference", "Won", "Lost", "n", "p"]
     table = pages.table(header, rows)
-    return pages.section("comparisons", "Paired comparisons", pages.about(text), table)
+    return pages.section("comparisons", table)
 
 
 def _checked(found: Sequence[Mapping[str, Any]]) -> Any:
@@ -263,4 +254,4 @@ def _checked(found: Sequence[Mapping[str, Any]]) -> Any:
         name = pages.Cell(tables.label(check["name"]), state=state)
         rows.append(("", [name, f"{check['before']:.4f}", after]))
     table = pages.table(["Check", "Before", "After"], rows, "goals")
-    return pages.section("checks", "What had to hold", table)
+    return pages.section("checks", table)

@@ -15,7 +15,8 @@ from nemojax.data.records import AttributeLabels, Conversation
 from nemojax.data.text import tokenizer as tokenizers
 from nemojax.data.text.nemotron_template import NemotronTemplate
 from nemojax.data.text.tokenizer import Tokenizer
-from nemojax.generation.generators import CallableGenerator, Generator
+from nemojax.generation import generators
+from nemojax.generation.generators import Generator, Request, ScriptedGenerator
 from nemojax.io.journal import Journal, Row
 from nemojax.recipe.miniature.policy import RewardScorer
 from nemojax.recipe.miniature.settings import Settings
@@ -133,17 +134,20 @@ def generator_responses(
 ) -> list[list[str]]:
     """Samples of a generator at temperature 1, [N][K] texts."""
     prompts = [Conversation.of(task.prompt) for task in found]
-    responses = generator.generate(prompts, samples=samples, temperature=1.0, seed=seed)
+    responses = generators.sample(
+        generator, prompts, samples=samples, temperature=1.0, seed=seed
+    )
     return [[response.text for response in row] for row in responses]
 
 
 def teacher_generator(teacher: ScriptedTeacher, found: Sequence[Task]) -> Generator:
     """The scripted teacher behind the generator protocol, for these tasks in order."""
 
-    def answer(index: int, rng: random.Random) -> str:
-        return teacher.answer(found[index], rng)
+    def answer(request: Request, rng: random.Random) -> str:
+        index, _, _ = request.id.partition("/")
+        return teacher.answer(found[int(index)], rng)
 
-    return CallableGenerator(f"teacher-{teacher.errors}", answer)
+    return ScriptedGenerator(f"teacher-{teacher.errors}", answer)
 
 
 def demonstrations(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemojax.data.records import Conversation
+from nemojax.generation import generators
 from nemojax.recipe.miniature.policy import Policy
 from nemojax.reporting import statistics
 from nemojax.tasks.miniature.grading import Task
@@ -12,7 +13,8 @@ from nemojax.tasks.miniature.grading import Task
 def answers(policy: Policy, tasks: Sequence[Task]) -> list[str]:
     """Greedy answers in the chat format."""
     prompts = [Conversation.of(task.prompt) for task in tasks]
-    return [response.text for response in policy.respond(prompts, 0.0, 0)]
+    rows = generators.sample(policy, prompts, samples=1, temperature=0.0, seed=0)
+    return [response.text for (response,) in rows]
 
 
 def completions(policy: Policy, tasks: Sequence[Task]) -> list[str]:

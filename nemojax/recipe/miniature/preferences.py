@@ -36,11 +36,9 @@ def preference_data(
         rng, "train", settings.preference_prompts, PREFERENCE_WEIGHTS
     )
     texts = data.generator_responses(
-        policy.generator, found, settings.preference_samples, rng.randrange(2**31)
+        policy, found, settings.preference_samples, rng.randrange(2**31)
     )
-    judge = judges.VerifierJudge(lambda task, text: task.grade(text))
-    verdicts = judge.judge(found, texts)
-    verified = [[verdict.score for verdict in row] for row in verdicts]
+    verified = judges.verify(found, texts, lambda task, text: task.grade(text))
     flat = [
         Conversation.of(task.prompt, answer)
         for task, row in zip(found, texts, strict=True)
@@ -70,7 +68,7 @@ def policy_answers(
 ) -> list[tuple[Task, str]]:
     """Two answers of the policy to each of new prompts, at temperature 1."""
     found = tasks.sample_tasks(rng, split, prompts)
-    texts = data.generator_responses(policy.generator, found, 2, rng.randrange(2**31))
+    texts = data.generator_responses(policy, found, 2, rng.randrange(2**31))
     return [
         (task, answer) for task, row in zip(found, texts, strict=True) for answer in row
     ]

@@ -5,7 +5,8 @@ import functools
 import random
 from collections.abc import Iterable
 
-from nemojax.tasks.miniature import code_interpreter, grading, split
+from nemojax.tasks.grading import Grade
+from nemojax.tasks.miniature import code_interpreter, split
 
 # name -> (description, statement); {k} is the operation's number where it has one
 OPERATIONS = {
@@ -138,7 +139,7 @@ class CodeTask:
     def gold(self, rng: random.Random) -> str:
         return write_program(self.operations, self.reducer)
 
-    def grade(self, response: str) -> grading.Grade:
+    def grade(self, response: str) -> Grade:
         """The score is the share of the test inputs with the right result."""
         expected = _outputs(write_program(self.operations, self.reducer))
         actual = _outputs(extract_program(response))
@@ -150,7 +151,7 @@ class CodeTask:
             for index, (wanted, given) in enumerate(zip(expected, results, strict=True))
         }
         score = sum(checks.values()) / len(checks)
-        return grading.Grade(score == 1.0, score, checks, actual is not None)
+        return Grade(score == 1.0, score, checks, actual is not None)
 
 
 def sample_operation(rng: random.Random, name: str | None = None) -> Operation:

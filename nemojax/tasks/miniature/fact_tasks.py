@@ -4,6 +4,7 @@ import dataclasses
 import random
 import re
 
+from nemojax.tasks.grading import Grade
 from nemojax.tasks.miniature import grading, split, world
 
 QUESTIONS = {
@@ -56,12 +57,12 @@ class FactTask:
     def gold(self, rng: random.Random) -> str:
         return self.answer
 
-    def grade(self, response: str) -> grading.Grade:
+    def grade(self, response: str) -> Grade:
         """Correct if the true value, and no other value, is named."""
         named = _VALUES.intersection(_WORD.findall(response.lower()))
         correct = named == {self.answer}
         checks = {"answer": correct}
-        return grading.Grade(correct, float(correct), checks, bool(named))
+        return Grade(correct, float(correct), checks, bool(named))
 
 
 def all_tasks(side: str) -> tuple[FactTask, ...]:

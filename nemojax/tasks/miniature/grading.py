@@ -1,25 +1,9 @@
 """What every task offers: a prompt, a key, gold answers and a verifier."""
 
-import dataclasses
 import random
 from typing import Protocol
 
-
-@dataclasses.dataclass(frozen=True)
-class Grade:
-    """A verifier's judgement of one response.
-
-    Attributes:
-      correct: the strict verdict.
-      score: degree in [0, 1]; 1 is reached only by correct responses.
-      checks: the single judgements behind the two, by name.
-      parsed: False where no answer could be read out of the response at all.
-    """
-
-    correct: bool
-    score: float
-    checks: dict[str, bool]
-    parsed: bool
+from nemojax.tasks.grading import Grade
 
 
 class Task(Protocol):

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Collection, Iterable
 
+from nemojax.tasks.grading import Grade
 from nemojax.tasks.miniature import grading, split, world
 
 # constraint -> its two wordings
@@ -107,7 +108,7 @@ class InstructionTask:
     def gold(self, rng: random.Random) -> str:
         return self.write(rng.sample(self.allowed_words, self.count), self.constraints)
 
-    def grade(self, response: str) -> grading.Grade:
+    def grade(self, response: str) -> Grade:
         """The score is the share of checks passed, count and content among them."""
         text = response.strip()
         checks: dict[str, bool] = {}
@@ -124,7 +125,7 @@ class InstructionTask:
         checks["content"] = distinct <= set(self.allowed_words)
         correct = all(checks.values())
         score = sum(checks.values()) / len(checks)
-        return grading.Grade(correct, score, checks, bool(body))
+        return Grade(correct, score, checks, bool(body))
 
     def _strip_edges(self, body: str, checks: dict[str, bool]) -> str:
         """Checks the first and last word and returns what lies between them."""

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterable
 
+from nemojax.tasks.grading import Grade
 from nemojax.tasks.miniature import grading, split, world
 
 MAX_VALUE = 20
@@ -122,7 +123,7 @@ class MathTask:
         chain, value = write_chain(self.start, steps)
         return f"{chain} #### {value}"
 
-    def grade(self, response: str) -> grading.Grade:
+    def grade(self, response: str) -> Grade:
         """Half of the score is the final number, half the share of right steps.
 
         So a correct response never scores below an incorrect one.
@@ -137,7 +138,7 @@ class MathTask:
         finals = _FINAL.findall(response)
         correct = bool(finals) and finals[-1] == str(self.answer)
         checks["final"] = correct
-        return grading.Grade(correct, (correct + steps_right) / 2, checks, bool(finals))
+        return Grade(correct, (correct + steps_right) / 2, checks, bool(finals))
 
 
 def sample_step(rng: random.Random) -> tuple[str, int]:

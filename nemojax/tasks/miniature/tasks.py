@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 
+from nemojax.tasks.grading import Grade
 from nemojax.tasks.miniature import (
     code_tasks,
     fact_tasks,
@@ -12,7 +13,7 @@ from nemojax.tasks.miniature import (
 )
 
 Task = grading.Task
-Grade = grading.Grade
+Grade = Grade
 
 _SAMPLERS = {
     "math": math_tasks.sample,

@@ -15,6 +15,7 @@ from nemojax.data.pretraining import samples, token_corpus, token_files
 from nemojax.data.pretraining.blends import ClassBlend, components
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.data.text import tokenizer
+from nemojax.io import folders
 from nemojax.io.quarantine import DataError
 
 TEXTS = {
@@ -69,7 +70,7 @@ def tokens(data, model, tmp_path_factory):
 def contents(folder):
     """Hashes by name."""
     return {
-        path.relative_to(folder).as_posix(): token_files.sha256(path)[:8]
+        path.relative_to(folder).as_posix(): folders.sha256(path)[:8]
         for path in folder.rglob("*")
         if path.is_file()
     }

@@ -59,7 +59,7 @@ def test_each_kind_becomes_what_it_can(kind, target, tmp_path):
         return
     done = convert(path, target, out)
     assert (done.rows, done.written, done.reasons, done.rejects) == (1, 1, {}, None)
-    assert formats.detect_file(out) == layout.format
+    assert formats.open_file(out).format == layout.format
     assert sorted(tmp_path.iterdir()) == [path, out]
 
 

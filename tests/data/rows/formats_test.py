@@ -25,9 +25,9 @@ LABELLED = {
     "verbosity": 1,
 }
 READERS = {
-    formats.read_conversations: (ALPACA, Conversation),
-    formats.read_preferences: (PAIR, PreferencePair),
-    formats.read_attributes: (LABELLED, AttributeLabels),
+    "conversations": (ALPACA, Conversation),
+    "preference pairs": (PAIR, PreferencePair),
+    "attribute labels": (LABELLED, AttributeLabels),
 }
 
 
@@ -42,7 +42,7 @@ def test_each_reader_gives_its_kind_of_record(tmp_path, read):
     row, kind = READERS[read]
     path = write(tmp_path / "rows.jsonl", row, row)
     quarantine = files.Quarantine()
-    result = read(path, quarantine)
+    result = formats.read(path, quarantine, read)
     assert [type(record) for record in result.records] == [kind, kind]
     assert (result.rows, result.bad, quarantine.rows) == (2, 0, [])
 
@@ -67,7 +67,7 @@ def test_a_file_of_another_kind_is_refused_with_the_known_formats(tmp_path, read
             continue
         path = write(tmp_path / "rows.jsonl", row)
         with pytest.raises(files.DataError) as caught:
-            read(path, files.Quarantine())
+            formats.read(path, files.Quarantine(), read)
         message = str(caught.value)
         assert str(path) in message
         assert f"in the format {formats.detect(row)!r}" in message
@@ -80,7 +80,7 @@ def test_an_unknown_format_is_refused_with_its_fields(tmp_path):
     with pytest.raises(
         files.DataError, match="unknown format, with the fields body, t"
     ):
-        formats.read_conversations(path, files.Quarantine())
+        formats.read(path, files.Quarantine(), "conversations")
     assert formats.detect({"title": "t", "body": "b"}) is None
 
 
@@ -102,7 +102,7 @@ def test_good_and_bad_rows_add_up_and_the_bad_are_named(tmp_path):
         {"conversations": turns, "tools": "[{}]"},
     )
     quarantine = files.Quarantine()
-    result = formats.read_conversations([alpaca, sharegpt], quarantine)
+    result = formats.read([alpaca, sharegpt], quarantine, "conversations")
     assert result.records == [Conversation.of("q", "a")] * 3
     assert result.rows == len(result.records) + result.bad == 8
     assert result.detected == {str(alpaca): "alpaca", str(sharegpt): "sharegpt"}
@@ -120,7 +120,7 @@ def test_good_and_bad_rows_add_up_and_the_bad_are_named(tmp_path):
 def test_a_folder_is_read_file_by_file_in_the_order_of_the_names(tmp_path):
     write(tmp_path / "2.jsonl", ALPACA | {"output": "second"})
     write(tmp_path / "1.jsonl", {"prompt": "q", "response": "first"})
-    result = formats.read_conversations(tmp_path, files.Quarantine())
+    result = formats.read(tmp_path, files.Quarantine(), "conversations")
     assert [record.last_response for record in result.records] == ["first", "second"]
     assert list(result.detected.values()) == ["prompt_response", "alpaca"]
 
@@ -128,7 +128,7 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_the_names(tmp_path):
 def test_a_file_without_a_readable_row_has_no_format(tmp_path):
     path = write(tmp_path / "rows.jsonl", "{", "[")
     quarantine = files.Quarantine()
-    result = formats.read_conversations(path, quarantine)
+    result = formats.read(path, quarantine, "conversations")
     assert result.detected == {str(path): None}
     assert (result.records, result.rows, result.bad) == ([], 2, 2)
     with pytest.raises(files.DataError, match="2 of 2 rows are malformed"):
@@ -138,7 +138,7 @@ def test_a_file_without_a_readable_row_has_no_format(tmp_path):
 def test_rows_after_a_long_broken_beginning_are_counted(tmp_path):
     path = write(tmp_path / "rows.jsonl", *["{"] * 100, ALPACA)
     quarantine = files.Quarantine()
-    result = formats.read_conversations(path, quarantine)
+    result = formats.read(path, quarantine, "conversations")
     assert (result.rows, result.bad) == (101, 101)
     assert quarantine.counts == {"not JSON": 100, "unknown format": 1}
 
@@ -191,7 +191,7 @@ def test_rows_with_any_values_give_records_or_reasons(tmp_path_factory, rows, re
     rows = [good] + [good | row for row in rows] + rows
     path = write(tmp_path_factory.mktemp("any") / "rows.jsonl", *rows)
     quarantine = files.Quarantine()
-    result = read(path, quarantine)
+    result = formats.read(path, quarantine, read)
     assert result.rows == len(rows) == len(result.records) + len(quarantine.rows)
     assert result.bad == len(quarantine.rows)
     assert all(isinstance(record, kind) for record in result.records)
@@ -201,24 +201,24 @@ def test_rows_with_any_values_give_records_or_reasons(tmp_path_factory, rows, re
 def test_a_file_is_read_row_by_row_in_its_own_format(tmp_path, read):
     good, kind = READERS[read]
     path = write(tmp_path / "rows.jsonl", "broken", good, {"other": 1}, good)
-    assert formats.detect_file(path) == formats.detect(good)
-    found = list(formats.read_file(path))
+    assert formats.open_file(path).format == formats.detect(good)
+    found = list(formats.open_file(path).rows)
     bad = [item.row for item in found if isinstance(item, files.BadRow)]
     records = [item for item in found if not isinstance(item, files.BadRow)]
     assert bad == [1, 3]
     assert [row.row for row, _ in records] == [2, 4]
     assert all(isinstance(record, kind) for _, record in records)
     # The rows passed over still decide the format.
-    assert list(formats.read_file(path, 2)) == found[2:]
+    assert list(formats.open_file(path, 2).rows) == found[2:]
 
 
 def test_a_file_in_no_format_is_refused_before_it_is_read(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"colour": "red"}, {"size": 3})
     with pytest.raises(files.DataError, match=r"rows.jsonl: unknown format.*colour"):
-        formats.detect_file(path)
+        formats.open_file(path)
 
 
 def test_without_a_readable_row_no_format_is_told_and_every_row_is_named(tmp_path):
     path = write(tmp_path / "rows.jsonl", "broken", "too")
-    assert formats.detect_file(path) is None
-    assert [bad.row for bad in formats.read_file(path)] == [1, 2]
+    assert formats.open_file(path).format is None
+    assert [bad.row for bad in formats.open_file(path).rows] == [1, 2]

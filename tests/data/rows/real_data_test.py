@@ -64,10 +64,10 @@ PREFERENCES = {
 }
 
 
-def check(read, name, expected):
+def check(kind, name, expected):
     """The file gives its rows, format and reasons; also returns the records."""
     quarantine = files.Quarantine()
-    result = read(FOLDER / name, quarantine)
+    result = formats.read(FOLDER / name, quarantine, kind)
     (detected,) = result.detected.values()
     assert (detected, result.rows, quarantine.counts) == expected
     assert len(result.records) + result.bad == result.rows
@@ -77,12 +77,12 @@ def check(read, name, expected):
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_conversations_are_read_but_for_explained_rows(name):
-    check(formats.read_conversations, name, CONVERSATIONS[name])
+    check("conversations", name, CONVERSATIONS[name])
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_preferences_are_read_but_for_explained_rows(name):
-    check(formats.read_preferences, name, PREFERENCES[name])
+    check("preference pairs", name, PREFERENCES[name])
 
 
 @pytest.mark.parametrize("folder", ["sft", "preference"])
@@ -114,7 +114,7 @@ def test_every_record_is_written_and_comes_back(target, tmp_path):
     done = conversion.convert(sources, target, out, max_bad_fraction=1.0)
     reasons = {why: n for why, n in done.reasons.items() if "cannot hold" in why}
     assert reasons == NOT_HELD.get(target, {})
-    found = list(formats.read_file(out))
+    found = list(formats.open_file(out).rows)
     assert not any(isinstance(item, files.BadRow) for item in found)
     assert len(found) == done.written > 0
 
@@ -134,8 +134,8 @@ def test_tables_have_their_rows(name, rows):
 
 
 def test_all_gsm8k_answers_end_in_a_number():
-    result = formats.read_conversations(
-        sorted((FOLDER / "math").glob("gsm8k_*")), files.Quarantine()
+    result = formats.read(
+        sorted((FOLDER / "math").glob("gsm8k_*")), files.Quarantine(), "conversations"
     )
     ends = [re.search(r"\n#### [-\d,.]+$", r.last_response) for r in result.records]
     assert len(ends) == 7473
@@ -144,13 +144,13 @@ def test_all_gsm8k_answers_end_in_a_number():
 
 def test_all_math_solutions_hold_a_boxed_answer():
     path = FOLDER / "math" / "math_dev.jsonl.gz"
-    records = formats.read_conversations(path, files.Quarantine()).records
+    records = formats.read(path, files.Quarantine(), "conversations").records
     assert sum(r"\boxed" in record.last_response for record in records) == 2500
 
 
 def test_regression_rows_have_the_five_labels_of_helpsteer():
     path = FOLDER / "reward" / "nemo_aligner_regression_rm.jsonl"
-    records = check(formats.read_attributes, path, ("nemo_regression", 8, {}))
+    records = check("attribute labels", path, ("nemo_regression", 8, {}))
     assert records[0].labels == (4.0, 4.0, 4.0, 3.0, 2.0)
     assert all(len(record.conversation.messages) == 3 for record in records)
 

@@ -94,10 +94,10 @@ def read_again(rows, folder):
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     path.write_text("\n".join(lines), encoding="utf-8")
     found = []
-    for item in formats.read_file(path):
+    for item in formats.open_file(path).rows:
         assert not isinstance(item, files.BadRow), item
         found.append(item[1])
-    return formats.detect_file(path), found
+    return formats.open_file(path).format, found
 
 
 @pytest.mark.parametrize("target", sorted(writers.TARGETS))

@@ -5,6 +5,8 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import nemotron_template
+from nemojax.generation import generators
+from nemojax.generation.generators import Request
 from nemojax.inference.scoring import scoring
 from nemojax.recipe.miniature.policy import Policy, RewardScorer
 
@@ -41,9 +43,11 @@ def test_a_response_is_the_text_of_the_sampled_tokens(policy, tokenizer, prompts
     A new model samples each of its 64 rows about equally often.
     """
     many = prompts * 5
-    responses = policy.respond(many, 1.0, seed=3)
+    requests = [Request(str(k), prompt, seed=3) for k, prompt in enumerate(many)]
+    responses = list(policy.generate(requests))
     encoded = [policy.template.encode_prompt(tokenizer, prompt) for prompt in many]
-    samples = policy.sample(encoded, 1.0, seed=3)
+    seeds = [request.sampling_seed for request in requests]
+    samples = policy._engine.sample(encoded, temperature=1.0, seeds=seeds)
     tokens = [token for sample in samples for token in sample.tokens]
     assert max(tokens) >= tokenizer.vocab_size
     for response, sample in zip(responses, samples, strict=True):
@@ -52,12 +56,16 @@ def test_a_response_is_the_text_of_the_sampled_tokens(policy, tokenizer, prompts
 
 
 def test_equal_prompts_have_random_streams_of_their_own(policy, prompts):
-    texts = [response.text for response in policy.respond(prompts[:1] * 6, 1.0, 3)]
+    def texts_of(count, seed):
+        [row] = generators.sample(
+            policy, prompts[:1], samples=count, temperature=1.0, seed=seed
+        )
+        return [response.text for response in row]
+
+    texts = texts_of(6, 3)
     assert len(set(texts)) == 6
-    again = [response.text for response in policy.respond(prompts[:1] * 4, 1.0, 3)]
-    assert again == texts[:4]
-    other = [response.text for response in policy.respond(prompts[:1] * 4, 1.0, 4)]
-    assert not set(other) & set(texts)
+    assert texts_of(4, 3) == texts[:4]
+    assert not set(texts_of(4, 4)) & set(texts)
 
 
 def test_a_continuation_ends_before_its_stop(policy, tokenizer, prompts):
@@ -69,8 +77,14 @@ def test_a_continuation_ends_before_its_stop(policy, tokenizer, prompts):
     assert cut == whole[: whole.index(whole[5])]
 
 
-def test_the_generator_is_named_after_the_policy(policy):
-    assert policy.generator.name == "toy"
+def test_requests_of_any_temperatures_come_back_by_their_ids(policy, prompts):
+    requests = [
+        Request(f"{index}", prompts[index % 2], temperature=float(index % 3 == 0))
+        for index in range(6)
+    ]
+    found = {response.id: response.text for response in policy.generate(requests)}
+    assert sorted(found) == [request.id for request in requests]
+    assert found["1"] == found["5"] != found["2"] == found["4"]
 
 
 def test_attributes_are_read_at_the_end_of_the_reward_format(
