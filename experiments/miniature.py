@@ -20,13 +20,15 @@ from absl import flags
 
 from nemojax.cli import command
 from nemojax.io.workdir import Workdir
-from nemojax.parallel import mesh as meshes
+from nemojax.parallel import layout
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.miniature import recipe as miniature
 from nemojax.recipe.miniature import report as reporting
 from nemojax.recipe.miniature import settings as sizes
 from nemojax.reporting import report as reports
 from nemojax.reporting import tables
 from nemojax.tasks.miniature import teachers
+from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", "runs/miniature", "folder of the run")
@@ -36,7 +38,7 @@ flags.DEFINE_enum(
     "teacher", "random", teachers.ERRORS, "kind of errors of the scripted teacher"
 )
 flags.DEFINE_bool(
-    "controls", True, "also train the rows without a filter or a preference loss"
+    "controls", False, "also train the rows without a filter or a preference loss"
 )
 command.define_json()
 
@@ -47,8 +49,9 @@ def run() -> int:
     settings = make(FLAGS.seed, FLAGS.teacher)
     settings = dataclasses.replace(settings, controls=FLAGS.controls)
     workdir = Workdir(FLAGS.workdir, dataclasses.asdict(settings))
-    mesh = meshes.make_mesh(data=min(2, jax.device_count()))
-    recipe = miniature.Recipe(settings, workdir, mesh)
+    spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
+    options = Options(spec, checkpoint_every=0)
+    recipe = miniature.Recipe(settings, workdir, options)
     stages = recipe.run()
     report = reporting.build(settings, stages, recipe.tasks)
     files = reports.write_report(workdir.path, report)

@@ -108,11 +108,17 @@ class ReferenceCache:
 
 
 def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
-    """The log-probs of sequences under some parameters, which are put on the mesh.
+    """Makes the log-probs of sequences under parameters, which are put on the mesh.
 
     Every process sees all of them.
     """
+    return functools.partial(
+        _program(config, layout), stage.packed(config, layout, params)
+    )
 
+
+@functools.lru_cache(maxsize=8)
+def _program(config: ModelConfig, layout: Layout) -> Any:
     def of_pass(params, batch: PreferenceBatch):
         count = len(batch.reference)
         return objectives.sequence_log_probs(
@@ -125,7 +131,7 @@ def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
             return jax.lax.map(functools.partial(of_pass, params), batch.parts)
         return of_pass(params, batch)
 
-    return functools.partial(log_probs, stage.packed(config, layout, params))
+    return log_probs
 
 
 def filled_in(log_probs: LogProbs, batch: Any) -> Any:

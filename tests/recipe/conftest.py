@@ -10,8 +10,6 @@ from nemojax.data.text import tokenizer as tokenizers
 from nemojax.data.text.nemotron_template import NemotronTemplate
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import mesh as meshes
-from nemojax.recipe.miniature.trainer import Trainer
 
 WORDS = ("red", "blue", "green", "tin", "gold", "lead")
 # Without the system block, rows are short.
@@ -57,8 +55,3 @@ def make_params(config):
         return jax.jit(init)(jax.random.key(0))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def trainer(config, tokenizer):
-    return Trainer(config, tokenizer, TEMPLATE, meshes.make_mesh(), seed=5)

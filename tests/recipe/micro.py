@@ -10,14 +10,17 @@ import jax
 
 from nemojax.cli import command
 from nemojax.io.workdir import Workdir
-from nemojax.parallel import mesh as meshes
+from nemojax.parallel import layout
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.miniature import recipe as miniature
 from nemojax.recipe.miniature import report as reporting
 from nemojax.recipe.miniature.settings import Settings
 from nemojax.reporting import report as reports
+from nemojax.training.stage import Options
 
 SETTINGS = Settings(
     seed=1,
+    controls=True,
     pretrain_tokens=20_000,
     reward_prompts=40,
     policy_reward_prompts=20,
@@ -34,8 +37,9 @@ def run(folder):
     """Runs or continues the recipe; returns its report."""
     workdir = Workdir(folder, dataclasses.asdict(SETTINGS))
     try:
-        mesh = meshes.make_mesh(data=min(2, jax.device_count()))
-        recipe = miniature.Recipe(SETTINGS, workdir, mesh)
+        spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
+        options = Options(spec, checkpoint_every=0)
+        recipe = miniature.Recipe(SETTINGS, workdir, options)
         stages = recipe.run()
         report = reporting.build(SETTINGS, stages, recipe.tasks)
         reports.write_report(folder, report)

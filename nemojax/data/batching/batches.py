@@ -47,6 +47,23 @@ def from_rows(rows_BS: np.ndarray, segment_ids_BS: np.ndarray | None = None) -> 
     )
 
 
+def from_documents(
+    rows_BS: np.ndarray, eos_id: int, there_BS: np.ndarray | None = None
+) -> Batch:
+    """Makes a batch whose documents, which end with EOS, do not attend to each other.
+
+    Args:
+      rows_BS: int32 token ids.
+      eos_id: ends a document.
+      there_BS: bool, False where a token is missing; by default all are there.
+    """
+    segments_BS = np.ones_like(rows_BS)
+    segments_BS[:, 1:] += np.cumsum(rows_BS[:, :-1] == eos_id, axis=1)
+    if there_BS is not None:
+        segments_BS = np.where(there_BS, segments_BS, 0)
+    return from_rows(rows_BS, segments_BS)
+
+
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """Returns int64[n]: the permutation of n examples that an epoch visits.
 

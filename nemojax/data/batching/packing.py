@@ -228,28 +228,3 @@ def pack(
         batch.add(index, group)
     if batch.members:
         yield batch.arrays()
-
-
-def pack_documents(
-    documents: Iterable[Sequence[int]], *, length: int, bos_id: int
-) -> np.ndarray:
-    """Returns int32[N, length]: documents, each after a BOS, cut into full rows.
-
-    Documents run over the ends of rows; what does not fill a last row is left out.
-    """
-    parts = [np.zeros(0, np.int32)]
-    for document in documents:
-        parts.append(np.array([bos_id, *document], np.int32))
-    stream = np.concatenate(parts)
-    count = len(stream) // length
-    return stream[: count * length].reshape(count, length)
-
-
-def document_segments(rows_NS: np.ndarray, *, bos_id: int) -> np.ndarray:
-    """Returns int32 segment ids [N, S], from 1, of rows of `pack_documents`.
-
-    With them documents do not attend to each other; Nemotron-4's do.
-    """
-    begins_NS = rows_NS == bos_id
-    begins_NS[:, 0] = True
-    return np.cumsum(begins_NS, axis=1, dtype=np.int32)

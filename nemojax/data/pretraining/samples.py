@@ -216,10 +216,9 @@ class Samples:
         return self._batch(rows, there)
 
     def _batch(self, rows: np.ndarray, there: np.ndarray) -> Batch:
-        segments = np.ones_like(rows)
         if self._isolate:
-            segments[:, 1:] += np.cumsum(rows[:, :-1] == self._eos, axis=1)
-        return batches.from_rows(rows, np.where(there, segments, 0))
+            return batches.from_documents(rows, self._eos, there)
+        return batches.from_rows(rows, there)
 
     def _stop(self, part: int) -> int:
         later = self._parts[part + 1 :]

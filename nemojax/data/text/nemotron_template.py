@@ -42,17 +42,6 @@ def stop_id(tokenizer: TextTokenizer) -> int:
     return tokenizer.control(TURN_START)
 
 
-def response_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """Returns the text of a generated response: up to the stop, less its newline."""
-    stop = stop_id(tokenizer)
-    before_stop = []
-    for token_id in ids:
-        if token_id == stop:
-            break
-        before_stop.append(token_id)
-    return tokenizer.decode(before_stop).removesuffix("\n")
-
-
 @dataclasses.dataclass(frozen=True)
 class NemotronTemplate(ChatTemplate):
     """Lines that name the role before each message, a newline after it.

@@ -1,5 +1,6 @@
 """The miniature world as training data: documents, labels, demonstrations, pairs."""
 
+import dataclasses
 import json
 import math
 import random
@@ -10,16 +11,20 @@ from typing import Any, cast
 import numpy as np
 
 from nemojax import losses
-from nemojax.data.batching import packing
+from nemojax.data.batching import batches
+from nemojax.data.batching.batches import Batch
 from nemojax.data.records import AttributeLabels, Conversation
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.data.text.nemotron_template import NemotronTemplate
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.generation import generators
 from nemojax.generation.generators import Generator, Request, ScriptedGenerator
+from nemojax.interop.loading import LoadedModel
 from nemojax.io.journal import Journal, Row
-from nemojax.recipe.miniature.policy import RewardScorer
-from nemojax.recipe.miniature.settings import Settings
+from nemojax.recipe.align import examples
+from nemojax.recipe.align.examples import Examples
+from nemojax.recipe.miniature import policy
+from nemojax.recipe.miniature.settings import LENGTH, Settings
 from nemojax.reporting import statistics
 from nemojax.sdg import filters
 from nemojax.tasks.miniature import (
@@ -33,8 +38,7 @@ from nemojax.tasks.miniature import (
 from nemojax.tasks.miniature.grading import Task
 from nemojax.tasks.miniature.teachers import ScriptedTeacher
 
-TEMPLATE = NemotronTemplate(system_header=False, bos=True)
-EXTRA_PIECES = ("User", "Assistant", "####")
+EXTRA_PIECES = ("System", "User", "Assistant", "####")
 # At least this share of the prompts has an answer that the reward filter lets through.
 PROMPTS_KEPT = 0.75
 FILTER_WEIGHTS = losses.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
@@ -65,24 +69,31 @@ def train_tokenizer(settings: Settings) -> Tokenizer:
     )
 
 
-def pretraining_rows(
-    settings: Settings, tokenizer: Tokenizer, length: int
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows [N, length] of both phases in order, and tokens by class."""
+def pretraining_batches(
+    settings: Settings, tokenizer: Tokenizer, batch: int
+) -> tuple[list[Batch], dict[str, int]]:
+    """Makes the batches of both phases in order, and counts their tokens by class.
+
+    Documents end with EOS and do not attend to each other, which small models learn
+    from faster.
+    """
     second = int(settings.pretrain_tokens * settings.second_phase)
     parts, counts = [], dict.fromkeys(text.CLASS_WEIGHTS, 0)
     for phase, budget in ((1, settings.pretrain_tokens - second), (2, second)):
         rng = stream(settings, f"documents-{phase}")
-        documents: list[list[int]] = []
-        seen = 0
-        while seen < budget:
+        tokens: list[int] = []
+        while len(tokens) < budget:
             for name, document in text.sample_labelled_documents(rng, 2_000, phase):
-                documents.append([*tokenizer.encode(document), tokenizer.eos_id])
-                counts[name] += len(documents[-1]) + 1
-                seen += len(documents[-1]) + 1
-        rows = packing.pack_documents(documents, length=length, bos_id=tokenizer.bos_id)
-        parts.append(rows[: budget // length])
-    return np.concatenate(parts), counts
+                found = [*tokenizer.encode(document), tokenizer.eos_id]
+                counts[name] += len(found)
+                tokens += found
+        size = budget // LENGTH * LENGTH
+        parts.append(np.array(tokens[:size], np.int32).reshape(-1, LENGTH))
+    rows = np.concatenate(parts)
+    return [
+        batches.from_documents(rows[start : start + batch], tokenizer.eos_id)
+        for start in range(0, len(rows) - batch + 1, batch)
+    ], counts
 
 
 def evaluation_tasks(settings: Settings) -> list[Task]:
@@ -155,7 +166,7 @@ def demonstrations(
     weights: Mapping[str, float],
     count: int,
     name: str,
-    scorer: RewardScorer | None,
+    scorer: LoadedModel | None,
     directory: Path,
 ) -> tuple[list[Answered], dict[str, Any]]:
     """Teacher answers, of which the reward model lets the better ones through.
@@ -207,7 +218,7 @@ def demonstrations(
 
 
 def score(
-    scorer: RewardScorer, found: Sequence[Task], texts: Sequence[Sequence[str]]
+    scorer: LoadedModel, found: Sequence[Task], texts: Sequence[Sequence[str]]
 ) -> np.ndarray:
     """Aggregated rewards [N, K] with the published weights of the 340B model."""
     flat = [
@@ -215,13 +226,8 @@ def score(
         for task, row in zip(found, texts, strict=True)
         for answer in row
     ]
-    attributes = scorer.attributes(flat).astype(np.float64)
+    attributes = policy.attributes(scorer, flat).astype(np.float64)
     return losses.aggregate(attributes, FILTER_WEIGHTS).reshape(len(found), -1)
-
-
-def chat_example(tokenizer: Tokenizer, prompt: str, answer: str):
-    """(tokens, loss_mask) of one demonstration."""
-    return TEMPLATE.encode(tokenizer, Conversation.of(prompt, answer))
 
 
 def save_demonstrations(path: Path, rows: Sequence[Answered]) -> None:
@@ -244,21 +250,37 @@ def general_examples(
     tokenizer: Tokenizer,
     rows: Sequence[tuple[str, str]],
     code_rows: Sequence[tuple[str, str]],
-) -> list[packing.TokenSequence]:
-    """The general SFT blend: demonstrations, code replay, grounded facts, documents."""
-    rng = stream(settings, "general-blend")
-    count = len(rows)
-    rows = list(rows) + rng.sample(list(code_rows), int(settings.code_share * count))
-    examples: list[packing.TokenSequence] = [
-        chat_example(tokenizer, prompt, answer) for prompt, answer in rows
-    ]
+) -> Examples:
+    """Makes the general SFT blend: demonstrations, code replay, facts, documents."""
+    rng, count = stream(settings, "general-blend"), len(rows)
     grounded = closed_book.grounded_fact_rows(rng, int(settings.grounded_share * count))
-    examples += [chat_example(tokenizer, row.prompt, row.answer) for row in grounded]
-    replay = closed_book.replay_documents(rng, int(settings.replay_share * count))
-    for document in replay:
-        tokens = [tokenizer.bos_id, *tokenizer.encode(document), tokenizer.eos_id]
-        examples.append((tokens, [0] + [1] * (len(tokens) - 1)))
-    return examples
+    found = sft_examples(
+        tokenizer, [*rows, *((row.prompt, row.answer) for row in grounded)]
+    )
+    code = sft_examples(tokenizer, code_rows)
+    found = found.with_share(code, settings.code_share, settings.seed)
+    documents = closed_book.replay_documents(rng, int(settings.replay_share * count))
+    groups = []
+    for document in documents:
+        tokens = [*tokenizer.encode(document), tokenizer.eos_id]
+        groups.append([(tokens, [0] + [1] * (len(tokens) - 1))])
+    return dataclasses.replace(
+        found,
+        groups=found.groups + groups,
+        prompts=found.prompts + documents,
+        values=np.zeros((len(found) + len(groups), 0), np.float32),
+        counts=found.counts | {"documents": len(groups)},
+    )
+
+
+def sft_examples(tokenizer: Tokenizer, rows: Sequence[tuple[str, str]]) -> Examples:
+    """Makes the examples of (prompt, answer) rows."""
+    return examples.of_records(
+        [Conversation.of(*row) for row in rows],
+        examples.demonstrations(tokenizer, NEMOTRON),
+        name="demonstrations",
+        length=LENGTH,
+    )
 
 
 def _accuracy(rows: Sequence[Answered], family: str) -> dict[str, Any] | None:

@@ -3,26 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemojax.data.records import Conversation
-from nemojax.generation import generators
 from nemojax.recipe.miniature.policy import Policy
 from nemojax.reporting import statistics
 from nemojax.tasks.miniature.grading import Task
 
 
 def answers(policy: Policy, tasks: Sequence[Task]) -> list[str]:
-    """Greedy answers in the chat format."""
-    prompts = [Conversation.of(task.prompt) for task in tasks]
-    rows = generators.sample(policy, prompts, samples=1, temperature=0.0, seed=0)
-    return [response.text for (response,) in rows]
+    """Generates greedy answers in the chat format."""
+    return policy.answers([task.prompt for task in tasks])
 
 
 def completions(policy: Policy, tasks: Sequence[Task]) -> list[str]:
-    """Greedy answers in the format that a base model continues."""
-    tokenizer = policy.tokenizer
-    prompts = [
-        [tokenizer.bos_id, *tokenizer.encode(task.completion_prompt)] for task in tasks
-    ]
+    """Generates greedy answers in the format that a base model continues."""
+    tokenizer = policy.model.tokenizer
+    prompts = [tokenizer.encode(task.completion_prompt) for task in tasks]
     outputs = policy.complete(prompts, stop_id=tokenizer.eos_id)
     # Decoded with the prompt: alone, a continuation would lose its leading space.
     return [

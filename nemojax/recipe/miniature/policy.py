@@ -48,7 +48,7 @@ class Policy:
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
         """See `Generator.generate`."""
         requests = list(requests)
-        tokenizer, stop_id = self.model.tokenizer, self._stop_id
+        stop_id = self._stop_id
         prompts = [self._prompt(request.prompt) for request in requests]
         each = [
             Sampling(
@@ -62,7 +62,7 @@ class Policy:
         found = self._engine.generate(prompts, each)
         for request, one in zip(requests, found, strict=True):
             tokens = self._with_text(one, stop_id)
-            text = nemotron_template.response_text(tokenizer, tokens)
+            text = self.model.decode(tokens).removesuffix(self.model.turn_closing)
             reason = "stop" if one.finish_reason == "stop" else "length"
             count = len(one.tokens) - (reason == "stop")
             yield Response(request.id, text, reason, count)

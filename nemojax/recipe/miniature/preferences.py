@@ -7,8 +7,9 @@ from typing import Any
 from nemojax import losses
 from nemojax.data.records import Conversation
 from nemojax.generation import judges
+from nemojax.interop.loading import LoadedModel
 from nemojax.recipe.miniature import data
-from nemojax.recipe.miniature.policy import Policy, RewardScorer
+from nemojax.recipe.miniature.policy import Policy, attributes
 from nemojax.recipe.miniature.settings import (
     POLICY_WEIGHTS,
     PREFERENCE_WEIGHTS,
@@ -23,7 +24,7 @@ from nemojax.tasks.miniature.grading import Task
 def preference_data(
     settings: Settings,
     policy: Policy,
-    scorer: RewardScorer,
+    scorer: LoadedModel,
     rng: random.Random,
     mode: str,
 ) -> PairSet:
@@ -45,7 +46,7 @@ def preference_data(
         for answer in row
     ]
     rewards = judges.blended_reward(
-        scorer.attributes(flat),
+        attributes(scorer, flat),
         POLICY_WEIGHTS,
         [value for row in verified for value in row],
     ).reshape(len(found), -1)
@@ -75,7 +76,7 @@ def policy_answers(
 
 
 def pairwise(
-    scorer: RewardScorer, answered: Sequence[tuple[Task, str]]
+    scorer: LoadedModel, answered: Sequence[tuple[Task, str]]
 ) -> dict[str, dict[str, Any]]:
     """Accuracy on pairs of which exactly one response is right, by family and all.
 
@@ -84,7 +85,7 @@ def pairwise(
       answered: two responses a task, next to each other.
     """
     conversations = [Conversation.of(task.prompt, answer) for task, answer in answered]
-    rewards = losses.aggregate(scorer.attributes(conversations), data.FILTER_WEIGHTS)
+    rewards = losses.aggregate(attributes(scorer, conversations), data.FILTER_WEIGHTS)
     right = [task.grade(answer).correct for task, answer in answered]
     found: dict[str, list[int]] = {"all": []}
     for first in range(0, len(answered), 2):

@@ -2,8 +2,8 @@
 
 tokenizer, pretraining, reward model, synthetic data, code SFT, general SFT, reward
 model on the policy's own answers, DPO, RPO rounds; every trained policy is evaluated
-on held-out tasks. Control rows repeat the later stages without the filter and without
-the preference loss.
+on held-out tasks, and leaves a model folder, `STAGE/model`. Control rows repeat the
+later stages without the filter and without the preference loss.
 """
 
 import dataclasses
@@ -15,22 +15,36 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.interop import loading, model_folder, tokenizer_files
+from nemojax.interop.loading import LoadedModel
 from nemojax.io import workdir as workdirs
 from nemojax.io.workdir import StageOutput, Workdir
 from nemojax.models import forward
 from nemojax.parallel import fingerprint
+from nemojax.recipe.align import examples
+from nemojax.recipe.align import run as align
+from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.miniature import data, evaluation, preferences
-from nemojax.recipe.miniature.policy import Policy, RewardScorer
-from nemojax.recipe.miniature.settings import REWARD_WEIGHTS, SFT_WEIGHTS, Settings
-from nemojax.recipe.miniature.trainer import Phase, Trainer
+from nemojax.recipe.miniature.policy import Policy
+from nemojax.recipe.miniature.settings import (
+    LENGTH,
+    REWARD_WEIGHTS,
+    SFT_WEIGHTS,
+    Settings,
+)
 from nemojax.tasks.miniature.grading import Task
-from nemojax.training import checkpoints
+from nemojax.training import objectives, sources
+from nemojax.training import stage as training
+from nemojax.training.learning_rate import LearningRate
+from nemojax.training.optimizer import OptimizerConfig
+from nemojax.training.programs import ByLayout
+from nemojax.training.stage import Options, Stage
 
-PARAMS = "params"
-POLICY_STAGES = ("code_sft", "general_sft", "dpo")
+MODEL, TOKENIZER = "model", tokenizer_files.MODEL
+PRETRAIN_BATCH = 8
 
 
 @dataclasses.dataclass
@@ -38,14 +52,14 @@ class Recipe:
     """Runs the stages in a work folder.
 
     Attributes:
-      settings: every number.
-      workdir: where the stages live.
-      mesh: where the model runs.
+      settings: Every number.
+      workdir: Where the stages live.
+      options: How they are done.
     """
 
     settings: Settings
     workdir: Workdir
-    mesh: Mesh
+    options: Options
 
     def run(self) -> dict[str, StageOutput]:
         """Runs what is not finished; returns all stages by name, in order."""
@@ -73,72 +87,62 @@ class Recipe:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The trained tokenizer."""
-        return Tokenizer.load(self.stages["tokenizer"].directory / "tokenizer.model")
+        return Tokenizer.load(self.stages["tokenizer"].directory / TOKENIZER)
 
     @functools.cached_property
     def tasks(self) -> list[Task]:
         """The held-out evaluation tasks."""
         return data.evaluation_tasks(self.settings)
 
-    @property
-    def trainer(self) -> Trainer:
-        """Trains this recipe's model."""
-        config = self.settings.model(self.tokenizer.vocab_size)
-        return Trainer(
-            config, self.tokenizer, data.TEMPLATE, self.mesh, self.settings.seed
-        )
+    def load(self, stage: str) -> LoadedModel:
+        """Reads the model that a stage left."""
+        folder = self.stages[stage].directory / MODEL
+        return loading.load(folder, self.options.layout, name=stage)
 
-    def params(self, stage: str) -> Any:
-        """The parameters that a stage left."""
-        width = 5 if "reward_model" in stage else 0
-        shapes = jax.eval_shape(
-            functools.partial(forward.init, self.trainer.config, num_attributes=width),
-            jax.random.key(0),
-        )
-        return checkpoints.load_params(self.stages[stage].directory / PARAMS, shapes)
-
-    def policy(self, name: str, params: Any) -> Policy:
-        """A model as something that answers."""
-        return Policy(
-            name,
-            self.trainer.config,
-            params,
-            self.mesh,
-            self.tokenizer,
-            data.TEMPLATE,
-        )
-
-    def scorer(self, stage: str) -> RewardScorer:
-        """The reward model of a stage as something that scores."""
-        return RewardScorer(
-            self.trainer.config,
-            self.params(stage),
-            self.mesh,
-            self.tokenizer,
-            data.TEMPLATE,
-        )
+    def _loaded(self, directory: Path, name: str) -> LoadedModel:
+        return loading.load(directory / MODEL, self.options.layout, name=name)
 
     def _tokenizer(self, directory: Path) -> dict[str, Any]:
         tokenizer = data.train_tokenizer(self.settings)
-        tokenizer.save(directory / "tokenizer.model")
+        tokenizer.save(directory / TOKENIZER)
         return {"vocab_size": tokenizer.vocab_size, "sha256": tokenizer.fingerprint}
 
     def _pretrain(self, directory: Path) -> dict[str, Any]:
-        phase = self.settings.pretrain()
-        rows, tokens = data.pretraining_rows(
-            self.settings, self.tokenizer, phase.length
+        """Trains on both phases of text, at one cosine, as the report's."""
+        config = self.settings.model(self.tokenizer.vocab_size)
+        batches, tokens = data.pretraining_batches(
+            self.settings, self.tokenizer, PRETRAIN_BATCH
         )
-        params = jax.jit(functools.partial(forward.init, self.trainer.config))(
+        rate = LearningRate(2e-3, warmup=50)
+        params = jax.jit(functools.partial(forward.init, config))(
             jax.random.key(self.settings.seed)
         )
-        params, history = self.trainer.pretrain(params, rows, phase, directory)
-        policy = self.policy("base", params)
+        trained = training.run(
+            Stage(
+                "pretrain",
+                config,
+                ByLayout(objectives.language_model_objective, config),
+                sources.Fixed(batches),
+                functools.partial(rate.at, total=len(batches)),
+                OptimizerConfig(beta2=0.98),
+            ),
+            params,
+            directory,
+            dataclasses.replace(self.options, checkpoint_every=1000),
+        )
+        files = {TOKENIZER: self.stages["tokenizer"].directory / TOKENIZER}
+        model_folder.save(
+            directory / MODEL, config, trained.params, files=files, exist_ok=True
+        )
+        policy = Policy(self._loaded(directory, "base"))
         graded = evaluation.grade(
             self.tasks, evaluation.completions(policy, self.tasks)
         )
-        result = self._trained(directory, params, history)
-        return result | {
-            "parameters": forward.param_count(params),
+        return {
+            "steps": len(trained.history),
+            "history": thin(trained.history),
+            "parameters_sha256": fingerprint.parameters_sha256(trained.params),
+            "parameters": forward.param_count(trained.params),
             "tokens_by_class": tokens,
             "completion_metrics": evaluation.family_metrics(self.tasks, graded),
             "completion_correct": graded["correct"],
@@ -160,13 +164,13 @@ class Recipe:
         )
         held_out = data.teacher_responses(rng, self.settings.reward_held_out, "test")
         return self._train_reward(
-            directory, self.params("pretrain"), answered, {"teacher": held_out}
+            directory, "pretrain", answered, {"teacher": held_out}
         )
 
     def _policy_reward_model(self, directory: Path) -> dict[str, Any]:
         """Labels answers of the SFT policy too, as HelpSteer2 did with its models."""
         rng = data.stream(self.settings, "policy-reward-model")
-        policy = self.policy("general_sft", self.params("general_sft"))
+        policy = Policy(self.load("general_sft"))
         own = preferences.policy_answers(
             policy, rng, self.settings.policy_reward_prompts, "train"
         )
@@ -181,41 +185,56 @@ class Recipe:
                 policy, rng, self.settings.reward_held_out, "test"
             ),
         }
-        return self._train_reward(
-            directory, self.params("general_sft"), teacher + own, held_out
-        )
+        return self._train_reward(directory, "general_sft", teacher + own, held_out)
 
     def _train_reward(
-        self, directory: Path, trunk: Any, answered, held_out
+        self, directory: Path, start: str, answered, held_out
     ) -> dict[str, Any]:
         """Trains a reward head and its trunk; measures pairwise accuracy."""
         rng = data.stream(self.settings, f"labels-{len(answered)}")
         rows = data.annotated(rng, answered)
-        fresh = jax.jit(
-            functools.partial(forward.init, self.trainer.config, num_attributes=5)
-        )(jax.random.key(self.settings.seed))
-        head = fresh["reward_head"]
-        head["bias"] = np.mean([row.labels for row in rows], axis=0, dtype=np.float32)
-        params, history = self.trainer.reward(
-            {**trunk, "reward_head": head}, rows, self.settings.reward(), directory
+        model = self.load(start)
+        init = functools.partial(forward.init, model.config, num_attributes=5)
+        head = jax.jit(lambda key: init(key)["reward_head"])(
+            jax.random.key(self.settings.seed)
         )
-        scorer = RewardScorer(
-            self.trainer.config, params, self.mesh, self.tokenizer, data.TEMPLATE
+        head["bias"] = jax.numpy.asarray(np.mean([row.labels for row in rows], axis=0))
+        trunk = {name: leaf for name, leaf in model.params.items() if name != "lm_head"}
+        judge = dataclasses.replace(model, params=trunk | {"reward_head": head})
+        labelled = examples.of_records(
+            rows,
+            examples.labelled(self.tokenizer, NEMOTRON),
+            name="labels",
+            length=LENGTH,
+            values=5,
         )
+        result = self._train(directory, "reward", judge, labelled)
+        scorer = self._loaded(directory, directory.name)
         accuracy = {
             name: preferences.pairwise(scorer, pairs)
             for name, pairs in held_out.items()
         }
-        checkpoints.save_params(directory / PARAMS, params)
+        return result | {"labels": len(rows), "pairwise_accuracy": accuracy}
+
+    def _train(
+        self, directory: Path, kind: str, model: LoadedModel, rows: Examples, **changes
+    ) -> dict[str, Any]:
+        """Trains a stage of alignment and writes its model folder."""
+        settings = dataclasses.replace(self.settings.stages()[kind], **changes)
+        name = directory.name.removesuffix(".partial").replace("_", " ")
+        found = align.train_model(
+            name, settings, model, rows, None, directory, self.options
+        )
+        final = found["final"]
         return {
-            "history": thin(history),
-            "labels": len(rows),
-            "pairwise_accuracy": accuracy,
+            "steps": final["step"],
+            "history": thin(align.history(directory)),
+            "parameters_sha256": final["parameters_sha256"],
         }
 
     def _synthetic_data(self, directory: Path) -> dict[str, Any]:
         """Teacher data for both SFT stages, filtered and (control) as it comes."""
-        scorer = self.scorer("reward_model")
+        scorer = self.load("reward_model")
         statistics = {}
         for name, filtered in (("", scorer), ("unfiltered_", None)):
             if filtered is None and not self.settings.controls:
@@ -232,88 +251,78 @@ class Recipe:
         return statistics
 
     def _sft(self, name: str, start: str) -> None:
-        """One of the SFT stages; the name says which data and which phase."""
+        """Runs one of the SFT stages; the name says which data and settings."""
         prefix = "unfiltered_" if name.startswith("unfiltered") else ""
         general = not name.endswith("code_sft")
-        phase = self.settings.general_sft() if general else self.settings.code_sft()
-        phase = dataclasses.replace(phase, name=name.replace("_", " "))
 
         def run(directory: Path) -> dict[str, Any]:
             source = self.stages["synthetic_data"].directory
             code = data.load_demonstrations(source / f"{prefix}code.json")
             if general:
                 rows = data.load_demonstrations(source / f"{prefix}general.json")
-                examples = data.general_examples(
-                    self.settings, self.tokenizer, rows, code
-                )
+                found = data.general_examples(self.settings, self.tokenizer, rows, code)
             else:
-                examples = [
-                    data.chat_example(self.tokenizer, prompt, answer)
-                    for prompt, answer in code
-                ]
-            params, history = self.trainer.sft(
-                self.params(start), examples, phase, directory
-            )
-            result = self._evaluated(directory, name, params, history)
+                found = data.sft_examples(self.tokenizer, code)
+            kind = "general_sft" if general else "code_sft"
+            result = self._train(directory, kind, self.load(start), found)
+            policy = Policy(self._loaded(directory, name))
             if name == "code_sft":
-                policy = self.policy(name, params)
                 code_tasks = [t for t in self.tasks if t.family == "code"]
                 texts = evaluation.completions(policy, code_tasks)
                 graded = evaluation.grade(code_tasks, texts)
                 result["completion_correct"] = graded["correct"]
-            return result
+            return result | self._evaluated(directory, policy)
 
         self._stage(name, run)
 
     def _preference_rounds(self, prefix: str, preference_weight: float) -> None:
-        """DPO, then the RPO rounds; each starts at, and refers to, the one before."""
+        """Runs DPO, then the RPO rounds; each starts at, and refers to, the last."""
         before = "general_sft"
         names = ["dpo", *(f"rpo_{i + 1}" for i in range(self.settings.rpo_rounds))]
         for name in names:
-            loss = self.settings.dpo() if name == "dpo" else self.settings.rpo()
-            loss = dataclasses.replace(loss, preference_weight=preference_weight)
-            phase = self.settings.prefer(f"{prefix}{name}".replace("_", " "))
-            self._preference_stage(f"{prefix}{name}", name, before, loss, phase)
+            kind = "dpo" if name == "dpo" else "rpo"
+            run = functools.partial(self._prefer, name, kind, before, preference_weight)
+            self._stage(f"{prefix}{name}", run)
             before = f"{prefix}{name}"
 
-    def _preference_stage(
-        self, name: str, stream: str, before: str, loss, phase: Phase
-    ) -> None:
-        def run(directory: Path) -> dict[str, Any]:
-            params = self.params(before)
-            found = preferences.preference_data(
-                self.settings,
-                self.policy(before, params),
-                self.scorer("policy_reward_model"),
-                data.stream(self.settings, f"pairs-{stream}"),
-                loss.loss,
-            )
-            after, history = params, []
-            if found.pairs:  # a very weak policy may have no right answer to choose
-                after, history = self.trainer.prefer(
-                    params, found.pairs, loss, phase, directory
-                )
-            result = self._evaluated(directory, name, after, history)
-            return result | {"pairs": len(found.pairs), "statistics": found.summary()}
-
-        self._stage(name, run)
-
-    def _evaluated(
-        self, directory: Path, name: str, params: Any, history
+    def _prefer(
+        self, stream: str, kind: str, before: str, weight: float, directory: Path
     ) -> dict[str, Any]:
-        policy = self.policy(name, params)
-        graded = evaluation.grade(self.tasks, evaluation.answers(policy, self.tasks))
-        return self._trained(directory, params, history) | self._graded(
-            directory, graded
+        """Trains on pairs of the policy's own samples."""
+        model = self.load(before)
+        found = preferences.preference_data(
+            self.settings,
+            Policy(model),
+            self.load("policy_reward_model"),
+            data.stream(self.settings, f"pairs-{stream}"),
+            kind,
         )
+        result = {"pairs": len(found.pairs), "statistics": found.summary()}
+        if found.pairs:
+            pairs = examples.of_records(
+                found.pairs,
+                examples.preferences(self.tokenizer, NEMOTRON),
+                name="pairs",
+                length=LENGTH,
+                values=3,
+            )
+            loss = self.settings.stages()[kind].preference
+            assert loss is not None
+            loss = dataclasses.replace(loss, preference_weight=weight)
+            result |= self._train(directory, kind, model, pairs, preference=loss)
+        else:  # a very weak policy may have no right answer to choose
+            model_folder.save(
+                directory / MODEL, model.config, model.params,
+                files=model.files, exist_ok=True,
+            )  # fmt: skip
+            digest = fingerprint.parameters_sha256(model.params)
+            result |= {"steps": 0, "history": [], "parameters_sha256": digest}
+        policy = Policy(self._loaded(directory, directory.name))
+        return result | self._evaluated(directory, policy)
 
-    def _trained(self, directory: Path, params: Any, history) -> dict[str, Any]:
-        checkpoints.save_params(directory / PARAMS, params)
-        return {
-            "steps": len(history),
-            "history": thin(history),
-            "parameters_sha256": fingerprint.parameters_sha256(params),
-        }
+    def _evaluated(self, directory: Path, policy: Policy) -> dict[str, Any]:
+        answers = evaluation.answers(policy, self.tasks)
+        return self._graded(directory, evaluation.grade(self.tasks, answers))
 
     def _graded(self, directory: Path, graded: dict[str, Any]) -> dict[str, Any]:
         (directory / "answers.json").write_text(json.dumps(graded["texts"], indent=0))
@@ -324,7 +333,7 @@ class Recipe:
 
 
 def thin(history: Sequence[dict[str, float]], most: int = 200) -> list[dict]:
-    """At most `most` rows of a loss curve, evenly spread, rounded for the report."""
+    """Thins out a loss curve to at most `most` rows, rounded for the report."""
     stride = max(1, len(history) // most)
     return [
         {
