@@ -30,6 +30,7 @@ from absl import app, flags
 from benchmarks import torch_model, train_step
 from nemojax.cli import host
 from nemojax.data.batching import packing
+from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
 from nemojax.training import objectives, optimizer, placement, step
@@ -92,17 +93,10 @@ def lengths(batch: Sequence[Pair]) -> list[int]:
 
 def packed(batch: Sequence[Pair], rows: int, length: int) -> packing.PackedBatch | None:
     """The batch in one shape; None if it does not fit."""
-    found = list(
-        packing.pack(
-            sequences(batch),
-            rows=rows,
-            length=length,
-            max_sequences=2 * PAIRS,
-            skipped=[],
-        )
+    found = ExampleBatches(
+        sequences(batch), batch=PAIRS, length=length, seed=None, row_multiple=rows
     )
-    whole = len(found) == 1 and len(found[0].members) == PAIRS
-    return found[0] if whole else None
+    return found.parts(0)[0] if found.rows == rows else None
 
 
 def shape(batches: Sequence[Sequence[Pair]], devices: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""LoRA adapters as files: the layout of PEFT, which other libraries load too."""
+"""LoRA adapters as files in the layout of PEFT, which other libraries load too."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def _read_fields(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _their_names(config: ModelConfig) -> dict[str, str]:
-    """Our name of each linear layer -> theirs, with {layer}."""
+    """Returns our name of each linear layer -> theirs, with {layer}."""
     return {
         "/".join(tensor.path[1:]): tensor.name.removesuffix(".weight")
         for tensor in names.tensors(config)

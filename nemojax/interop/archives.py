@@ -1,4 +1,4 @@
-"""Archives from strangers: unpacked only if every member is what it should be."""
+"""Unpacks archives from strangers, if every member is what it should be."""
 
 import contextlib
 import pathlib
@@ -16,7 +16,7 @@ _ALLOWANCE_BYTES = 64 * 2**20
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The directory that `path` is, or a temporary one with what the tar file holds.
+    """Gives the directory `path`, or a temporary one with the content of a tar file.
 
     Raises:
       UserError: neither a directory nor a tar file, or an archive with an absolute

@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` to a `ModelConfig` and back, for Nemotron and Llama."""
+"""Converts Hugging Face's `config.json` to a `ModelConfig` and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ _ALIASES = {
 
 
 def from_json(fields: Mapping[str, Any]) -> ModelConfig:
-    """The model that a `config.json` describes.
+    """Returns the model that a `config.json` of Nemotron or Llama describes.
 
     Args:
       fields: its content. Older names of a field are read too; a missing rotary
@@ -80,7 +80,7 @@ def from_json(fields: Mapping[str, Any]) -> ModelConfig:
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` of a model, as current transformers read it.
+    """Returns the `config.json` of a model, as current transformers read it.
 
     Raises:
       UserError: Hugging Face has no model with this norm and activation, or none
@@ -151,7 +151,7 @@ def _required(fields: Mapping[str, Any], name: str) -> int:
 
 
 def _aliased(fields: Mapping[str, Any], name: str) -> Any:
-    """The first name of a field that is there, else None."""
+    """Returns the value of a field under the first of its names, else None."""
     return next((fields[n] for n in _ALIASES[name] if fields.get(n) is not None), None)
 
 
@@ -163,7 +163,7 @@ def _rotary_fraction(fields: Mapping[str, Any]) -> float:
 
 
 def _rope(fields: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """The base of the rotary frequencies and their scaling, in either spelling."""
+    """Returns the base of the rotary frequencies and their scaling."""
     rope = {
         **(fields.get("rope_scaling") or {}),
         **(fields.get("rope_parameters") or {}),

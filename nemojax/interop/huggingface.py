@@ -73,7 +73,7 @@ def load(
 
 
 def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
-    """The model that a checkpoint holds; raises ValueError as `load`."""
+    """Returns the model that a checkpoint holds; raises ValueError as `load`."""
     path = pathlib.Path(directory) / CONFIG
     try:
         return config_json.from_json(_read_json(path))
@@ -89,11 +89,11 @@ def leaves(
     *,
     progress: Progress = lambda done, total: None,
 ) -> Iterator[tuple[trees.Path, jax.Array | np.ndarray]]:
-    """The leaves of a checkpoint's tree, one at a time, the largest first; as `load`
-    otherwise.
+    """Yields path and leaf of a checkpoint's parameters, the largest leaf first.
 
     All tensors' names and shapes are checked before the first leaf comes. Without a
     layout they stay on the host: memory is that of one leaf and a block of rows.
+    Arguments and errors are otherwise those of `load`.
     """
     directory = pathlib.Path(directory)
     config = read_config(directory)
@@ -241,7 +241,7 @@ def _leaf(
     shape: tuple[int, ...],
     sharding: NamedSharding | None,
 ) -> jax.Array | np.ndarray:
-    """One leaf of our tree; every device's part is read by itself."""
+    """Reads one leaf of our tree, every device's part by itself."""
     sources = tensor.names(config.num_layers)
     dtype = reader.dtypes[sources[0]]
 
@@ -262,7 +262,7 @@ def _leaf(
 
 
 def _has_lm_head(params: Any) -> bool:
-    """Whether a tree must have one, or does: that of a reward model need not."""
+    """Returns whether a tree has an LM head or must: a reward model's need not."""
     return "lm_head" in params or "reward_head" not in params
 
 
@@ -294,7 +294,7 @@ def _check_tree(config: ModelConfig, params: Any) -> None:
 
 
 def _rows(tensor: Tensor, rows: int) -> slice | None:
-    """Which rows of a tensor are written: those of a vocabulary without padding."""
+    """Returns which rows of a table are written, None where it is no table."""
     tables = (("embedding", "table"), ("lm_head", "kernel"))
     return slice(rows) if tensor.path in tables else None
 
@@ -302,7 +302,7 @@ def _rows(tensor: Tensor, rows: int) -> slice | None:
 def _announce(
     config: ModelConfig, params: Any, tensor: Tensor, rows: int
 ) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
-    """Name, shape and dtype of the tensors of a leaf."""
+    """Yields name, shape and dtype of the tensors of a leaf."""
     leaf = trees.get(params, tensor.path)
     shape = _their_shape(tensor, leaf.shape)
     if _rows(tensor, rows):
@@ -314,7 +314,7 @@ def _announce(
 def _values(
     config: ModelConfig, params: Any, tensor: Tensor, rows: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and value of the tensors of a leaf, one layer on the host at a time."""
+    """Yields name and value of a leaf's tensors, one layer on the host at a time."""
     leaf = _array(trees.get(params, tensor.path))
     for layer, name in enumerate(tensor.names(config.num_layers)):
         value = np.asarray(leaf[layer] if tensor.stacked else leaf)

@@ -1,4 +1,4 @@
-"""A checkpoint as it is used: parameters, tokenizer, chat template, stop tokens."""
+"""Loads a checkpoint with its tokenizer, chat template and stop tokens."""
 
 import contextlib
 import dataclasses
@@ -43,7 +43,7 @@ _TURN_ENDS = (
 
 
 class AnyTokenizer(TextTokenizer, Protocol):
-    """`data.tokenizer.Tokenizer` or `data.hf_tokenizer.HuggingFaceTokenizer`.
+    """A `data.text.tokenizer.Tokenizer` or `hf_tokenizer.HuggingFaceTokenizer`.
 
     Attributes:
       vocab_size: ids that it knows.
@@ -66,17 +66,17 @@ class AnyTokenizer(TextTokenizer, Protocol):
     def controls(self) -> tuple[str, ...]: ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
+        """Returns the text of ids."""
         ...
 
     def piece_text(self, token_id: int) -> str:
-        """What an id writes inside of a text; of a control token its name."""
+        """Returns what an id writes inside of a text, of a control token its name."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """What answers, scores and is asked.
+    """A checkpoint in memory: parameters, tokenizer, template, stop tokens.
 
     Attributes:
       name: of its folder.
@@ -106,7 +106,7 @@ class LoadedModel:
 
     @property
     def is_reward_model(self) -> bool:
-        """Whether it gives attribute values."""
+        """Whether the model gives attribute values."""
         return "reward_head" in self.params
 
     @property
@@ -115,7 +115,7 @@ class LoadedModel:
         return self.template.turn_closing if self.template else ""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of tokens; ids that only round the vocabulary up write nothing."""
+        """Returns the text of ids; those beyond the tokenizer's write nothing."""
         return self.tokenizer.decode(i for i in ids if i < self.tokenizer.vocab_size)
 
 
@@ -221,7 +221,7 @@ def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
 
 
 def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ...]:
-    """Ids that end a text: that of the tokenizer, and those the files name."""
+    """Returns the ids that end a text: the tokenizer's, and those the files name."""
     found: list[Any] = []
     with contextlib.suppress(ValueError):  # a tokenizer.json need not name it
         found.append(tokenizer.eos_id)
@@ -234,7 +234,7 @@ def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ..
 def load_template(
     directory: str | pathlib.Path, wanted: str, tokenizer: AnyTokenizer
 ) -> ChatTemplate | None:
-    """The chat template of a checkpoint, or the one that is wanted; see `load`.
+    """Returns the chat template of a checkpoint, or the one that is wanted.
 
     Raises:
       UserError: there is no such template.
@@ -277,7 +277,7 @@ def _jinja(
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    """An object in a file; empty where there is no file."""
+    """Reads a JSON object; empty where there is no file."""
     if not path.exists():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A model as a folder: `model.json`, the parameters, and files beside them.
+"""Model folders: `model.json`, the parameters, and files beside them.
 
     model.json     the ModelConfig, and the SHA-256 of the tokenizer's files
     params/        Orbax; any mesh restores it
@@ -106,7 +106,7 @@ def write(
 
 @contextlib.contextmanager
 def _appearing(directory: PathLike) -> Iterator[pathlib.Path]:
-    """As `folders.appearing`, which the first process does; all write."""
+    """Gives all processes the folder that `folders.appearing` makes in the first."""
     with contextlib.ExitStack() as stack:
         folder = folders.appearing(directory)
         yield pathlib.Path(processes.of_first(lambda: str(stack.enter_context(folder))))
@@ -152,7 +152,7 @@ def save(
 
 
 def read_config(directory: PathLike) -> ModelConfig:
-    """The config of a model folder.
+    """Reads the config of a model folder.
 
     Raises:
       UserError: it is no model folder.
@@ -210,9 +210,11 @@ def read(directory: PathLike, layout: Layout | None = None) -> tuple[ModelConfig
 def leaves(
     directory: PathLike, layout: Layout | None = None
 ) -> Iterator[tuple[Path, jax.Array]]:
-    """Paths and leaves, read one at a time, the largest first.
+    """Yields paths and leaves, read one at a time, the largest first.
 
-    Args: as `stored`.
+    Args:
+      directory: of the model.
+      layout: where the leaves go; default: one device.
     """
     found = trees.items(stored(directory, layout))
     for path, leaf in sorted(found, key=lambda pair: pair[1].size, reverse=True):

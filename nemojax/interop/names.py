@@ -32,14 +32,14 @@ class Tensor:
         return "{layer}" in self.name
 
     def names(self, num_layers: int) -> list[str]:
-        """The tensors' names, in layer order."""
+        """Returns the tensors' names, in layer order."""
         if not self.stacked:
             return [self.name]
         return [self.name.format(layer=layer) for layer in range(num_layers)]
 
 
 def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
-    """All leaves of `config`'s language model, in the order of the forward pass.
+    """Returns all leaves of a language model, in the order of the forward pass.
 
     Args:
       config: of the model.

@@ -1,4 +1,4 @@
-"""NeMo's `.nemo` checkpoints of Nemotron models, in.
+"""Reads NeMo's `.nemo` checkpoints of Nemotron models.
 
 The released layout: a tar file or a directory with `model_config.yaml`, a tokenizer
 model, and `model_weights/` with one zarr array a parameter. Layers are stacked on
@@ -6,7 +6,6 @@ axis 0, and queries, keys and values are one matrix, interleaved by group: for e
 key/value head its query heads, the key head, the value head.
 """
 
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ import tensorstore
 import yaml
 
 from nemojax.errors import UserError
-from nemojax.interop import archives, names, placement
+from nemojax.interop import names, placement
 from nemojax.interop import tokenizer_files as tokenizer_lib
 from nemojax.models import forward, partition, trees
 from nemojax.models.config import ModelConfig
@@ -56,26 +55,8 @@ _QKV = "decoder.layers.self_attention.linear_qkv.weight"
 _REWARD = {"kernel": "rm_head.weight", "bias": "rm_head.bias"}
 
 
-def load(
-    path: str | os.PathLike[str],
-    layout: Layout | None = None,
-    *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[ModelConfig, dict[str, Any]]:
-    """Reads a `.nemo` file or directory; arguments and result as `huggingface.load`.
-
-    Raises:
-      UserError: no such checkpoint, a model that is not supported, arrays that are
-        missing, too many or of another shape (all named), or a hostile archive.
-    """
-    with archives.opened(pathlib.Path(path)) as directory:
-        config = read_config(directory)
-        found = leaves(directory, layout or Layout(), progress=progress)
-        return config, trees.build(found)
-
-
 def read_config(directory: pathlib.Path) -> ModelConfig:
-    """The model that an unpacked checkpoint holds.
+    """Reads the config of an unpacked checkpoint.
 
     Raises:
       UserError: there is no readable `model_config.yaml`, a field is missing, or the
@@ -128,7 +109,7 @@ def read_config(directory: pathlib.Path) -> ModelConfig:
 
 
 def tokenizer_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The SentencePiece models of an unpacked checkpoint.
+    """Returns the SentencePiece models of an unpacked checkpoint, by name.
 
     The only one is called `tokenizer.model`, several keep their names.
     """
@@ -141,7 +122,7 @@ def tokenizer_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
 def split_qkv(
     qkv_RD: np.ndarray, num_heads: int, num_kv_heads: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows of queries, keys and values of an interleaved matrix.
+    """Splits an interleaved matrix into those of queries, keys and values.
 
     Args:
       qkv_RD: [(heads + 2 kv_heads) * head_dim, D].
@@ -163,12 +144,13 @@ def leaves(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[trees.Path, jax.Array | np.ndarray]]:
-    """The leaves of our tree, one at a time, read from an unpacked checkpoint.
+    """Yields path and leaf of an unpacked checkpoint's parameters, one at a time.
 
     Without a layout they stay on the host.
 
     Raises:
-      UserError: as `load`, before the first leaf.
+      UserError: before the first leaf, for a model that is not supported, or arrays
+        that are missing, too many or of another shape; all of them are named.
     """
     config = read_config(directory)
     if layout is not None:

@@ -1,4 +1,4 @@
-"""Leaves of our tree as they come out of a checkpoint, layer by layer."""
+"""Makes leaves of our tree from a checkpoint, layer by layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ def stacked(
     index: Index,
     read_layer: Callable[[int, Index], np.ndarray],
 ) -> np.ndarray:
-    """The part of a leaf that stacks its layers; one layer is read at a time.
+    """Reads a part of a leaf that stacks its layers, one layer at a time.
 
     Args:
       shape: of the leaf, [layers, ...].

@@ -1,4 +1,4 @@
-"""A SentencePiece tokenizer as the files that Hugging Face's `AutoTokenizer` reads."""
+"""Writes SentencePiece tokenizers as files that `AutoTokenizer` reads."""
 
 import json
 import pathlib
@@ -47,13 +47,13 @@ _CHAT_TEMPLATE = """\
 
 
 def find(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The files of a tokenizer that lie in a directory, by name."""
+    """Returns the files of a tokenizer that lie in a directory, by name."""
     paths = {name: directory / name for name in FILES}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def own(files: Mapping[str, pathlib.Path]) -> Tokenizer | None:
-    """The SentencePiece tokenizer among files that `AutoTokenizer` cannot read yet."""
+    """Returns the SentencePiece tokenizer of files that `AutoTokenizer` cannot read."""
     if FAST in files or MODEL not in files:
         return None
     try:
@@ -91,7 +91,7 @@ def write(directory: pathlib.Path, tokenizer: Tokenizer) -> None:
 
 
 def _fast(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of a `tokenizer.json` of the same pieces."""
+    """Returns the content of a `tokenizer.json` of the same pieces."""
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(tokenizer.model_bytes)
     vocab = {piece.piece: index for index, piece in enumerate(model.pieces)}
@@ -137,7 +137,7 @@ def _fast(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """The pairs that make each piece; the piece of the highest score comes first.
+    """Returns the pairs that make each piece, the piece of the highest score first.
 
     SentencePiece merges by the score of the result, `tokenizers` by the order of pairs.
     """

@@ -1,4 +1,4 @@
-"""Sharded safetensors files: read by slices, written one tensor at a time.
+"""Reads sharded safetensors files by slices, and writes them tensor by tensor.
 
 Neither side holds more than a tensor in memory, however large the model is.
 """
@@ -83,7 +83,7 @@ class Reader:
                 self.dtypes[name] = _DTYPES[view.get_dtype()]
 
     def read(self, name: str, index: Slices = ()) -> np.ndarray:
-        """A tensor, or the part of it that `index` (of step 1) names, as a copy."""
+        """Reads a tensor, or the part of it that `index` (of step 1) names."""
         shape, dtype = self.shapes[name], self.dtypes[name]
         if not shape:
             with _open(self._files[name]) as file:
@@ -100,14 +100,14 @@ class Reader:
 
 
 def _blocks(value: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Starts and ends of blocks of rows; no temporary need be larger than a block."""
+    """Yields starts and ends of blocks of rows of bounded size."""
     step = max(1, _BLOCK_BYTES * len(value) // max(value.nbytes, 1))
     for start in range(0, len(value), step):
         yield start, min(start + step, len(value))
 
 
 def has_nan(value: np.ndarray) -> bool:
-    """Whether a tensor with at least one dimension holds NaN."""
+    """Returns whether a tensor with at least one dimension holds NaN."""
     return any(bool(np.isnan(value[a:b]).any()) for a, b in _blocks(value))
 
 
@@ -119,7 +119,7 @@ def _open(path: pathlib.Path) -> Any:
 
 
 def _read_index(directory: pathlib.Path) -> Mapping[str, str]:
-    """The index's map from tensor to file; empty without an index."""
+    """Reads the index's map from tensor to file; empty without an index."""
     path = directory / INDEX
     if not path.exists():
         return {}
@@ -199,7 +199,7 @@ def write(
 def write_file(
     path: pathlib.Path, shapes: Shapes, values: Iterator[tuple[str, np.ndarray]]
 ) -> None:
-    """Writes one file: as `write`; takes only its own tensors from `values`."""
+    """Writes one file, taking only its own tensors from `values`; see `write`."""
     with path.open("wb") as stream:
         stream.write(_header(shapes))
         for expected, (shape, dtype) in shapes.items():
@@ -215,7 +215,7 @@ def write_file(
 
 
 def _sizes(shapes: Shapes) -> dict[str, int]:
-    """Bytes of each tensor."""
+    """Returns the bytes of each tensor."""
     return {
         name: int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         for name, (shape, dtype) in shapes.items()
@@ -223,7 +223,7 @@ def _sizes(shapes: Shapes) -> dict[str, int]:
 
 
 def _header(shapes: Shapes) -> bytes:
-    """The length of the header, and the header, padded to 8 bytes."""
+    """Returns the length of the header, and the header, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, size in _sizes(shapes).items():

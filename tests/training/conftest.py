@@ -52,10 +52,14 @@ def pack():
     """(sequences, rows, length) -> the one PackedBatch that holds them all."""
 
     def one_batch(sequences, rows, length, max_sequences=8):
-        groups = [[sequence] for sequence in sequences]
-        (packed,) = packing.pack(
-            groups, rows=rows, length=length, max_sequences=max_sequences
+        sizes = [len(tokens) for tokens, _ in sequences]
+        return packing.assemble(
+            sequences,
+            packing.first_fit_decreasing(sizes, length),
+            tuple(range(len(sequences))),
+            rows=rows,
+            length=length,
+            max_sequences=max_sequences,
         )
-        return packed
 
     return one_batch

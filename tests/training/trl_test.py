@@ -5,12 +5,13 @@ our tokenizer as the files that we write, and renders and tokenizes the pairs it
 """
 
 import functools
+import itertools
 
 import jax
 import numpy as np
 import pytest
 
-from nemojax.data.batching import packing
+from nemojax.data.batching.example_batches import ExampleBatches
 from nemojax.data.records import Conversation, Message, PreferencePair
 from nemojax.data.text import tokenizer as tokenizer_lib
 from nemojax.data.text.nemotron_template import NEMOTRON
@@ -158,7 +159,8 @@ def packed(config, params, groups):
             config, params, text, ids, 2 * PAIRS
         )
     )
-    for found in packing.pack(groups, rows=4, length=256, max_sequences=2 * PAIRS):
+    examples = ExampleBatches(groups, batch=PAIRS, length=256, seed=None)
+    for found in itertools.chain(*map(examples.parts, range(len(examples)))):
         text, ids = found.batch, found.sequence_ids
         yield text, ids, reference(text, ids)
 

@@ -1,1 +1,1 @@
-"""Batches of examples: packed into rows, in the order of a seed."""
+"""Batches of examples, packed into rows, in the order of a seed."""

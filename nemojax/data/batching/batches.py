@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Batch(NamedTuple):
-    """What a forward pass reads; a pytree of arrays [B, S].
+    """The input of a forward pass, a pytree of arrays [B, S].
 
     Attributes:
       tokens: int32 token ids; 0 where there is padding.

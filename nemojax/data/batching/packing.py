@@ -14,7 +14,7 @@ TokenSequence = tuple[Any, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A group that no batch holds: its index among the groups, and why."""
+    """A group that no batch holds, with its index among the groups and the reason."""
 
     index: int
     reason: str
@@ -98,7 +98,7 @@ def assemble(
     length: int,
     max_sequences: int,
 ) -> PackedBatch:
-    """The batch of sequences, each in its row behind those of that row before it.
+    """Makes a batch of sequences, each behind those before it in its row.
 
     Args:
       sequences: in the order of the groups.
@@ -140,7 +140,7 @@ def assemble(
 
 
 def first_fit_decreasing(sizes: Sequence[int], length: int) -> list[int]:
-    """The row of each sequence, the longest placed first; few rows are needed.
+    """Chooses a row for each sequence, the longest placed first.
 
     Raises:
       ValueError: a sequence is longer than a row.

@@ -14,7 +14,7 @@ _SIDE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 
 
 class HuggingFaceTokenizer:
-    """Text to token ids and back; the interface is that of `tokenizer.Tokenizer`.
+    """A tokenizer of a `tokenizer.json`, with the interface of `Tokenizer`.
 
     Every added token of the file is a control token: it has an id, which `control`
     gives, and text that looks like it is encoded as the characters that it is. With
@@ -94,7 +94,7 @@ class HuggingFaceTokenizer:
 
     @property
     def pad_id(self) -> int:
-        """The id of padding; that of the end where the model has none."""
+        """The id of padding, or that of the end where the model has none."""
         return self._role("pad_token" if "pad_token" in self._special else "eos_token")
 
     def _role(self, role: str) -> int:
@@ -117,7 +117,7 @@ class HuggingFaceTokenizer:
         return tuple(self._control_ids)
 
     def piece_text(self, token_id: int) -> str:
-        """What an id writes by itself; of a control token its name.
+        """Returns what an id writes by itself, of a control token its name.
 
         Of a piece of a character it is the name, too.
         """
@@ -128,7 +128,7 @@ class HuggingFaceTokenizer:
         return name if not text or "\ufffd" in text else text
 
     def control(self, piece: str) -> int:
-        """The id of a control token such as "<|eot_id|>".
+        """Returns the id of a control token such as "<|eot_id|>".
 
         Raises:
           UserError: there is no such control token.
@@ -139,7 +139,7 @@ class HuggingFaceTokenizer:
         return self._control_ids[piece]
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text, none of them a control id.
+        """Returns the token ids of a text, none of them a control id.
 
         Raises:
           UserError: the text has a lone surrogate, which UTF-8 cannot hold, or the
@@ -155,11 +155,11 @@ class HuggingFaceTokenizer:
         return ids
 
     def encode_inside(self, text: str) -> list[int]:
-        """As `encode`."""
+        """Encodes a text that does not begin a sequence: here as `encode`."""
         return self.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids; control tokens write nothing.
+        """Returns the text of token ids; control tokens write nothing.
 
         Raises:
           UserError: an id is outside of the vocabulary.

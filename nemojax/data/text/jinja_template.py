@@ -1,4 +1,4 @@
-"""A checkpoint's own `chat_template`, rendered at arm's length.
+"""Renders a checkpoint's own `chat_template` at arm's length.
 
 The template never sees what a message says: it renders placeholders, with the white
 space around each text, and the texts are put in afterwards. So no text can pass for a
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[\w.-]*")
 
 
 class JinjaTemplate(ChatTemplate):
-    """Renders conversations with a Jinja template.
+    """A chat template in Jinja, rendered in a process with limits.
 
     Attributes:
       source: the template.
@@ -93,7 +93,7 @@ class JinjaTemplate(ChatTemplate):
         return found
 
     def _frame(self, text: str, after: int | None) -> list[Part]:
-        """Parts of the template's own text; `after` is the answer before it."""
+        """Returns the parts of the template's own text after the answer `after`."""
         if not text:
             return []
         if not self.controls:

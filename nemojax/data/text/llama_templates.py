@@ -8,7 +8,7 @@ from nemojax.data.text.chat_template import ChatTemplate, Part, check_roles
 
 @dataclasses.dataclass(frozen=True)
 class Llama2Template(ChatTemplate):
-    """`<s>[INST] {user} [/INST] {assistant} </s>`, the system text inside of the first.
+    """Llama 2's `<s>[INST] {user} [/INST] {assistant} </s>`, the system text inside.
 
     Attributes:
       bos, eos: names of the control tokens.
@@ -35,7 +35,7 @@ class Llama2Template(ChatTemplate):
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Template(ChatTemplate):
-    """A header with the role before each message, `<|eot_id|>` after it.
+    """Llama 3's header with the role before a message, `<|eot_id|>` after it.
 
     Attributes:
       bos: whether a sequence starts with `<|begin_of_text|>`.

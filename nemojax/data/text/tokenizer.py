@@ -32,7 +32,7 @@ _SENTENCE_CHARACTERS = 4096
 
 
 class Tokenizer:
-    """Text to token ids and back.
+    """A tokenizer of a SentencePiece model.
 
     For a model with byte fallback, `decode(encode(text)) == text` for any text that
     UTF-8 can hold, and `encode` never returns the id of a control piece, whatever the
@@ -130,11 +130,11 @@ class Tokenizer:
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """Ids that begin every text that is completed: none, as of Nemotron-4."""
+        """Ids that begin every text that is completed: Nemotron-4 has none."""
         return ()
 
     def piece_text(self, token_id: int) -> str:
-        """What an id writes inside of a text; of a control token its name.
+        """Returns what an id writes inside of a text, of a control token its name.
 
         Of a piece of a character it is the name, too, such as "<0xE2>".
         """
@@ -170,7 +170,7 @@ class Tokenizer:
         return self.encode_inside(text)
 
     def encode_inside(self, text: str) -> list[int]:
-        """Returns the ids of a part of a text: as `encode`, without dummy prefix."""
+        """Encodes a part of a text, without dummy prefix; otherwise as `encode`."""
         text.encode()  # UnicodeEncodeError is a ValueError that names the character.
         if self._space_ids is None:
             return self._encode_part(text)

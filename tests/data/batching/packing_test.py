@@ -1,5 +1,4 @@
-import collections
-import time
+"""Sequences lie whole in their rows, and the arrays say where."""
 
 import hypothesis
 import numpy as np
@@ -8,125 +7,78 @@ from hypothesis import strategies
 
 from nemojax.data.batching import packing
 
-ROWS, LENGTH, MOST = 3, 16, 7
+LENGTH = 16
+SIZES = strategies.lists(strategies.integers(1, LENGTH), max_size=30)
 
 
-def _sequences(group_lengths):
-    """Groups of sequences of these lengths, all tokens of all of them different."""
-    token = 0
-    groups = []
-    for lengths in group_lengths:
-        group = []
-        for length in lengths:
-            tokens = list(range(token + 1, token + 1 + length))
-            group.append((tokens, [0] + [t % 2 for t in tokens[1:]]))
-            token += length
-        groups.append(group)
-    return groups
+def sequences(sizes):
+    """Sequences of these lengths, all tokens of all of them different."""
+    pairs = zip(sizes, np.cumsum(sizes), strict=True)
+    found = [list(range(end - size + 1, end + 1)) for size, end in pairs]
+    return [(tokens, [0] + [token % 2 for token in tokens[1:]]) for tokens in found]
 
 
-def _pack(groups, **options):
-    sizes = {"rows": ROWS, "length": LENGTH, "max_sequences": MOST, **options}
-    return list(packing.pack(groups, **sizes))
-
-
-@hypothesis.settings(max_examples=100, deadline=None)
-@hypothesis.given(
-    strategies.lists(
-        strategies.lists(strategies.integers(1, LENGTH + 2), min_size=1, max_size=4),
-        max_size=20,
+def packed(sizes, spare_rows=0, spare_sequences=0):
+    row_of = packing.first_fit_decreasing(sizes, LENGTH)
+    return packing.assemble(
+        sequences(sizes),
+        row_of,
+        tuple(range(len(sizes))),
+        rows=max(row_of, default=0) + 1 + spare_rows,
+        length=LENGTH,
+        max_sequences=len(sizes) + spare_sequences,
     )
-)
-def test_every_sequence_is_whole_and_in_one_place(group_lengths):
-    groups = _sequences(group_lengths)
-    skipped = []
-    batches = _pack(groups, skipped=skipped)
-    members = [index for batch in batches for index in batch.members]
-    left_out = [skip.index for skip in skipped]
-    assert members == sorted(members)
-    assert sorted(members + left_out) == list(range(len(groups)))
-
-    tokens = collections.Counter(t for b in batches for t in b.tokens[b.tokens > 0])
-    expected = [t for i in members for sequence, _ in groups[i] for t in sequence]
-    assert tokens == collections.Counter(expected)
-
-    for batch in batches:
-        sequences = [sequence for i in batch.members for sequence in groups[i]]
-        assert batch.num_sequences == len(sequences) <= MOST
-        for sequence_id, (ids, mask) in enumerate(sequences):
-            rows, columns = np.nonzero(batch.sequence_ids == sequence_id)
-            where = (rows, columns)
-            assert len(set(rows)) == 1
-            np.testing.assert_array_equal(columns, columns[0] + np.arange(len(ids)))
-            np.testing.assert_array_equal(batch.tokens[where], ids)
-            np.testing.assert_array_equal(batch.loss_mask[where], mask)
-            np.testing.assert_array_equal(batch.positions[where], np.arange(len(ids)))
-            assert len(set(batch.segment_ids[where])) == 1
-            assert batch.tokens.ravel()[batch.last_token[sequence_id]] == ids[-1]
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
-@hypothesis.given(
-    strategies.lists(strategies.integers(1, LENGTH), min_size=1, max_size=40)
-)
-def test_shapes_padding_and_segments(lengths):
-    for batch in _pack(_sequences([[length] for length in lengths])):
-        arrays = (*batch.batch, batch.sequence_ids)
-        assert {array.shape for array in arrays} == {(ROWS, LENGTH)}
-        assert batch.last_token.shape == (MOST,)
-        assert {array.dtype for array in arrays} == {
-            np.dtype(np.int32),
-            np.dtype(np.float32),
-        }
-        padding = batch.segment_ids == 0
-        np.testing.assert_array_equal(padding, batch.sequence_ids == MOST)
-        for array in batch.batch:
-            assert not array[padding].any()
-        for row in batch.segment_ids:
-            present = row[row > 0]
-            assert (np.diff(present) >= 0).all()
-            assert set(present) == set(range(1, present.max(initial=0) + 1))
-            assert not row[len(present) :].any()
-        assert not batch.last_token[batch.num_sequences :].any()
+@hypothesis.settings(deadline=None)
+@hypothesis.given(SIZES)
+def test_every_sequence_is_whole_and_in_one_place(sizes):
+    batch = packed(sizes, spare_rows=1, spare_sequences=2)
+    assert batch.num_sequences == len(sizes)
+    assert np.count_nonzero(batch.tokens) == sum(sizes)
+    for number, (tokens, mask) in enumerate(sequences(sizes)):
+        where = rows, columns = np.nonzero(batch.sequence_ids == number)
+        assert len(set(rows)) == 1
+        np.testing.assert_array_equal(columns, columns[0] + np.arange(len(tokens)))
+        np.testing.assert_array_equal(batch.tokens[where], tokens)
+        np.testing.assert_array_equal(batch.loss_mask[where], mask)
+        np.testing.assert_array_equal(batch.positions[where], np.arange(len(tokens)))
+        assert len(set(batch.segment_ids[where])) == 1
+        assert batch.tokens.ravel()[batch.last_token[number]] == tokens[-1]
 
 
-def test_a_sequence_goes_to_the_first_row_with_room():
-    (batch,) = _pack(_sequences([[10], [8], [6], [8], [2]]))
-    rows = [np.nonzero(batch.sequence_ids == i)[0][0] for i in range(5)]
-    assert rows == [0, 1, 0, 1, 2]
+@hypothesis.settings(deadline=None)
+@hypothesis.given(SIZES)
+def test_segments_count_from_one_in_a_row_and_padding_is_zero(sizes):
+    batch = packed(sizes, spare_rows=1, spare_sequences=2)
+    padding = batch.segment_ids == 0
+    np.testing.assert_array_equal(padding, batch.sequence_ids == len(sizes) + 2)
+    for array in batch.batch:
+        assert array.shape == batch.sequence_ids.shape
+        assert array.dtype in (np.int32, np.float32)
+        assert not array[padding].any()
+    for row in batch.segment_ids:
+        present = row[row > 0]
+        assert (np.diff(present) >= 0).all()
+        assert set(present) == set(range(1, present.max(initial=0) + 1))
+        assert not row[len(present) :].any()
+    assert batch.last_token.shape == (len(sizes) + 2,)
+    assert not batch.last_token[batch.num_sequences :].any()
 
 
-def test_pairs_stay_together_and_chosen_is_even():
-    groups = _sequences([[5, 9]] * 6)
-    batches = _pack(groups, max_sequences=4)
-    assert [batch.members for batch in batches] == [(0, 1), (2, 3), (4, 5)]
-    for batch in batches:
-        for place, index in enumerate(batch.members):
-            for side in (0, 1):
-                where = batch.sequence_ids == 2 * place + side
-                assert batch.tokens[where].tolist() == groups[index][side][0]
+@hypothesis.settings(deadline=None)
+@hypothesis.given(SIZES)
+def test_no_sequence_would_fit_an_earlier_row(sizes):
+    row_of = np.array(packing.first_fit_decreasing(sizes, LENGTH), int)
+    loads = np.bincount(row_of, weights=sizes) if sizes else np.zeros(0)
+    assert (loads <= LENGTH).all()
+    for size, row in zip(sizes, row_of, strict=True):
+        assert (loads[:row] + size > LENGTH).all()
 
 
-def test_a_full_batch_is_not_disturbed_by_a_group_that_does_not_fit():
-    """The room that the first of a pair would take is given back."""
-    batches = _pack(_sequences([[16], [16], [8], [8, 16], [8]]))
-    assert [batch.members for batch in batches] == [(0, 1, 2), (3, 4)]
-
-
-def test_groups_that_fit_no_batch_are_reported_with_the_reason():
-    groups = _sequences([[3], [17], [16] * 4, [1] * 8, [3]])
-    skipped = []
-    (batch,) = _pack(groups, skipped=skipped)
-    assert batch.members == (0, 4)
-    assert [skip.index for skip in skipped] == [1, 2, 3]
-    assert skipped[0].reason == "a sequence of 17 tokens is longer than a row of 16"
-    assert "4 sequences do not fit" in skipped[1].reason
-    assert "8 sequences do not fit" in skipped[2].reason
-
-
-def test_groups_that_fit_no_batch_are_errors_if_nobody_takes_the_report():
-    with pytest.raises(ValueError, match="group 1: a sequence of 17 tokens"):
-        _pack(_sequences([[3], [17]]))
+def test_a_sequence_longer_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="a sequence has 17 tokens, a row 16"):
+        packing.first_fit_decreasing([3, 17], LENGTH)
 
 
 @pytest.mark.parametrize(
@@ -140,17 +92,7 @@ def test_groups_that_fit_no_batch_are_errors_if_nobody_takes_the_report():
 )
 def test_malformed_groups_are_named(group, problem):
     with pytest.raises(ValueError, match=f"group 0.*{problem}"):
-        _pack([group])
-
-
-def test_ten_thousand_sequences_take_less_than_a_second_of_processor_time():
-    rng = np.random.default_rng(0)
-    groups = [[([1] * n, [0] * n)] for n in rng.integers(5, 500, 10_000)]
-    start = time.process_time()
-    batches = _pack(groups, rows=16, length=2048, max_sequences=512)
-    assert time.process_time() - start < 1
-    filled = np.mean([np.mean(batch.segment_ids > 0) for batch in batches])
-    assert filled > 0.95
+        packing.check_group(0, group)
 
 
 def test_documents_are_joined_after_a_bos_and_cut():
