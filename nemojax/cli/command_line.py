@@ -15,7 +15,7 @@ from nemojax.errors import UserError
 
 FLAGS = flags.FLAGS
 _HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpfull")}
-_WIDTH, _COLUMN = 100, 36
+_WIDTH, _COLUMN = 100, 34
 _REQUIRED = "other than None"  # of absl's message
 _RATE = ("learning_rate.peak",)
 _LENGTH, _BATCH, _OUT = ("length",), ("batch",), ("out", "to_hf", "workdir")
@@ -57,6 +57,7 @@ ALIASES = {
     "output": _OUT,
     "output_dir": _OUT,
     "validation_share": ("held_out_share",),
+    "parallel.schedule": ("parallel.pipeline",),
     "rows": ("slots", "parallel.rows", "batch"),
     "tp": ("parallel.tensor",),
     "tensor_parallel_size": ("parallel.tensor",),
@@ -166,7 +167,7 @@ def _help(flag: flags.Flag) -> str:
     if choices:
         # absl writes them in front, without a space to break the line at.
         text = text.removeprefix(f"<{'|'.join(choices)}>: ")
-        text = f"{text}: {', '.join(choices)}"
+        text = f"{text} ({', '.join(choices)})"
     return " ".join(text.split())
 
 

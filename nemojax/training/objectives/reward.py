@@ -10,6 +10,7 @@ from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training.step import Objective
+from nemojax.errors import UserError
 
 
 class RewardBatch(NamedTuple):
@@ -65,11 +66,11 @@ def bradley_terry_objective(
       pairwise: what is made of the margin, one of `losses.PAIRWISE`.
 
     Raises:
-      ValueError: `pairwise` is none of these.
+      UserError: `pairwise` is none of these.
     """
     if pairwise not in losses.PAIRWISE:
         known = ", ".join(losses.PAIRWISE)
-        raise ValueError(f"pairwise {pairwise!r} is none of {known}")
+        raise UserError(f"pairwise {pairwise!r} is none of {known}")
 
     def objective(params, batch: BradleyTerryBatch):
         rewards = reward_predictions(
