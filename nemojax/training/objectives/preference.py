@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from nemojax import losses
 from nemojax.data.batching.batches import Batch
+from nemojax.errors import UserError
 from nemojax.losses import Judged, Loss, Pairs, Responses
 from nemojax.losses.loss import select
 from nemojax.losses.pairs import Terms, prepared
@@ -17,7 +18,6 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training.objectives.language_model import sequence_log_probs
 from nemojax.training.step import Objective
-from nemojax.errors import UserError
 
 
 class PreferenceBatch(NamedTuple):
@@ -107,9 +107,7 @@ class PreferenceConfig:
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             if field.name not in self._options() and value != field.default:
-                raise UserError(
-                    f"{field.name}={value}: {self.loss} has no such option"
-                )
+                raise UserError(f"{field.name}={value}: {self.loss} has no such option")
 
     @property
     def needs_reference(self) -> bool:

@@ -6,11 +6,11 @@ import jax
 
 from nemojax import losses
 from nemojax.data.batching.batches import Batch
+from nemojax.errors import UserError
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.training.step import Objective
-from nemojax.errors import UserError
 
 
 class RewardBatch(NamedTuple):
