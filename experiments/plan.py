@@ -78,7 +78,7 @@ def chosen() -> tuple[Scenario, str]:
 
 def assumptions() -> roofline.Assumptions:
     """Those of the flags."""
-    return roofline.Assumptions(**dataclass_flags.values("assume"))
+    return dataclass_flags.build("assume", roofline.Assumptions())
 
 
 def serve() -> int:

@@ -96,7 +96,7 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
     return pretraining.Settings(
         pretraining.model_config(FLAGS.model, vocab_size),
         wanted,
-        OptimizerConfig(**dataclass_flags.values("optimizer")),
+        dataclass_flags.build("optimizer", OptimizerConfig()),
         FLAGS.length,
         FLAGS.seed,
         FLAGS.isolate_documents,

@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags
 
 from nemojax.cli import command, model_flags
+from nemojax.errors import UserError
 from nemojax.inference.engine import config as configs
 from nemojax.inference.server import application, listen, opening
 from nemojax.inference.server.served import Limits, Served
@@ -32,7 +33,7 @@ flags.DEFINE_string("name", None, "what clients call it; default: its folder's n
 flags.DEFINE_integer("slots", 16, "answers that are written at a time", lower_bound=1)
 flags.DEFINE_integer("length", 4096, "tokens of prompt and answer", lower_bound=2)
 flags.DEFINE_integer(
-    "cache_tokens", 0, "tokens in the cache; 0: all slots at full length"
+    "cache_tokens", 0, "tokens in the cache; 0: all slots at full length", 0
 )
 flags.DEFINE_integer("max_waiting", 256, "answers that may wait", lower_bound=0)
 flags.DEFINE_integer(
@@ -51,11 +52,16 @@ command.define_json()
 def opened() -> Served:
     """The model that the flags name, compiled."""
     model = model_flags.load(name=FLAGS.name, progress=Progress("parameters").show)
+    replicas = model.mesh.shape["data"]
+    if FLAGS.slots % replicas:
+        raise UserError(
+            f"--slots={FLAGS.slots} does not divide over --parallel.data={replicas}"
+        )
     config = configs.serving(
         FLAGS.slots,
         min(FLAGS.length, model.config.max_positions or FLAGS.length),
         FLAGS.cache_tokens,
-        data=model.mesh.shape["data"],
+        data=replicas,
     )
     limits = Limits(
         body_bytes=round(FLAGS.max_body_mb * 2**20),

@@ -136,8 +136,7 @@ def settings(preset: Settings, **changes: Any) -> Settings:
         name: FLAGS[name].value for name in _FIELDS if FLAGS[name].present
     }
     for name in ("optimizer", "learning_rate"):
-        given = dataclass_flags.given(name)
-        values[name] = dataclasses.replace(getattr(preset, name), **given)
+        values[name] = dataclass_flags.build(name, getattr(preset, name))
     if preset.preference is not None:
         values["preference"] = _preference(preset.preference)
     if low_rank["rank"]:
@@ -159,8 +158,11 @@ def options() -> Options:
     Raises:
       UserError: sizes that there are no devices for.
     """
+    spec = layout_flags.chosen()
+    if FLAGS["lora.rank"].value and not FLAGS["parallel.zero"].present:
+        spec = dataclasses.replace(spec, zero=0)  # adapters are too small to be split
     return Options(
-        layout_flags.chosen(),
+        spec,
         FLAGS.checkpoint_every,
         FLAGS.checkpoint_minutes,
         FLAGS.tensorboard,

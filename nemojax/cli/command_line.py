@@ -14,58 +14,37 @@ from absl import flags
 from nemojax.errors import UserError
 
 FLAGS = flags.FLAGS
-_HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("help", "helpfull")}
-_WIDTH, _COLUMN = 100, 36
+_HELP = {
+    f"{dashes}{name}" for dashes in ("-", "--") for name in ("h", "help", "helpfull")
+}
+_WIDTH, _COLUMN = 100, 34
 _REQUIRED = "other than None"  # of absl's message
-_RATE = ("learning_rate.peak",)
-_LENGTH, _BATCH, _OUT = ("length",), ("batch",), ("out", "to_hf", "workdir")
-# Names that others, and earlier versions, have for a flag: the first there is is meant.
-ALIASES = {
-    "lr": _RATE,
-    "learning_rate": _RATE,
-    "peak_lr": _RATE,
-    "optimizer.lr": _RATE,
-    "optimizer.learning_rate": _RATE,
-    "optimizer.peak_lr": _RATE,
-    "schedule.peak_lr": _RATE,
-    "schedule.final_lr": ("learning_rate.final_fraction",),
-    "optimizer.final_fraction": ("learning_rate.final_fraction",),
-    "schedule.warmup_samples": ("learning_rate.warmup",),
-    "optimizer.warmup_steps": ("learning_rate.warmup",),
-    "warmup_steps": ("learning_rate.warmup",),
-    "max_length": _LENGTH,
-    "max_seq_length": _LENGTH,
-    "max_model_len": _LENGTH,
-    "seq_length": _LENGTH,
-    "sequence_length": _LENGTH,
-    "context_length": _LENGTH,
-    "batch_size": _BATCH,
-    "global_batch": _BATCH,
-    "global_batch_size": _BATCH,
-    "schedule.batch": _BATCH,
-    "num_epochs": ("epochs",),
-    "num_train_epochs": ("epochs",),
-    "max_steps": ("steps",),
-    "checkpoint": ("model",),
-    "model_path": ("model",),
-    "model_name_or_path": ("model",),
-    "from": ("model",),
-    "start": ("model",),
-    "train_data": ("data",),
-    "dataset": ("data",),
-    "to": _OUT,
-    "output": _OUT,
-    "output_dir": _OUT,
-    "validation_share": ("held_out_share",),
-    "rows": ("slots", "parallel.rows", "batch"),
-    "tp": ("parallel.tensor",),
-    "tensor_parallel_size": ("parallel.tensor",),
-    "dp": ("parallel.data",),
-    "pp": ("parallel.pipe",),
-    "processes": ("workers", "num_processes"),
-    "max_new_tokens": ("max_tokens",),
-    "template_name": ("template",),
-    "chat_template": ("template",),
+# Names that others, and earlier versions, have for a flag.
+_OTHER_NAMES = {
+    "learning_rate.peak": "lr learning_rate peak_lr optimizer.lr optimizer.peak_lr "
+    "optimizer.learning_rate schedule.peak_lr",
+    "learning_rate.final_fraction": "optimizer.final_fraction schedule.final_lr min_lr",
+    "learning_rate.warmup": "warmup_steps optimizer.warmup_steps "
+    "schedule.warmup_samples",
+    "length": "max_length max_seq_length max_model_len seq_length sequence_length "
+    "context_length",
+    "slots": "rows max_num_seqs",
+    "parallel.rows": "rows micro_batch_size per_device_train_batch_size",
+    "batch": "rows batch_size global_batch global_batch_size schedule.batch",
+    "epochs": "num_epochs num_train_epochs",
+    "steps": "max_steps num_steps",
+    "max_tokens": "max_new_tokens",
+    "model": "checkpoint from start model_path model_name_or_path",
+    "data": "dataset train_data",
+    "template": "chat_template",
+    "out": "to output output_dir",
+    "workdir": "out output output_dir",
+    "held_out_share": "validation_share",
+    "workers": "processes",
+    "parallel.data": "dp data_parallel_size",
+    "parallel.pipe": "pp pipeline_parallel_size",
+    "parallel.tensor": "tp tensor_parallel_size",
+    "parallel.pipeline": "parallel.schedule",
 }
 # Flags by what they are for; the others are the script's own, or of a group.
 _TOPICS = {
@@ -166,7 +145,7 @@ def _help(flag: flags.Flag) -> str:
     if choices:
         # absl writes them in front, without a space to break the line at.
         text = text.removeprefix(f"<{'|'.join(choices)}>: ")
-        text = f"{text}: {', '.join(choices)}"
+        text = f"{text} ({', '.join(choices)})"
     return " ".join(text.split())
 
 
@@ -198,7 +177,8 @@ def _unknown(name: str) -> str:
     """Says that there is no such flag, and which one is near."""
     known = [flag.name for flag in own_flags()]
     bare = name.removeprefix("no")
-    meant = [other for other in ALIASES.get(name, ()) if other in known]
+    meant = [f for f, names in _OTHER_NAMES.items() if name in names.split()]
+    meant = [other for other in meant if other in known]
     meant += [other for other in known if other.rpartition(".")[2] in (name, bare)]
     meant += difflib.get_close_matches(name, known, 1, 0.5)
     if not meant:

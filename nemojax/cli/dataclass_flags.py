@@ -13,6 +13,8 @@ from typing import Any
 
 from absl import flags
 
+from nemojax.errors import UserError
+
 FLAGS = flags.FLAGS
 _DEFINE = {
     int: flags.DEFINE_integer,
@@ -45,6 +47,18 @@ def define(group: str, default: Any, *without: str) -> None:
         value = list(value) if isinstance(value, tuple) else value
         text = texts.get(field.name, "")
         _DEFINE[_kind(kinds[field.name])](f"{group}.{field.name}", value, text)
+
+
+def build(group: str, default: Any) -> Any:
+    """Returns an instance with what the command line says of its fields.
+
+    Raises:
+      UserError: the class refuses a value; the message begins with the group.
+    """
+    try:
+        return dataclasses.replace(default, **given(group))
+    except UserError as error:
+        raise UserError(f"--{group}: {error}") from error
 
 
 def values(group: str) -> dict[str, Any]:

@@ -15,4 +15,4 @@ def chosen() -> LayoutSpec:
     Raises:
       UserError: a value that there is not.
     """
-    return LayoutSpec(**dataclass_flags.values("parallel"))
+    return dataclass_flags.build("parallel", LayoutSpec())

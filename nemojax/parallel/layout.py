@@ -28,19 +28,21 @@ class LayoutOptions:
     Attributes:
       virtual_stages: chunks of layers that each pipeline stage holds. Layer chunk
         `v * pipe + p` is the v-th of stage p (the interleaved pipeline).
-      remat: what a layer keeps for the backward pass, a name that
-        `models.stages.REMAT_POLICIES` knows.
-      zero: 0: each data replica holds all weights. 1: parameters, gradients and
-        optimizer state are split over `data`, gathered once a step (ZeRO-1). 3: each
-        layer is gathered where it is used, and again in the backward pass.
+      remat: what a layer keeps for the backward pass: "none" (all is kept), "full",
+        "selective" or "mlp_preactivation", see `models.stages.REMAT_POLICIES`.
+      zero: what is split over the replicas: 0 nothing, 1 the state, 3 also the weights.
+        0: each replica holds all weights. 1: parameters, gradients and optimizer
+        state are split over `data`, gathered once a step (ZeRO-1). 3: each layer is
+        gathered where it is used, and again in the backward pass.
       accumulate: dtype in which micro-batches add up their gradients: "float32", or
         "compute" for the model's compute dtype, which takes half the memory.
-      pipeline: order of the passes. "gpipe": all forward ticks, then all backward
-        ones, so that every micro-batch keeps what `remat` says. "1f1b": one forward,
-        one backward, which keeps it for three micro-batches in two stages, however
-        many there are in all; losses that are not linear in the log-probs take one
-        forward pass more.
-      attention: a name of `models.attention_kernels.KERNELS`, or "auto": by platform.
+      pipeline: order of the passes, "gpipe" or "1f1b". "gpipe": all forward ticks, then
+        all backward ones, so that every micro-batch keeps what `remat` says. "1f1b":
+        one forward, one backward, which keeps it for three micro-batches in two
+        stages, however many there are in all; losses that are not linear in the
+        log-probs take one forward pass more.
+      attention: kernel of the attention: "blocks", "cudnn", "splash", or "auto": by
+        platform.
 
     Raises:
       UserError: a value that is none of these.
@@ -137,7 +139,7 @@ class LayoutSpec(LayoutOptions):
       tensor: number of devices that share each matrix.
       rows: sequences of a micro-batch; 0: as many as can be, in one micro-batch (with
         a pipeline one a stage) of each pass.
-      passes: of the train step over parts of the batch, gradients added up; 0: one for
+      passes: of the train step over parts of a batch, gradients added up; 0: one for
         each micro-batch, or with a pipeline one in all, since micro-batches pass
         through it together.
 

@@ -31,7 +31,7 @@ class Assumptions:
       tensor_overlap: share of the tensor-parallel exchange that hides behind compute.
       pipe_overlap: the same of the exchange between stages.
       data_overlap: the same of gathering weights and scattering gradients.
-      head: where the logits are computed, one of `HEADS`.
+      head: where the logits are computed: "balanced" over all stages, or the "last".
       recompute: share of the forward pass that is computed again; None: by policy.
       gradient_bytes: bytes of a number in the gradients' reduce-scatter.
     """

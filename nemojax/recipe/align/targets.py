@@ -127,7 +127,7 @@ def pack(
 def objective(config: ModelConfig, settings: Settings) -> ByLayout:
     """Gives what a stage minimises."""
     if settings.preference is not None:
-        options = (("preference", settings.preference),)
+        options = (("loss", settings.preference),)
         return ByLayout(objectives.preference_objective, config, options)
     if settings.objective == kinds.BRADLEY_TERRY:
         options = (("pairwise", settings.pairwise),)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from nemojax import losses
 from nemojax.data.batching.batches import Batch
+from nemojax.errors import UserError
 from nemojax.losses import Judged, Loss, Pairs, Responses
 from nemojax.losses.loss import select
 from nemojax.losses.pairs import Terms, prepared
@@ -75,7 +76,7 @@ class PreferenceConfig:
       label_smoothing: probability that a label is wrong (DPO, SimPO).
 
     Raises:
-      ValueError: no loss can be made of it, or the loss has no such option.
+      UserError: no loss can be made of it, or the loss has no such option.
     """
 
     loss: str
@@ -94,21 +95,19 @@ class PreferenceConfig:
             ("distance", self.distance, losses.DISTANCES),
         ):
             if value not in known:
-                raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+                raise UserError(f"{name} {value!r} is none of {', '.join(known)}")
         if self.sft_weight == 0 and self.preference_weight == 0:
-            raise ValueError("sft_weight and preference_weight are both 0")
+            raise UserError("sft_weight and preference_weight are both 0")
         if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(
+            raise UserError(
                 f"label_smoothing={self.label_smoothing} is outside of [0, 0.5)"
             )
         if self.beta <= 0:
-            raise ValueError(f"beta={self.beta} must be positive")
+            raise UserError(f"beta={self.beta} must be positive")
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
             if field.name not in self._options() and value != field.default:
-                raise ValueError(
-                    f"{field.name}={value}: {self.loss} has no such option"
-                )
+                raise UserError(f"{field.name}={value}: {self.loss} has no such option")
 
     @property
     def needs_reference(self) -> bool:

@@ -6,6 +6,7 @@ import jax
 
 from nemojax import losses
 from nemojax.data.batching.batches import Batch
+from nemojax.errors import UserError
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
@@ -65,11 +66,11 @@ def bradley_terry_objective(
       pairwise: what is made of the margin, one of `losses.PAIRWISE`.
 
     Raises:
-      ValueError: `pairwise` is none of these.
+      UserError: `pairwise` is none of these.
     """
     if pairwise not in losses.PAIRWISE:
         known = ", ".join(losses.PAIRWISE)
-        raise ValueError(f"pairwise {pairwise!r} is none of {known}")
+        raise UserError(f"pairwise {pairwise!r} is none of {known}")
 
     def objective(params, batch: BradleyTerryBatch):
         rewards = reward_predictions(

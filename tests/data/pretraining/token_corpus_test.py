@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -131,7 +130,7 @@ def test_a_killed_run_goes_on_and_makes_the_same(data, tokens, model, tmp_path):
     while not third.exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.0005)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     done = list(out.glob("*/*.json"))
     before = {path: path.stat().st_mtime_ns for path in done}
