@@ -9,9 +9,10 @@
     ... --compile      also compiles the real programs for that hardware
 
 Prints parameters, operations, memory by kind and the predicted step by part, with all
-that is assumed. The estimate takes seconds. `--compile` takes about half a minute for
-340B on thousands of devices and needs the extra `aot` (a compiler, no device);
-`--search=DEVICES` ranks the layouts of so many devices. `--serve=WEIGHTS` plans
+that is assumed, and the command that trains so. The estimate takes seconds.
+`--compile` takes about half a minute for 340B on thousands of devices and needs the
+extra `aot` (a compiler, no device); `--search=DEVICES` ranks the layouts of so many
+devices. `--serve=WEIGHTS` plans
 answering instead of training: weights, cache and working memory; the two programs of
 340B compile in minutes.
 
@@ -73,7 +74,7 @@ def chosen() -> tuple[Scenario, str]:
             f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} "
             f"with {batch} sequences of {length} tokens: take more devices{advice}"
         )
-    return found[0].scenario, report.candidates_text(found) + "\n\n"
+    return found[0].scenario, report.candidates_text(found, FLAGS.model) + "\n\n"
 
 
 def assumptions() -> roofline.Assumptions:
@@ -106,7 +107,9 @@ def run() -> int:
     scenario, table = chosen()
     compiled = compiling.compile_step(scenario) if FLAGS.compile else None
     found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
-    command.tell(found, table + report.text(found), FLAGS.json)
+    found["command"] = report.command(scenario, FLAGS.model)
+    text = f"{table}{report.text(found)}\n\nRuns it:\n  {found['command']}"
+    command.tell(found, text, FLAGS.json)
     if FLAGS.picture:
         report.picture(found, pathlib.Path(FLAGS.picture))
     if found["memory"]["fits"]:

@@ -76,7 +76,7 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
     )
     mesh = scenario.spec.mesh(chosen)
     return measured(
-        lambda: _lower(scenario, mesh), functools.partial(_problems, scenario)
+        lambda: lower(scenario, mesh), functools.partial(_problems, scenario)
     )
 
 
@@ -117,7 +117,8 @@ def measured(
     )
 
 
-def _lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
+def lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
+    """Lowers the train step of a scenario for a mesh, as training makes it."""
     config, adam = scenario.config, ADAMW
     objective = ByLayout(objectives.language_model_objective, config)
     layout, passes = scenario.on(mesh)
