@@ -8,6 +8,7 @@ from typing import Any
 
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.planning import counts, memory, roofline, search
+from nemojax.planning.alignment import SCRIPTS, Alignment
 from nemojax.planning.compiled import Compiled
 from nemojax.planning.scenario import Scenario
 from nemojax.planning.search import USABLE, Candidate
@@ -32,11 +33,26 @@ def command(scenario: Scenario, model: str) -> str:
         if value != getattr(default, name)
     }
     flags = {"batch": scenario.global_batch, "length": scenario.length} | flags
+    if scenario.alignment is not None:
+        return _of_alignment(scenario.alignment, flags)
     own = PRESETS.get(f"{model}_pretrain")
     if own is not None and own.ramp_start != scenario.global_batch:
         flags["schedule.ramp_start"] = 0  # one batch size from the first step on
     given = " ".join(f"--{name}={value}" for name, value in flags.items())
     return f"python -m experiments.pretrain --model={model} {given}"
+
+
+def _of_alignment(alignment: Alignment, flags: dict[str, Any]) -> str:
+    """The command of a stage; how many examples fill its rows is not known."""
+    del flags["batch"]
+    if alignment.in_step:
+        flags["reference"] = alignment.reference
+    if alignment.rank:
+        flags["lora.rank"] = alignment.rank
+    given = " ".join(f"--{name}={value}" for name, value in flags.items())
+    script = SCRIPTS[alignment.stage]
+    files = "--model=MODEL --data=DATA --workdir=RUN --batch=EXAMPLES"
+    return f"python -m experiments.{script} {files} {given}"
 
 
 def result(
