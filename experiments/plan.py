@@ -6,12 +6,16 @@
     python -m experiments.plan --model=llama31_70b --hardware=h200 --search=8 \\
         --batch=64
     python -m experiments.plan --serve=fp8 --parallel.tensor=8 --slots=32
+    python -m experiments.plan --stage=dpo --reference=in_step --parallel.data=2 \\
+        --parallel.pipe=12 --parallel.tensor=8 --batch=96
     ... --compile      also compiles the real programs for that hardware
 
 Prints parameters, operations, memory by kind and the predicted step by part, with all
-that is assumed. The estimate takes seconds. `--compile` takes about half a minute for
-340B on thousands of devices and needs the extra `aot` (a compiler, no device);
-`--search=DEVICES` ranks the layouts of so many devices. `--serve=WEIGHTS` plans
+that is assumed, and the command that trains so. The estimate takes seconds.
+`--compile` takes about half a minute for 340B on thousands of devices and needs the
+extra `aot` (a compiler, no device); `--search=DEVICES` ranks the layouts of so many
+devices. `--stage` plans alignment
+instead: SFT, a reward model, DPO or RPO. `--serve=WEIGHTS` plans
 answering instead of training: weights, cache and working memory; the two programs of
 340B compile in minutes.
 
@@ -32,8 +36,9 @@ from absl import flags
 from nemojax.cli import command, dataclass_flags, layout_flags
 from nemojax.errors import UserError
 from nemojax.models import presets
+from nemojax.planning import alignment, hardware, report, roofline, search, serving
 from nemojax.planning import compiled as compiling
-from nemojax.planning import hardware, report, roofline, search, serving
+from nemojax.planning.alignment import Alignment
 from nemojax.planning.scenario import Scenario
 
 FLAGS = flags.FLAGS
@@ -48,6 +53,13 @@ flags.DEFINE_bool("compile", False, "compile the real step for that hardware")
 flags.DEFINE_integer("search", 0, "rank the layouts of so many devices", lower_bound=0)
 flags.DEFINE_enum("serve", None, serving.WEIGHTS, "plan answering with these weights")
 flags.DEFINE_integer("slots", 32, "texts answered at a time (--serve)", lower_bound=1)
+flags.DEFINE_enum(
+    "stage", None, list(alignment.SCRIPTS), "plan alignment; --batch are its rows"
+)
+flags.DEFINE_enum(
+    "reference", alignment.CACHED, alignment.REFERENCES, "log-probs of --stage=dpo, rpo"
+)
+flags.DEFINE_integer("lora.rank", 0, "rank of adapters (--stage); 0: none", 0)
 command.define_json()
 flags.DEFINE_string("picture", None, "also draw the bars there (.png or .svg)")
 
@@ -61,8 +73,14 @@ def chosen() -> tuple[Scenario, str]:
     config, accelerator = presets.get(FLAGS.model), hardware.get(FLAGS.hardware)
     batch, length = FLAGS.batch, FLAGS.length
     if not FLAGS.search:
-        spec = layout_flags.chosen()
-        return Scenario(config, accelerator, spec, batch, length), ""
+        spec, stage = layout_flags.chosen(), None
+        if FLAGS.stage:
+            stage = Alignment(
+                FLAGS.stage, FLAGS.reference, int(FLAGS["lora.rank"].value or 0)
+            )
+        return Scenario(config, accelerator, spec, batch, length, stage), ""
+    if FLAGS.stage:
+        raise UserError("--search is about pretraining: leave out --stage")
     found = search.search(
         config, accelerator, FLAGS.search, batch, length, assumptions()
     )
@@ -73,7 +91,7 @@ def chosen() -> tuple[Scenario, str]:
             f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} "
             f"with {batch} sequences of {length} tokens: take more devices{advice}"
         )
-    return found[0].scenario, report.candidates_text(found) + "\n\n"
+    return found[0].scenario, report.candidates_text(found, FLAGS.model) + "\n\n"
 
 
 def assumptions() -> roofline.Assumptions:
@@ -106,7 +124,9 @@ def run() -> int:
     scenario, table = chosen()
     compiled = compiling.compile_step(scenario) if FLAGS.compile else None
     found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
-    command.tell(found, table + report.text(found), FLAGS.json)
+    found["command"] = report.command(scenario, FLAGS.model)
+    text = f"{table}{report.text(found)}\n\nRuns it:\n  {found['command']}"
+    command.tell(found, text, FLAGS.json)
     if FLAGS.picture:
         report.picture(found, pathlib.Path(FLAGS.picture))
     if found["memory"]["fits"]:

@@ -29,6 +29,7 @@ from nemojax.cli import (
 from nemojax.data.pretraining import blends as blending
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.models import presets
+from nemojax.planning import hardware
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
 from nemojax.training import schedule
@@ -76,6 +77,9 @@ flags.DEFINE_float("hang_minutes", 0.0, "end if a step takes longer; 0: never", 
 flags.DEFINE_bool("tensorboard", False, "also write TensorBoard's events")
 flags.DEFINE_integer("seed", 0, "seed of the parameters and of the order of the data")
 flags.DEFINE_bool("dry_run", False, "print the plan and end")
+flags.DEFINE_enum(
+    "hardware", "h100", list(hardware.HARDWARE), "accelerator that --dry_run is about"
+)
 command.define_json()
 cluster.define()
 
@@ -131,7 +135,10 @@ def run() -> int:
 def plan() -> tuple[dict[str, Any], str]:
     """The run in numbers, without data."""
     wanted = settings()
-    found = report.plan(wanted.config, wanted.schedule, wanted.length)
+    found = report.plan(
+        wanted.config, wanted.schedule, wanted.length, layout_flags.chosen(),
+        hardware.get(FLAGS.hardware),
+    )  # fmt: skip
     return found, report.plan_text(found)
 
 

@@ -21,9 +21,10 @@ from nemojax.data.batching.batches import Batch
 from nemojax.errors import UserError
 from nemojax.models import forward, partition
 from nemojax.planning import hlo
+from nemojax.planning.alignment import cast
 from nemojax.planning.hardware import Hardware
 from nemojax.planning.scenario import Scenario
-from nemojax.training import objectives, programs
+from nemojax.training import objectives, placement, programs, reference
 from nemojax.training.optimizer import ADAMW
 from nemojax.training.programs import ByLayout
 
@@ -75,9 +76,10 @@ def compile_step(scenario: Scenario, devices: list[Any] | None = None) -> Compil
         topology(scenario.hardware, scenario.devices) if devices is None else (devices)
     )
     mesh = scenario.spec.mesh(chosen)
-    return measured(
-        lambda: _lower(scenario, mesh), functools.partial(_problems, scenario)
+    found = measured(
+        lambda: lower(scenario, mesh), functools.partial(_problems, scenario)
     )
+    return _with_reference(scenario, mesh, found)
 
 
 def measured(
@@ -117,19 +119,57 @@ def measured(
     )
 
 
-def _lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
-    config, adam = scenario.config, ADAMW
-    objective = ByLayout(objectives.language_model_objective, config)
+def lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
+    """Lowers the train step of a scenario for a mesh, as training makes it."""
+    config, alignment = scenario.config, scenario.alignment
     layout, passes = scenario.on(mesh)
-    shape = (scenario.global_batch, scenario.length)
-    integers = np.zeros(shape, np.int32)
-    batch = Batch(integers, integers.astype(np.float32), integers, integers)
+    if alignment is None:
+        shape = (scenario.global_batch, scenario.length)
+        integers = np.zeros(shape, np.int32)
+        batch = Batch(integers, integers.astype(np.float32), integers, integers)
+        step = programs.train_step(
+            ByLayout(objectives.language_model_objective, config), ADAMW, layout
+        )
+        params = partition.pack(config, forward.shapes(config), layout)
+        return programs.lower(
+            step, ADAMW, params, programs.in_passes(batch, passes), layout
+        )
+    step = programs.train_step(
+        alignment.objective(config), ADAMW, layout, alignment.adapters
+    )
+    model = partition.pack(config, alignment.shapes(config), layout)
     return programs.lower(
-        programs.train_step(objective, adam, layout),
-        adam,
-        partition.pack(config, forward.shapes(config), layout),
-        programs.in_passes(batch, passes),
-        layout,
+        step, ADAMW, alignment.trained(config, model), _batch(scenario, passes),
+        layout, model if alignment.rank else None,
+    )  # fmt: skip
+
+
+def _batch(scenario: Scenario, passes: int) -> Any:
+    """A batch of a stage of alignment, in passes."""
+    assert scenario.alignment is not None
+    one = scenario.alignment.batch(scenario.global_batch // passes, scenario.length)
+    return programs.as_passes([one] * passes)
+
+
+def _with_reference(scenario: Scenario, mesh: Mesh, found: Compiled) -> Compiled:
+    """Adds the reference policy's parameters, and its pass if that needs more."""
+    alignment, (layout, passes) = scenario.alignment, scenario.on(mesh)
+    if alignment is None or not alignment.in_step:
+        return found
+    config = scenario.config
+    shapes = cast(alignment.shapes(config), config.compute_dtype)
+    params = programs.on_mesh(partition.pack(config, shapes, layout), layout)
+    batch = _batch(scenario, passes)
+    batch = programs.placed(batch, placement.batch_shardings(batch, layout))
+    program = reference.program(config, layout)
+    one = measured(lambda: program.lower(params, batch))
+    # Adapters are attached to the same parameters that are the reference.
+    copy = 0 if alignment.rank else one.arguments_bytes
+    return dataclasses.replace(
+        found,
+        seconds=found.seconds + one.seconds,
+        arguments_bytes=found.arguments_bytes + copy,
+        temporary_bytes=max(found.temporary_bytes, one.temporary_bytes),
     )
 
 

@@ -12,11 +12,13 @@ from nemojax.models.config import ModelConfig
 from nemojax.models.partition import Placement
 from nemojax.parallel.layout import Layout
 from nemojax.planning import counts
+from nemojax.planning.alignment import Alignment
 from nemojax.planning.scenario import Scenario
 
 KINDS = {
-    "weights": "float32 parameters, this device's share",
+    "weights": "parameters, this device's share; float32 where they are trained",
     "optimizer": "two float32 moments of Adam",
+    "reference": "the reference policy, where it is in the step",
     "working_weights": "the weights that a step computes with",
     "gradients": "sums over micro-batches",
     "activations": "what the layers keep for the backward pass",
@@ -34,10 +36,12 @@ def per_device(scenario: Scenario) -> dict[str, float]:
     config, layout = scenario.config, scenario.layout
     compute = np.dtype(config.compute_dtype).itemsize
     sums = compute if scenario.spec.accumulate == "compute" else 4
+    alignment = scenario.alignment
+    adapters = alignment is not None and alignment.rank > 0
     placing = Layout(
         layout.mesh, virtual_stages=layout.virtual_stages, zero=layout.zero
     )
-    pairs = _leaves(config, placing)
+    pairs = _leaves(config, placing, alignment)
     stored = sum(_numbers(leaf, place, scenario) for leaf, place in pairs)
     working = gradients = table = 0.0
     for leaf, place in pairs:
@@ -46,13 +50,15 @@ def per_device(scenario: Scenario) -> dict[str, float]:
         gathered = bool(place.zero_axes) and not (
             place.stacked and scenario.spec.zero == 3
         )
-        if place.stacked:
+        if place.stacked and adapters:
+            working += whole * compute if gathered else 0
+        elif place.stacked:
             working += whole * compute if gathered else 0
             gradients += (whole if gathered else share) * sums
             gradients += share * 4 if scenario.passes > 1 else 0
         else:
             table = max(table, whole * compute if gathered else 0)
-            gradients += share * 4
+            gradients += 0 if adapters else share * 4
     working += table
     buffer = _pipeline(scenario)
     layer, head = _layer(scenario), _head(scenario)
@@ -60,9 +66,15 @@ def per_device(scenario: Scenario) -> dict[str, float]:
         work = layer + head
     else:
         work = max(layer, head + table + buffer - gradients)
+    small = 0.0  # adapters are on every device
+    if alignment is not None and adapters:
+        small = sum(map(math.prod, _adapters(config, alignment)))
+        gradients += 4.0 * small
+    in_step = alignment is not None and alignment.in_step and not adapters
     return {
-        "weights": 4.0 * stored,
-        "optimizer": 8.0 * stored,
+        "weights": (compute if adapters else 4.0) * stored + 4.0 * small,
+        "optimizer": 8.0 * (small if adapters else stored),
+        "reference": compute * stored if in_step else 0.0,
         "working_weights": working,
         "gradients": gradients,
         "activations": _kept(scenario) * scenario.waiting * scenario.layers_per_chunk,
@@ -71,13 +83,23 @@ def per_device(scenario: Scenario) -> dict[str, float]:
     }
 
 
-_shapes = functools.cache(forward.shapes)
+@functools.cache
+def _shapes(config: ModelConfig, alignment: Alignment | None) -> Any:
+    return forward.shapes(config) if alignment is None else alignment.shapes(config)
 
 
 @functools.cache
-def _leaves(config: ModelConfig, layout: Layout) -> list[tuple[Any, Placement]]:
+def _adapters(config: ModelConfig, alignment: Alignment) -> list[tuple[int, ...]]:
+    trained = alignment.trained(config, alignment.shapes(config))
+    return [leaf.shape for leaf in jax.tree.leaves(trained)]
+
+
+@functools.cache
+def _leaves(
+    config: ModelConfig, layout: Layout, alignment: Alignment | None
+) -> list[tuple[Any, Placement]]:
     """Shape and placement of every parameter."""
-    params = partition.pack(config, _shapes(config), layout)
+    params = partition.pack(config, _shapes(config, alignment), layout)
     plan = partition.placements(params, layout)
     return list(zip(jax.tree.leaves(params), jax.tree.leaves(plan), strict=True))
 
@@ -147,5 +169,7 @@ def _head(scenario: Scenario) -> float:
     else:
         passes = scenario.passes * scenario.spec.data * scenario.spec.pipe
         tokens = scenario.global_batch * scenario.length / passes
+    if scenario.alignment is not None and scenario.alignment.stage == "reward":
+        return tokens * 3 * item * config.d_model
     chunk = min(config.vocab_chunk, share)
     return tokens * (2 * 4 * chunk + 3 * item * config.d_model)

@@ -6,14 +6,53 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from nemojax.parallel.layout import LayoutSpec
 from nemojax.planning import counts, memory, roofline, search
+from nemojax.planning.alignment import SCRIPTS, Alignment
 from nemojax.planning.compiled import Compiled
 from nemojax.planning.scenario import Scenario
 from nemojax.planning.search import USABLE, Candidate
 from nemojax.reporting import plots
+from nemojax.training.schedule import PRESETS
 
 GIB = 2**30
 _BAR = 36
+
+
+def command(scenario: Scenario, model: str) -> str:
+    """Returns the command line of the script that runs what is planned.
+
+    Args:
+      scenario: what is planned.
+      model: name of the preset.
+    """
+    default = LayoutSpec()
+    flags = {
+        f"parallel.{name}": value
+        for name, value in dataclasses.asdict(scenario.spec).items()
+        if value != getattr(default, name)
+    }
+    flags = {"batch": scenario.global_batch, "length": scenario.length} | flags
+    if scenario.alignment is not None:
+        return _of_alignment(scenario.alignment, flags)
+    own = PRESETS.get(f"{model}_pretrain")
+    if own is not None and own.ramp_start != scenario.global_batch:
+        flags["schedule.ramp_start"] = 0  # one batch size from the first step on
+    given = " ".join(f"--{name}={value}" for name, value in flags.items())
+    return f"python -m experiments.pretrain --model={model} {given}"
+
+
+def _of_alignment(alignment: Alignment, flags: dict[str, Any]) -> str:
+    """The command of a stage; how many examples fill its rows is not known."""
+    del flags["batch"]
+    if alignment.in_step:
+        flags["reference"] = alignment.reference
+    if alignment.rank:
+        flags["lora.rank"] = alignment.rank
+    given = " ".join(f"--{name}={value}" for name, value in flags.items())
+    script = SCRIPTS[alignment.stage]
+    files = "--model=MODEL --data=DATA --workdir=RUN --batch=EXAMPLES"
+    return f"python -m experiments.{script} {files} {given}"
 
 
 def result(
@@ -77,6 +116,7 @@ def result(
 def layout_of(scenario: Scenario) -> dict[str, Any]:
     """Returns what a user chooses of a scenario, and the micro-batches that follow."""
     return dataclasses.asdict(scenario.spec) | {
+        "rows": scenario.rows,
         "passes": scenario.passes,
         "micro_batches": scenario.micro_batches,
         "global_batch": scenario.global_batch,
@@ -173,24 +213,27 @@ def bars(
     return lines
 
 
-def candidates_text(candidates: list[Candidate], most: int = 10) -> str:
-    """The best layouts as a table, with what limits each."""
+def candidates_text(candidates: list[Candidate], model: str, most: int = 10) -> str:
+    """Returns the best layouts as a table, with what limits each and its command."""
     header = (
-        f"{'data':>5}{'pipe':>5}{'tensor':>7}{'chunks':>7}{'rows':>5}{'passes':>7}"
+        f"{'':2}{'data':>5}{'pipe':>5}{'tensor':>7}{'chunks':>7}{'rows':>5}{'passes':>7}"
         f"{'zero':>5}  {'remat':<18}{'order':<6}{'sums':<9}{'GiB':>7}"
         f"{'seconds':>9}{'MFU':>7}  limit"
     )
     lines = [header]
-    for one in candidates[:most]:
+    for number, one in enumerate(candidates[:most], 1):
         scenario, p = one.scenario, one.prediction
         s = scenario.spec
         lines.append(
-            f"{s.data:5d}{s.pipe:5d}{s.tensor:7d}{s.virtual_stages:7d}{s.rows:5d}"
+            f"{number:2d}{s.data:5d}{s.pipe:5d}{s.tensor:7d}{s.virtual_stages:7d}{s.rows:5d}"
             f"{scenario.passes:7d}{s.zero:5d}  {s.remat:<18}{s.pipeline:<6}"
             f"{s.accumulate:<9}"
             f"{one.bytes_per_device / GIB:7.1f}{p.step_seconds:9.2f}{p.mfu:7.1%}"
             f"  {p.limit}"
         )
+    lines.append("")
+    for number, one in enumerate(candidates[:most], 1):
+        lines.append(f"{number:2d} {command(one.scenario, model)}")
     return "\n".join(lines)
 
 

@@ -59,7 +59,8 @@ class Prediction:
 
     Attributes:
       parts: seconds of "compute", "recompute", "elementwise", "head", "tensor",
-        "pipe", "bubble", "data" and "optimizer"; they add up to the step.
+        "pipe", "bubble", "data", "optimizer" and, in alignment, "forward" passes
+        beside the gradient's; they add up to the step.
       mfu: share of the peak, by the report's count of operations.
       causal_mfu: the same without operations on masked scores.
     """
@@ -104,6 +105,9 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
         "data": _data_seconds(scenario, assumed),
         "optimizer": _optimizer_seconds(scenario),
     }
+    if forwards := _more_forwards(scenario):
+        stage = layers * ((layer + elementwise) / 3 + 0.4 * exchange) + heads / 3
+        parts["forward"] = forwards * batches * stage * (1 + scenario.pipeline.bubble)
     flops = {
         causal: counts.flops_per_sequence(
             scenario.config, scenario.length, causal=causal
@@ -116,6 +120,16 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
         scenario.global_batch * flops[False] / peak,
         scenario.global_batch * flops[True] / peak,
     )
+
+
+def _more_forwards(scenario: Scenario) -> int:
+    """Forward passes beside the gradient's: the reference's, and one that 1F1B needs
+    for losses that are not linear in the log-probs."""
+    alignment = scenario.alignment
+    if alignment is None:
+        return 0
+    nonlinear = scenario.spec.pipeline == "1f1b" and alignment.stage != "sft"
+    return int(alignment.in_step) + int(nonlinear)
 
 
 def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import AUTO, Layout, LayoutSpec
 from nemojax.parallel.mesh import AXES
 from nemojax.parallel.timetable import Timetable
+from nemojax.planning.alignment import Alignment
 from nemojax.planning.hardware import Hardware
 
 
@@ -25,6 +26,7 @@ class Scenario:
       spec: the layout.
       global_batch: sequences a step.
       length: tokens a sequence.
+      alignment: stage of alignment; None is pretraining. Sequences are rows then.
 
     Raises:
       UserError: the sizes do not divide; the message says what would.
@@ -35,6 +37,7 @@ class Scenario:
     spec: LayoutSpec = dataclasses.field(default_factory=LayoutSpec)
     global_batch: int = 1
     length: int = 4096
+    alignment: Alignment | None = None
 
     def __post_init__(self):
         for name in ("global_batch", "length"):
@@ -47,6 +50,8 @@ class Scenario:
             raise UserError(
                 f"tensor={tensor} does not divide {self.length} tokens a sequence"
             )
+        if self.alignment is not None and self.alignment.rank and self.spec.pipe > 1:
+            raise UserError("adapters are trained without a pipeline: use pipe=1")
         self._split  # noqa: B018 - refuses a batch that does not divide
 
     @property

@@ -77,6 +77,7 @@ def _scenarios(
     global_batch: int,
     length: int,
 ) -> Iterator[Scenario]:
+    seen = set()
     for tensor in _divisors(min(devices, hardware.fast_domain)):
         if devices % tensor:
             continue
@@ -84,22 +85,26 @@ def _scenarios(
             if config.num_layers % pipe:
                 continue
             data = devices // tensor // pipe
-            for options in _options(config, pipe):
+            for options in _options(config, data, pipe):
                 try:
                     spec = LayoutSpec(data=data, pipe=pipe, tensor=tensor, **options)
-                    yield Scenario(config, hardware, spec, global_batch, length)
+                    found = Scenario(config, hardware, spec, global_batch, length)
                 except ValueError:  # sizes that do not divide
                     continue
+                # Different options may mean the same passes and micro-batches.
+                if (found.layout, found.passes) not in seen:
+                    seen.add((found.layout, found.passes))
+                    yield found
 
 
-def _options(config: ModelConfig, pipe: int) -> Iterator[dict[str, Any]]:
+def _options(config: ModelConfig, data: int, pipe: int) -> Iterator[dict[str, Any]]:
     single = pipe == 1
     choices = {
         "virtual_stages": [1] if single else _divisors(config.num_layers // pipe),
         "remat": _REMATS,
         "rows": _ROWS,
         "passes": (0, 1) if single else (0,),
-        "zero": (1, 3) if single else (1,),
+        "zero": (1, 3) if single and data > 1 else (1,),
         "accumulate": ACCUMULATE,
         "pipeline": ("gpipe",) if single else PIPELINES,
     }

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from nemojax.data.batching.batches import Batch
-from nemojax.models import lora
+from nemojax.models import lora, partition
 from nemojax.models.config import ModelConfig
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel.layout import Layout
@@ -88,7 +88,12 @@ def as_passes(parts: Sequence[Any]) -> Any:
 
 
 def lower(
-    train_step: Any, adam: OptimizerConfig, params: Any, batch: Any, layout: Layout
+    train_step: Any,
+    adam: OptimizerConfig,
+    params: Any,
+    batch: Any,
+    layout: Layout,
+    frozen: Any = None,
 ) -> jax.stages.Lowered:
     """Lowers a train step for a mesh whose devices need not be there.
 
@@ -98,6 +103,7 @@ def lower(
       params: shapes of what is trained, as the layout packs it.
       batch: shapes of a batch.
       layout: of the step.
+      frozen: shapes of the model, where adapters are trained.
     """
     optimizer = make_optimizer(adam)
 
@@ -105,12 +111,21 @@ def lower(
         return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     state = jax.eval_shape(initial, params)
-    state = _placed(state, placement.state_shardings(state, layout))
-    batch = _placed(batch, placement.batch_shardings(batch, layout))
-    return train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.float32))
+    state = placed(state, placement.state_shardings(state, layout))
+    batch = placed(batch, placement.batch_shardings(batch, layout))
+    frozen = None if frozen is None else on_mesh(frozen, layout)
+    rate = jax.ShapeDtypeStruct((), np.float32)
+    return train_step.lower(state, batch, rate, frozen)
 
 
-def _placed(shapes: Any, shardings: Any) -> Any:
+def on_mesh(params: Any, layout: Layout) -> Any:
+    """Returns the shapes of parameters with their places."""
+    return placed(params, partition.param_shardings(params, layout))
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Returns shapes that say where their arrays are."""
+
     def one(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 

@@ -113,12 +113,14 @@ def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
     Every process sees all of them.
     """
     return functools.partial(
-        _program(config, layout), stage.packed(config, layout, params)
+        program(config, layout), stage.packed(config, layout, params)
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _program(config: ModelConfig, layout: Layout) -> Any:
+def program(config: ModelConfig, layout: Layout) -> Any:
+    """Compiles `(parameters as the layout has them, batch) -> log-probs`."""
+
     def of_pass(params, batch: PreferenceBatch):
         count = len(batch.reference)
         return objectives.sequence_log_probs(

@@ -66,9 +66,31 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
 def test_a_search_prints_the_best_layouts_and_plans_the_first():
     done = plan("--model=llama31_8b", "--search=8", "--batch=64")
     assert done.returncode == 0, done.stderr
-    table, rest = done.stdout.split("\n\n", 1)
+    table, commands, rest = done.stdout.split("\n\n", 2)
     assert len(table.splitlines()) == 11
+    lines = {line.split(" ", 2)[-1] for line in commands.splitlines()}
+    assert len(lines) == 10 and all("--parallel." in line for line in lines)
     assert rest.startswith("8,030,261,248 parameters")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--model=llama31_8b", "--parallel.data=8", "--batch=256"),
+        ("--model=nemotron4_340b", "--batch=1536", "--search=1024"),
+    ],
+)
+def test_the_command_that_is_printed_has_the_bytes_and_the_step_of_the_plan(flags):
+    found = json.loads(plan(*flags, "--json=-").stdout)
+    script = found["command"].split()[1:]
+    command = [sys.executable, *script, "--dry_run", "--json=-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (phase,) = json.loads(done.stdout)["phases"]
+    assert phase["batch"] == found["layout"]["global_batch"]
+    assert phase["passes"] == found["layout"]["passes"]
+    assert phase["per_device_bytes"] == found["memory"]["per_device_bytes"]
+    assert phase["step_seconds"] == found["prediction"]["step_seconds"]
 
 
 def test_serving_says_what_fits_and_what_does_not():

@@ -27,11 +27,19 @@ def test_every_layout_offered_fits_and_uses_all_devices(candidates):
         assert one.bytes_per_device == needed <= search.USABLE * H100.memory_bytes
 
 
+def test_no_two_layouts_are_the_same_program(candidates):
+    programs = [(one.scenario.layout, one.scenario.passes) for one in candidates]
+    assert len(set(programs)) == len(programs)
+    single = search.search(presets.get("llama31_8b"), H100, 8, 8, 4096)
+    programs = [(one.scenario.layout, one.scenario.passes) for one in single]
+    assert len(set(programs)) == len(programs)
+
+
 def test_the_fastest_comes_first(candidates):
     seconds = [one.prediction.step_seconds for one in candidates]
     assert seconds == sorted(seconds)
-    table = report.candidates_text(candidates, most=3).splitlines()
-    assert len(table) == 4
+    table = report.candidates_text(candidates, "nemotron4_340b", 3).splitlines()
+    assert len(table) == 4 + 1 + 3
     assert f"{seconds[0]:.2f}" in table[1]
 
 

@@ -13,7 +13,7 @@ from nemojax.data.batching.packing import PackedBatch
 from nemojax.errors import UserError
 from nemojax.interop.loading import LoadedModel
 from nemojax.io.progress import Progress
-from nemojax.models import forward
+from nemojax.models import forward, partition
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import measures, targets
@@ -104,8 +104,10 @@ def train(
     if held_out is not None:
         measure = measures.make_measure(config, settings, options, batches[1], in_step)
     if settings.lora is None:
-        # The log-probs within the step keep the arrays that the model came with.
-        params = stage.float32(params, consume=consume and in_step is None)
+        # The log-probs within the step keep the arrays that the model came with, where
+        # these are not packed.
+        kept = in_step is not None and partition.is_plain(config, layout)
+        params = stage.float32(params, consume=consume and not kept)
     return stage.run(
         stage.Stage(
             name,
