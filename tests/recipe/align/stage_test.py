@@ -145,7 +145,7 @@ def test_margins_and_rewards_reach_the_batch(model, tmp_path):
     packed = targets.pack(settings, toy.WHOLE, found)
     batches = targets.StageBatches(settings, packed, found.values)
     for k in range(len(packed)):
-        members = list(packed[k].members)
+        members = list(packed.members(k))
         batch = batches[k]
         assert batch.valid.sum() == len(members)
         expected = np.nan_to_num(found.values[members])
