@@ -21,12 +21,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
-from nemojax.inference.engine.batching import BatchingEngine
 
 from benchmarks import torch_model, train_step
 from nemojax.cli import host
+from nemojax.inference.engine.config import EngineConfig
+from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.paged import Programs
-from nemojax.inference.engine.paged_state import Shapes, Turn
+from nemojax.inference.engine.paged_state import DecodeInput
 from nemojax.inference.engine.sampling import Sampling, settings
 from nemojax.parallel import mesh as meshes
 
@@ -35,23 +36,23 @@ flags.DEFINE_enum("job", None, ["jax", "torch"], "what a process measures")
 
 # A prompt's tokens and how many answer it.
 Request = tuple[list[int], int]
-SHAPES = {
-    "even": Shapes(
-        rows=8,
+CONFIGS = {
+    "even": EngineConfig(
+        slots=8,
         blocks=49,
         block_size=32,
         max_length=192,
-        prefill_rows=8,
+        prefill_slots=8,
         chunk=64,
         tile=192,
         steps=16,
     ),
-    "mixed": Shapes(
-        rows=32,
+    "mixed": EngineConfig(
+        slots=32,
         blocks=481,
         block_size=32,
         max_length=480,
-        prefill_rows=8,
+        prefill_slots=8,
         chunk=64,
         tile=480,
         steps=8,
@@ -78,35 +79,35 @@ def jax_jobs():
     params = train_step.initial(train_step.CONFIG)
     mesh = meshes.make_mesh()
     engines = {
-        kind: BatchingEngine(train_step.CONFIG, params, mesh, shapes)
-        for kind, shapes in SHAPES.items()
+        kind: Engine(train_step.CONFIG, params, mesh, config)
+        for kind, config in CONFIGS.items()
     }
 
     def run(kind: str) -> None:
-        engine = engines[kind]
-        for prompt, new in requests(kind):
-            engine.submit(prompt, Sampling(temperature=0, max_tokens=new))
-        while engine.busy:
-            engine.step()
+        prompts, sizes = zip(*requests(kind), strict=True)
+        engines[kind].generate(
+            prompts, [Sampling(temperature=0, max_tokens=new) for new in sizes]
+        )
 
-    shapes = SHAPES["even"]
-    programs = Programs(train_step.CONFIG, params, mesh, shapes)
+    config = CONFIGS["even"]
+    programs = Programs(train_step.CONFIG, params, mesh, config)
     fresh = programs.start()
     state = [
         fresh._replace(
             done=fresh.done & False, length=fresh.length + 64, count=fresh.count + 1
         )
     ]
-    table = np.arange(1, shapes.blocks, dtype=np.int32).reshape(shapes.rows, -1)
-    how = settings([Sampling(temperature=0, max_tokens=10**6)] * shapes.rows)
-    turn = Turn(np.ones(shapes.rows, bool), table, how)
+    table = np.arange(1, config.blocks, dtype=np.int32).reshape(config.slots, -1)
+    how = settings([Sampling(temperature=0, max_tokens=10**6)] * config.slots)
+    none = np.zeros(1, np.int32)
+    inputs = DecodeInput(np.ones(config.slots, bool), table, none, how)
 
     def bare() -> None:
         """As many decode calls as the even job takes, with nothing around them."""
         state[0] = state[0]._replace(length=state[0].length * 0 + 64)
-        for _ in range(128 // shapes.steps):
-            state[0], written = programs.decode(state[0], turn)
-        np.asarray(written.token)
+        for _ in range(128 // config.steps):
+            state[0], output = programs.decode(state[0], inputs)
+        np.asarray(output.token)
 
     return {"even": lambda: run("even"), "mixed": lambda: run("mixed"), "bare": bare}
 

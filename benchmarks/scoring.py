@@ -1,4 +1,4 @@
-"""Scoring in padded batches of few shapes, and in packed rows, side by side.
+"""Scoring in padded batches of few shapes, of several sizes.
 
     python -m benchmarks.scoring
 
@@ -61,26 +61,17 @@ def main(argv: list[str]) -> None:
         )
         return pending.result()
 
-    def packed(sequences, longest, slots):
-        rows = max(2, slots // longest // 2 * 2)
-        tokens = [ids.tolist() for ids, _ in sequences]
-        return scoring.score_rewards(
-            config, params, tokens, mesh=mesh, rows=rows, length=longest
-        )
-
     for longest in (120, 512):
         sequences = texts(longest)
         tokens = sum(len(ids) for ids, _ in sequences)
         for slots in (2048, 4096, 8192):
-            for how in (padded, packed):
-                run = functools.partial(how, sequences, longest, slots)
-                spent = seconds(run)
-                print(
-                    f"longest {longest:>3}, {slots} slots, {how.__name__}: "
-                    f"{len(sequences) / spent:>6,.0f} rows/s, "
-                    f"{tokens / spent:>8,.0f} tokens/s",
-                    flush=True,
-                )
+            spent = seconds(functools.partial(padded, sequences, longest, slots))
+            print(
+                f"longest {longest:>3}, {slots} slots: "
+                f"{len(sequences) / spent:>6,.0f} rows/s, "
+                f"{tokens / spent:>8,.0f} tokens/s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What runs a trained model: cache, prefill and decode, sampling, scoring."""
+"""Inference with a trained model: the engine, text, scoring, the server."""

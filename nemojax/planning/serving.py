@@ -35,7 +35,7 @@ KINDS = {
     "weights": "all parameters, this device's share",
     "cache": "keys and values of all rows at full length",
     "rows": "where the rows are, tokens they have seen",
-    "working_memory": "the larger of a turn of decoding and a piece of prompts",
+    "working_memory": "the larger of a decode step and a prefill call",
 }
 # Arrays [B, V] in float32 that sampling has at once: logits, those gathered, and what
 # sorts and sums of them leave.

@@ -88,7 +88,7 @@ def test_the_engine_keeps_the_bytes_of_the_plan(weights):
     mesh = meshes.make_mesh(**sizes)
     # Norms stay as they are stored, and the plan is for a checkpoint in one dtype.
     kept = paged.by_layer(TINY, params, mesh)
-    state = paged.Programs(TINY, kept, mesh, planned.shapes).start()
+    state = paged.Programs(TINY, kept, mesh, planned.engine).start()
 
     def bytes_of(tree):
         return sum(

@@ -107,7 +107,7 @@ class Engine:
 
     @property
     def load(self) -> Load:
-        """How busy the engine is now."""
+        """Numbers that say how busy the engine is now."""
         return self._scheduler.load
 
     @property
@@ -273,7 +273,7 @@ class Engine:
         return self._report(before)
 
     def _advance(self) -> list[TokenDelta]:
-        """As `step`, but reads what the calls generate before it returns.
+        """Starts device calls as `step`, but reads their output before it returns.
 
         The host then knows who has ended: a decode call need not run for the few that
         are left while others wait. Faster for many requests at once on a CPU, where the

@@ -116,7 +116,7 @@ class Scheduler:
 
     @property
     def load(self) -> Load:
-        """How busy the engine is now."""
+        """Numbers that say how busy the engine is now."""
         free_slots = sum(map(len, self._free_slots))
         return Load(
             self._config.slots - free_slots,

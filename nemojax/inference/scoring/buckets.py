@@ -21,7 +21,7 @@ TokenSequence = tuple[Any, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """The shapes of batches.
+    """Shapes of padded batches.
 
     The lengths are powers of two and those halfway between: a row is at most a third
     padding, a fifth on average, and twenty-one lengths reach from 16 to 16,384.
@@ -62,13 +62,13 @@ class Buckets:
         return tuple(dict.fromkeys(found[: first + 1]))
 
     def rows(self, length: int) -> int:
-        """Rows of a batch of that length."""
+        """Returns the number of rows of a batch of that length."""
         most = max(1, self.batch_tokens // length)
         return max(1, most // self.row_multiple) * self.row_multiple
 
 
 class PaddedBatch(NamedTuple):
-    """A sequence a row, B rows of S slots.
+    """A padded batch with one sequence in each of B rows of S slots.
 
     Attributes:
       tokens: int32 [B, S], 0 behind the end.
@@ -86,7 +86,7 @@ class PaddedBatch(NamedTuple):
 def batches(
     sequences: Sequence[TokenSequence], buckets: Buckets
 ) -> Iterator[PaddedBatch]:
-    """All sequences, each in one batch; a function of their lengths alone.
+    """Yields batches that hold each sequence once; their lengths alone decide how.
 
     Raises:
       UserError: an empty sequence, or one longer than `max_length`; names its index.

@@ -1,4 +1,4 @@
-"""How far a changed model is from the one it was made of: KL divergence, perplexity."""
+"""Distance of a changed model from its original: KL divergence, perplexity."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from nemojax.parallel.layout import Layout
 
 
 class Fidelity(NamedTuple):
-    """Means over the tokens of some text that have a token before them.
+    """Means over the tokens of a text that have a token before them.
 
     Attributes:
       tokens: how many.
@@ -33,12 +33,12 @@ class Fidelity(NamedTuple):
 
     @property
     def change(self) -> float:
-        """Of the perplexity, relative to the reference's."""
+        """Change of the perplexity, relative to the reference's."""
         return self.perplexity / self.reference_perplexity - 1
 
 
 def rows_of(texts: Iterable[Sequence[int]], length: int) -> tuple[np.ndarray, ...]:
-    """Texts one behind the other, in rows: tokens and segment ids, int32 [N, length].
+    """Concatenates texts into rows: tokens and segment ids, int32 [N, length].
 
     The last row is filled up with segment 0.
 
@@ -93,7 +93,7 @@ def compare(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _sums(config, mesh, reference, changed, tokens, segments):
-    """Tokens, and over them KL, agreement, and negative log-probs of both."""
+    """Sums over tokens: their number, KL, agreement, negative log-probs of both."""
 
     def log_probs(params):
         logits = forward.logits(

@@ -1,4 +1,4 @@
-"""Scores of all rows of data files, written in parts, resumed after the last whole one.
+"""Scoring of all rows of data files, in parts; resumed after the last whole one.
 
 A part is the scores of a number of consecutive rows, good and bad, so what a part holds
 depends on the data and the settings alone. While the device computes one part, the host
@@ -34,7 +34,7 @@ _MESSAGE = re.compile(r"(message \d+): (.*)", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Data files, looked at before the work begins.
+    """Data files, counted before the work begins.
 
     Attributes:
       paths: in order.
@@ -58,7 +58,7 @@ class Data:
         return cls(tuple(found), names, tuple(map(files.count_rows, found)))
 
     def configuration(self) -> dict[str, Any]:
-        """Names and sizes, as JSON."""
+        """Returns names and sizes of the files, as JSON."""
         named = [(str(path), path.stat().st_size) for path in self.paths]
         return {
             "files": len(named),
@@ -67,13 +67,13 @@ class Data:
 
     @property
     def total(self) -> int:
-        """Rows in all."""
+        """Number of rows of all files."""
         return sum(self.rows)
 
 
 @dataclasses.dataclass
 class Part:
-    """Rows that are read and encoded.
+    """Part of the input: rows that are read and encoded.
 
     Attributes:
       end: where the next part begins.
@@ -92,12 +92,12 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Rows of the input."""
+        """Number of input rows."""
         return len(self.rows) + self.rejects.total
 
 
 def read(scorer: Scorer, data: Data, start: Place) -> Iterator[Part]:
-    """Reads and encodes; a part has `part_rows` rows, the last one what is left.
+    """Yields parts of `part_rows` encoded rows; the last one may have fewer.
 
     Raises:
       DataError: a file has become unreadable.
@@ -118,7 +118,7 @@ def read(scorer: Scorer, data: Data, start: Place) -> Iterator[Part]:
 
 
 def _add(scorer: Scorer, part: Part, item: Any) -> int:
-    """Puts a row into the part, scored or rejected; returns its number."""
+    """Adds a row to the part, to score or rejected; returns its number."""
     if isinstance(item, BadRow):
         part.rejects.add(item)
         return item.row
@@ -143,7 +143,7 @@ def _add(scorer: Scorer, part: Part, item: Any) -> int:
 
 
 def _sides(record: formats.AnyRecord) -> list[tuple[str, Conversation]]:
-    """What is scored of a record, by name."""
+    """Returns the conversations of a record that are scored, by name."""
     if isinstance(record, PreferencePair):
         prompt = record.prompt
         return [
@@ -158,7 +158,7 @@ def _sides(record: formats.AnyRecord) -> list[tuple[str, Conversation]]:
 def _written(
     scorer: Scorer, parts: Parts, incoming: Iterator[Part]
 ) -> Iterator[dict[str, Any]]:
-    """Writes parts and gives their facts, each when the next is being computed."""
+    """Writes parts and yields their facts, each while the next is being computed."""
     waiting = None
     for part in incoming:
         begun = part, scorer.begin(part.sequences)
@@ -203,7 +203,7 @@ def _write(
 def _sums(
     names: Sequence[str], kept: dict[str, list[np.ndarray]]
 ) -> dict[str, list[float]]:
-    """By side and name: count, sum, and sum of squares."""
+    """Computes count, sum and sum of squares by side and name."""
     found = {}
     for side, rows in kept.items():
         columns = np.array(rows, np.float64).T
@@ -230,7 +230,7 @@ class Totals:
             self.sums[name] = self.sums.get(name, 0) + np.array(sums)
 
     def summary(self) -> dict[str, Any]:
-        """A JSON object: counts, and mean and standard deviation of each value."""
+        """Returns counts, and mean and standard deviation of each value, as JSON."""
         values = {}
         for name, (count, total, squares) in self.sums.items():
             mean = total / count
@@ -252,7 +252,7 @@ def run(
     max_bad_fraction: float,
     progress: Callable[[Totals, float], None] = lambda totals, seconds: None,
 ) -> dict[str, Any]:
-    """Scores what is not scored yet.
+    """Scores the parts that are not scored yet.
 
     Args:
       scorer: the model.

@@ -1,4 +1,4 @@
-"""The application: routes, who may use them, and how errors are told."""
+"""The server application: routes, access, and the form of errors."""
 
 import contextlib
 import hmac
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def application(served: Served, *, key: str | None = None) -> Starlette:
-    """The server of a model.
+    """Makes the application that serves a model.
 
     Args:
       served: the model; its service is started and stopped with the application.
@@ -71,7 +71,7 @@ def application(served: Served, *, key: str | None = None) -> Starlette:
 
 
 async def health(request: Request) -> Response:
-    """Whether the engine answers."""
+    """Reports whether the engine runs."""
     service = request.app.state.served.service
     if service is not None and not service.healthy:
         raise ApiError(503, "the engine has failed", code="engine_failed")
@@ -79,23 +79,23 @@ async def health(request: Request) -> Response:
 
 
 async def prometheus(request: Request) -> Response:
-    """Counters."""
+    """Reports the counters."""
     text = request.app.state.served.metrics.text()
     return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
 async def schema(request: Request) -> Response:
-    """What may be sent, as OpenAPI."""
+    """Returns the OpenAPI document."""
     return JSONResponse(openapi.document(request.app.state.served))
 
 
 async def models(request: Request) -> Response:
-    """The one model."""
+    """Lists the one model."""
     return JSONResponse({"object": "list", "data": [_model(request)]})
 
 
 async def model(request: Request) -> Response:
-    """The model of a name."""
+    """Describes the model of a name."""
     request.app.state.served.check_model(request.path_params["name"])
     return JSONResponse(_model(request))
 
@@ -137,7 +137,7 @@ def _add_gauges(served: Served) -> None:
 
 
 class _Guard:
-    """Asks for the key, counts, and tells of mistakes of this project as errors."""
+    """Middleware that checks the key, counts requests, and turns exceptions into errors."""
 
     def __init__(self, app: ASGIApp, served: Served, key: str | None):
         self._app, self._metrics = app, served.metrics

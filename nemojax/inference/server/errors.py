@@ -17,7 +17,7 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """What a client is told.
+    """Error response for a client.
 
     Attributes:
       status: of HTTP.
@@ -42,7 +42,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object."""
+        """JSON object of the error."""
         error = {
             "message": self.message,
             "type": _TYPES.get(self.status, "invalid_request_error"),
@@ -52,12 +52,12 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> JSONResponse:
-        """The whole response."""
+        """Makes the HTTP response."""
         return JSONResponse(self.body, self.status, self.headers)
 
 
 def busy(error: Exception) -> ApiError:
-    """Of a request that finds no place in the queue."""
+    """Makes the error of a request that finds the queue full."""
     return ApiError(
         429,
         f"{error}; try again later",
@@ -67,7 +67,7 @@ def busy(error: Exception) -> ApiError:
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """Of a request that is not as the schema says: its first fault, and how many."""
+    """Makes the error of a request that breaks the schema: first fault, and how many."""
     faults = error.errors(include_url=False, include_context=False)
     first = faults[0]
     # Members of unions are named by their types, which no client has sent.

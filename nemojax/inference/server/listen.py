@@ -1,4 +1,4 @@
-"""Listening: connections that do not say what they want are closed."""
+"""Listens for connections, and closes those that send no request in time."""
 
 import asyncio
 import dataclasses
@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Listening:
-    """Where, and how long for whom.
+    """Address and time limits of the listener.
 
     Attributes:
       host, port: to bind; port 0 takes a free one.
@@ -32,7 +32,7 @@ class Listening:
 
 
 def serve(app: Starlette, how: Listening, ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; what was begun is answered before it ends.
+    """Serves until SIGTERM or SIGINT; requests that were begun are finished first.
 
     Args:
       app: what is served.
@@ -84,7 +84,7 @@ def serve(app: Starlette, how: Listening, ready: Callable[[str], None]) -> None:
 
 
 def _bound(how: Listening) -> socket.socket:
-    """A bound socket; raises OSError that names the address."""
+    """Binds a socket; raises OSError that names the address."""
     family = socket.AF_INET6 if ":" in how.host else socket.AF_INET
     found = socket.socket(family)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +99,7 @@ def _bound(how: Listening) -> socket.socket:
 
 
 def _allow_files(connections: int) -> None:
-    """Lets the process have as many files as connections, where the system does."""
+    """Raises the limit of open files to the number of connections, where allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Those that wait to be told that there are too many, and some of our own.
     wanted = 2 * connections + 256
@@ -110,7 +110,7 @@ def _allow_files(connections: int) -> None:
 
 
 def _protocol(header_seconds: float) -> type[asyncio.Protocol]:
-    """HTTP whose clients have so long to send a header."""
+    """Makes an HTTP protocol class with a time limit for request headers."""
 
     class Impatient(H11Protocol):
         _waiting: asyncio.TimerHandle | None = None
@@ -138,7 +138,7 @@ def _protocol(header_seconds: float) -> type[asyncio.Protocol]:
 
         @property
         def _idle(self) -> bool:
-            """Whether no request has come whose response is not sent."""
+            """Returns whether no request awaits its response."""
             return self.cycle is None or self.cycle.response_complete
 
         def _wait(self) -> None:

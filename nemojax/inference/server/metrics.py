@@ -1,4 +1,4 @@
-"""Counters in the form in which Prometheus reads them."""
+"""Counters in the text format of Prometheus."""
 
 import collections
 from collections.abc import Callable
@@ -11,7 +11,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """Of one server; several in a process do not share them.
+    """Counters of one server; several in a process do not share them.
 
     Attributes:
       requests: by route and status.
@@ -52,11 +52,11 @@ class Metrics:
         )
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A number that is looked up when it is asked for."""
+        """Adds a gauge whose value is computed when it is read."""
         Gauge(f"nemojax_{name}", text, registry=self._registry).set_function(value)
 
     def totals(self) -> tuple[int, int, int]:
-        """Requests, tokens read, tokens written."""
+        """Returns the numbers of requests, prompt tokens and output tokens."""
         found = collections.defaultdict[str, float](float)
         for metric in self._registry.collect():
             for sample in metric.samples:
@@ -68,5 +68,5 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """All of them."""
+        """Returns all counters as text."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What may be sent, as an OpenAPI document."""
+"""OpenAPI document of the server."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ _ERROR = {
 
 
 def document(served: Served) -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """Makes the OpenAPI 3.1 document."""
     schemas: dict[str, Any] = {"Error": _ERROR}
     paths: dict[str, Any] = {}
     for path, kind in _POST.items():

@@ -1,4 +1,4 @@
-"""What clients may send; anything else is refused with the field's name.
+"""Schemas of requests; unknown fields are refused by name.
 
 Fields are those of OpenAI's API, and of vLLM's where OpenAI has none. Types are taken
 strictly: "5" is no number, and NaN is none either. What cannot be done is refused, what
@@ -21,14 +21,14 @@ class _Strict(BaseModel):
 
 
 class StreamOptions(_Strict):
-    """Of a streamed response."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 class _Sampled(_Strict):
-    """What both kinds of completions have."""
+    """Fields that both kinds of completion requests have."""
 
     model: str = Field(max_length=500)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -62,14 +62,14 @@ class _Sampled(_Strict):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Stop strings."""
+        """Stop strings as a list."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
 class CompletionRequest(_Sampled):
-    """POST /v1/completions."""
+    """Body of POST /v1/completions."""
 
     prompt: (
         str
@@ -90,7 +90,7 @@ class CompletionRequest(_Sampled):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """One or more, of one kind."""
+        """Prompts as a list, all texts or all tokens."""
         prompt: Any = self.prompt
         if isinstance(prompt, str) or isinstance(prompt[0], int):
             return [prompt]
@@ -105,7 +105,7 @@ class TextPart(_Strict):
 
 
 class ChatMessage(_Strict):
-    """A turn. Only text: there are no images, tools or functions."""
+    """A message. Only text: there are no images, tools or functions."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
@@ -114,20 +114,20 @@ class ChatMessage(_Strict):
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """Text of all parts."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
 
 
 class ResponseFormat(_Strict):
-    """Only what is anyway."""
+    """Format of the response; only plain text."""
 
     type: Literal["text"]
 
 
 class ChatRequest(_Sampled):
-    """POST /v1/chat/completions."""
+    """Body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
@@ -148,7 +148,7 @@ class ChatRequest(_Sampled):
 
 
 class RewardRequest(_Strict):
-    """POST /v1/rewards: one conversation, or several."""
+    """Body of POST /v1/rewards: one conversation, or several."""
 
     model: str = Field(max_length=500)
     messages: (
@@ -162,13 +162,13 @@ class RewardRequest(_Strict):
 
     @property
     def conversations(self) -> list[list[ChatMessage]]:
-        """One or more."""
+        """Conversations as a list."""
         messages: Any = self.messages
         return messages if isinstance(messages[0], list) else [messages]
 
 
 class TokenizeRequest(_Strict):
-    """POST /tokenize: a text, or a conversation by the chat template."""
+    """Body of POST /tokenize: a text, or a conversation for the chat template."""
 
     model: str | None = Field(None, max_length=500)
     prompt: str | None = None
@@ -185,7 +185,7 @@ class TokenizeRequest(_Strict):
 
 
 class DetokenizeRequest(_Strict):
-    """POST /detokenize."""
+    """Body of POST /detokenize."""
 
     model: str | None = Field(None, max_length=500)
     tokens: list[_TokenId]

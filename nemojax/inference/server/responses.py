@@ -1,4 +1,4 @@
-"""The parts of responses that both kinds of completions have."""
+"""Parts of responses that both kinds of completions have."""
 
 import json
 import secrets
@@ -25,7 +25,7 @@ class EventStream(StreamingResponse):
         self._ticket = ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends them."""
+        """Sends the events."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -1,4 +1,4 @@
-"""Attribute values of conversations: POST /v1/rewards, and as the answer of a chat.
+"""Attribute values of conversations: POST /v1/rewards, and as a chat completion.
 
 A reward model that is asked for a chat completion answers with the values of the
 conversation, which ends with an assistant's turn: as text, `helpfulness:1.2,...`, and

@@ -121,7 +121,7 @@ class Service:
 
     @property
     def load(self) -> Load:
-        """How busy the engine was after its last step."""
+        """Numbers that say how busy the engine was after its last step."""
         return self._load
 
     @property

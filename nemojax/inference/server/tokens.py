@@ -9,7 +9,7 @@ from nemojax.inference.server.served import Served
 
 
 async def tokenize(request: Request) -> Response:
-    """Tokens of a text, or of a conversation up to its next answer.
+    """Encodes a text, or a conversation up to its next message.
 
     Text is never a control token, but for a text that is nothing else than the name of
     the token that begins or ends texts: so clients can learn their ids.
@@ -33,7 +33,7 @@ async def tokenize(request: Request) -> Response:
 
 
 async def detokenize(request: Request) -> Response:
-    """The text of tokens; control tokens write nothing."""
+    """Decodes tokens; control tokens have no text."""
     served: Served = request.app.state.served
     body = await served.body(request, DetokenizeRequest)
     served.check_model(body.model)
@@ -49,7 +49,7 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """Names of the tokens that begin and end texts.
+    """Names the tokens that begin and end texts.
 
     There is no template here: rendered to text, it could not be told from text.
     """

@@ -1,1 +1,1 @@
-"""Text of tokens as they come, and a chat in the terminal."""
+"""Generation of text: lists of prompts, streams, conversations."""

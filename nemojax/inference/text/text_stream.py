@@ -1,4 +1,4 @@
-"""Text of an answer while its tokens come: whole characters, until a stop string."""
+"""Text of an output while its tokens come: whole characters, until a stop string."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -7,10 +7,10 @@ _BROKEN = "\ufffd"
 
 
 class Decoder(Protocol):
-    """What is needed of a tokenizer."""
+    """Protocol of a tokenizer that decodes."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of tokens; an incomplete character becomes U+FFFD."""
+        """Decodes tokens; an incomplete character becomes U+FFFD."""
         ...
 
 
@@ -27,7 +27,7 @@ class TextStream:
     """
 
     def __init__(self, decoder: Decoder, stop: Sequence[str] = ()):
-        """`stop` holds strings of at least one character."""
+        """Begins an empty text; `stop` holds strings of at least one character."""
         self.stopped = False
         self._decoder, self._stop = decoder, tuple(stop)
         self._held = max((len(string) for string in stop), default=1) - 1
@@ -37,14 +37,14 @@ class TextStream:
         self._searched = 0  # characters of it in which no stop string ends
 
     def push(self, tokens: Iterable[int]) -> str:
-        """The text that is certain now and was not before."""
+        """Adds tokens; returns the text that is certain now and was not before."""
         tokens = list(tokens)
         if tokens and not self.stopped:
             self._read(tokens, last=False)
         return self._give(self._held)
 
     def finish(self) -> str:
-        """The rest, when no more tokens come."""
+        """Returns the rest of the text, when no more tokens come."""
         if not self.stopped:
             self._read((), last=True)
         return self._give(0)

@@ -78,14 +78,12 @@ def test_what_the_engine_keeps_is_one_byte_a_weight(config, params):
 def test_scores_are_those_of_the_full_kernels(config, params, prompts):
     tree = quantized.quantize(params, "int8")
     pairs = [(prompt, [0] + [1] * (len(prompt) - 1)) for prompt in prompts]
-    options = {"mesh": meshes.make_mesh(), "rows": 4, "length": 24}
-    for score, given in (
-        (scoring.score_rewards, prompts),
-        (scoring.score_log_probs, pairs),
-    ):
+    mesh = meshes.make_mesh()
+    options = {"mesh": mesh, "buckets": scoring.choose_buckets(mesh, 24)}
+    for begin in (scoring.begin_rewards, scoring.begin_log_probs):
         np.testing.assert_allclose(
-            score(config, tree, given, **options),
-            score(config, quantized.dequantize(tree), given, **options),
+            begin(config, tree, pairs, **options).result(),
+            begin(config, quantized.dequantize(tree), pairs, **options).result(),
             rtol=1e-4,
             atol=1e-4,
         )

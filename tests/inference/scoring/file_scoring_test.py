@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from nemojax.data.records import ATTRIBUTES, Conversation
-from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.inference.scoring import file_scoring
 from nemojax.inference.scoring.file_scoring import Data
 from nemojax.inference.scoring.scorer import Scorer, Settings
@@ -20,11 +19,11 @@ from nemojax.interop import loading
 from nemojax.io.files import DataError
 from nemojax.io.workdir import WorkdirError
 from nemojax.models import forward
-from nemojax.parallel import mesh as meshes
 from tests.inference.scoring.scored import (
     contents,
     conversations,
     read_parts,
+    reward_model,
     write_rows,
 )
 
@@ -35,13 +34,9 @@ PAIR = {"prompt": "red twice", "chosen": "red red", "rejected": "blue"}
 
 
 @pytest.fixture(scope="module")
-def model(config, make_params, tokenizer):
+def model():
     """A reward model as it is after loading."""
-    kernel = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
-    params = make_params(5)
-    params = params | {"reward_head": params["reward_head"] | {"kernel": kernel}}
-    mesh = meshes.make_mesh(data=2)
-    return loading.LoadedModel("toy", config, params, mesh, tokenizer, NEMOTRON, (), ())
+    return reward_model()
 
 
 @pytest.fixture(scope="module")
@@ -274,8 +269,8 @@ def test_another_configuration_is_refused(make_scorer, mixed, tmp_path):
     assert contents(out) == before
 
 
-def test_what_a_model_cannot_do_is_said_at_once(make_scorer, make_params):
-    plain = make_params(0)
+def test_what_a_model_cannot_do_is_said_at_once(make_scorer, model):
+    plain = {k: v for k, v in model.params.items() if k != "reward_head"}
     assert make_scorer(params=plain).settings.kind == "log_probs"
     assert make_scorer().settings.kind == "rewards"
     with pytest.raises(DataError, match="toy has no reward head: use --kind=log_probs"):

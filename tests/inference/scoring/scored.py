@@ -1,11 +1,47 @@
 """A model folder and data files to score."""
 
+import functools
 import json
 import random
 
-from nemojax.interop import model_folder, tokenizer_files
+import jax
+import numpy as np
+
+from nemojax.data.text import tokenizer as tokenizers
+from nemojax.data.text.nemotron_template import NEMOTRON
+from nemojax.interop import loading, model_folder, tokenizer_files
+from nemojax.models import forward
+from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 
 WORDS = ("red", "blue", "green", "tin", "gold", "lead")
+
+
+@functools.cache
+def reward_model():
+    """A tiny reward model of a language of repeated words, as it is after loading."""
+    texts = [f"User\nAssistant\nSystem\n{word} twice {word} {word}" for word in WORDS]
+    tokenizer = tokenizers.train(texts * 20, vocab_size=60, byte_fallback=False)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size + 4,
+        num_layers=1,
+        d_model=32,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        d_ff=48,
+        init_std=0.05,
+        compute_dtype="float32",
+    )
+    init = functools.partial(forward.init, config, num_attributes=5)
+    params = jax.jit(init)(jax.random.key(0))
+    kernel = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
+    params = params | {"reward_head": params["reward_head"] | {"kernel": kernel}}
+    layout = Layout(meshes.make_mesh(data=2))
+    return loading.LoadedModel(
+        "toy", config, params, layout, tokenizer, NEMOTRON, (), (), {}
+    )
 
 
 def write_model(folder, config, params, tokenizer):

@@ -1,4 +1,4 @@
-"""A packed batch scores each sequence as if it were alone."""
+"""A batch scores each sequence as if it were alone."""
 
 import functools
 
@@ -6,14 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from nemojax.data.batching import packing
 from nemojax.inference.scoring import scoring
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-ROWS, LENGTH = 4, 24
+LENGTH = 24
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +43,6 @@ def one_by_one(config, params, sequences):
     return rewards[np.arange(len(last)), last], (log_probs * masks).sum(1)
 
 
-@pytest.mark.parametrize("data", [1, 2])
-def test_packed_scores_are_those_of_single_rows(
-    config, params, sequences, one_by_one, data
-):
-    options = {"mesh": meshes.make_mesh(data=data), "rows": ROWS, "length": LENGTH}
-    tokens = [tokens for tokens, _ in sequences]
-    rewards = scoring.score_rewards(config, params, tokens, **options)
-    np.testing.assert_allclose(rewards, one_by_one[0], atol=1e-4)
-    log_probs = scoring.score_log_probs(config, params, sequences, **options)
-    np.testing.assert_allclose(log_probs, one_by_one[1], atol=1e-3)
-
-
-def test_a_sequence_that_is_too_long_scores_nan_and_disturbs_no_other(
-    config, params, sequences, one_by_one
-):
-    options = {"mesh": meshes.make_mesh(), "rows": ROWS, "length": LENGTH}
-    long = ([1] * (LENGTH + 1), [0] * (LENGTH + 1))
-    mixed = [*sequences[:3], long, *sequences[3:]]
-    tokens = [tokens for tokens, _ in mixed]
-    rewards = scoring.score_rewards(config, params, tokens, **options)
-    log_probs = scoring.score_log_probs(config, params, mixed, **options)
-    for found, expected in zip((rewards, log_probs), one_by_one, strict=True):
-        assert np.isnan(found[3]).all()
-        others = np.delete(found, 3, axis=0)
-        np.testing.assert_allclose(others, expected, atol=1e-3)
-
-
 def test_a_prompt_s_log_prob_is_no_part_of_a_response_s(config, params, sequences):
     """A mask of zeros gives 0; the sum over two masks is that of both."""
     tokens = sequences[0][0]
@@ -78,36 +50,14 @@ def test_a_prompt_s_log_prob_is_no_part_of_a_response_s(config, params, sequence
     first = [0] + [1] * (size // 2) + [0] * (size - size // 2 - 1)
     second = [0] + [1 - bit for bit in first[1:]]
     masks = [[0] * size, first, second, [0] + [1] * (size - 1)]
-    options = {"mesh": meshes.make_mesh(), "rows": ROWS, "length": LENGTH}
-    none, one, other, both = scoring.score_log_probs(
-        config, params, [(tokens, mask) for mask in masks], **options
-    )
+    mesh = meshes.make_mesh()
+    buckets = scoring.choose_buckets(mesh, LENGTH)
+    masked = [(tokens, mask) for mask in masks]
+    none, one, other, both = scoring.begin_log_probs(
+        config, params, masked, mesh=mesh, buckets=buckets
+    ).result()
     assert none == 0 > max(one, other)
     np.testing.assert_allclose(one + other, both, rtol=1e-5)
-
-
-def test_packed_log_probs_has_one_entry_a_slot(config, params, sequences):
-    """Absent sequences score 0, so that arrays keep one shape."""
-    packed = next(
-        packing.pack(
-            [[pair] for pair in sequences[:3]],
-            rows=ROWS,
-            length=LENGTH,
-            max_sequences=8,
-        )
-    )
-    found = scoring.packed_log_probs(config, params, packed, meshes.make_mesh())
-    assert found.shape == (8,)
-    assert not np.asarray(found[3:]).any()
-    assert np.asarray(found[:3]).all()
-
-
-@pytest.mark.parametrize(("rows", "length"), [(1, 8), (4, 24), (3, 100), (16, 128)])
-def test_max_sequences_is_even_so_that_pairs_fit(rows, length):
-    count = scoring.max_sequences(rows, length)
-    assert count % 2 == 0
-    assert count == max(2, count)
-    assert count * 12 <= max(24, rows * length) < (count + 2) * 12
 
 
 BEGIN = {"rewards": scoring.begin_rewards, "log_probs": scoring.begin_log_probs}

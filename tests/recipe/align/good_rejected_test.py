@@ -52,7 +52,7 @@ def stage(model, folder, objective, rows, seed, rate, epochs, **how):
 
 
 def log_probs(model, params, rows):
-    """Of the chosen and the rejected response of each pair, [N, 2]."""
+    """Scores the chosen and the rejected response of each pair, [N, 2]."""
     sequences = [
         model.template.encode_response(
             model.tokenizer, Conversation.of(row["prompt"]), row[side]
@@ -60,9 +60,10 @@ def log_probs(model, params, rows):
         for row in rows
         for side in ("chosen", "rejected")
     ]
-    found = scoring.score_log_probs(
-        model.config, params, sequences, mesh=model.mesh, rows=8, length=toy.LENGTH
-    )
+    buckets = scoring.choose_buckets(model.mesh, toy.LENGTH)
+    found = scoring.begin_log_probs(
+        model.config, params, sequences, mesh=model.mesh, buckets=buckets
+    ).result()
     return found.reshape(-1, 2)
 
 
