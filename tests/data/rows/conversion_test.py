@@ -88,7 +88,7 @@ def test_rows_keep_the_id_that_they_came_with(field, target, tmp_path):
         except files.DataError:
             continue
         assert [found["id"] for found in lines(out)] == [row[field]]
-        assert [item[1].id for item in formats.read_file(out)] == [row[field]]
+        assert [item[1].id for item in formats.open_file(out).rows] == [row[field]]
         out.unlink()
         kept += 1
     assert kept
