@@ -52,7 +52,7 @@ def test_a_record_knows_its_row_and_the_id_in_it(tmp_path, read):
     row, _ = READERS[read]
     rows = [row, row | {"id": 7}, row | {"id": None, "uuid": "u"}, row | {"id": [1]}]
     path = write(tmp_path / "rows.jsonl", *rows)
-    found = read(path, files.Quarantine()).records
+    found = formats.read(path, files.Quarantine(), read).records
     assert [record.id for record in found] == ["", "7", "u", ""]
     assert [record.source for record in found] == [
         Provenance(str(path), number) for number in (1, 2, 3, 4)

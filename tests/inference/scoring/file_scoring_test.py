@@ -1,6 +1,7 @@
 """Every row of the files is scored once, as if alone, or named; resumed at any part."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from nemojax.data.records import ATTRIBUTES, Conversation
+from nemojax.data.text import tokenizer as tokenizers
 from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.inference.scoring import file_scoring
 from nemojax.inference.scoring.file_scoring import Data
@@ -21,6 +23,7 @@ from nemojax.io.files import DataError
 from nemojax.io.workdir import WorkdirError
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
 from tests.inference.scoring.scored import (
     contents,
     conversations,
@@ -35,13 +38,41 @@ PAIR = {"prompt": "red twice", "chosen": "red red", "rejected": "blue"}
 
 
 @pytest.fixture(scope="module")
-def model(config, make_params, tokenizer):
+def tokenizer():
+    """Some sixty ids: the letters of a few words and a few of their pairs."""
+    words = ("red", "blue", "green", "tin", "gold", "lead")
+    texts = [f"User\nAssistant\nSystem\n{word} twice {word} {word}" for word in words]
+    return tokenizers.train(texts * 20, vocab_size=60, byte_fallback=False)
+
+
+@pytest.fixture(scope="module")
+def toy(config, tokenizer):
+    """The config of a model with more rows than there are ids."""
+    return dataclasses.replace(config, vocab_size=tokenizer.vocab_size + 4)
+
+
+@pytest.fixture(scope="module")
+def make_params(toy):
+    """num_attributes -> fresh parameters."""
+
+    @functools.cache
+    def make(num_attributes):
+        init = functools.partial(forward.init, toy, num_attributes=num_attributes)
+        return jax.jit(init)(jax.random.key(0))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def model(toy, make_params, tokenizer):
     """A reward model as it is after loading."""
     kernel = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
     params = make_params(5)
     params = params | {"reward_head": params["reward_head"] | {"kernel": kernel}}
-    mesh = meshes.make_mesh(data=2)
-    return loading.LoadedModel("toy", config, params, mesh, tokenizer, NEMOTRON, (), ())
+    layout = Layout(meshes.make_mesh(data=2))
+    return loading.LoadedModel(
+        "toy", toy, params, layout, tokenizer, NEMOTRON, (), (), {}
+    )
 
 
 @pytest.fixture(scope="module")
