@@ -25,6 +25,7 @@ from nemojax.cli import (
     command_line,
     dataclass_flags,
     layout_flags,
+    option_flags,
 )
 from nemojax.data.pretraining import blends as blending
 from nemojax.data.pretraining.token_corpus import TokenCorpus
@@ -35,7 +36,6 @@ from nemojax.recipe.pretrain import run as running
 from nemojax.training import schedule
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.optimizer import OptimizerConfig
-from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
 DEFAULT = schedule.Schedule(16_000, 16, LearningRate(2e-3))
@@ -54,27 +54,19 @@ flags.DEFINE_integer("batch", DEFAULT.batch, "sequences of a step, at last", 1)
 dataclass_flags.define("schedule", DEFAULT, "batch", "learning_rate")
 dataclass_flags.define("learning_rate", DEFAULT.learning_rate)
 dataclass_flags.define("optimizer", OptimizerConfig())
-layout_flags.define()
+option_flags.define(checkpoint_every=500)
 flags.DEFINE_list("blend", [], "blend files; two where the schedule changes the blend")
 flags.DEFINE_integer("length", 4096, "tokens of a sequence", lower_bound=2)
 flags.DEFINE_bool(
     "isolate_documents", False, "whether a document attends to itself alone"
 )
 flags.DEFINE_string("start", None, "model folder to go on from; default: fresh")
-flags.DEFINE_integer("checkpoint_every", 500, "steps between checkpoints", 1)
-flags.DEFINE_float("checkpoint_minutes", 0.0, "also save after so many; 0: never", 0)
 flags.DEFINE_integer("validate_every", 0, "steps between measures; 0: at the end", 0)
 flags.DEFINE_integer("validation_rows", 256, "held-out sequences of a class", 1)
-flags.DEFINE_float(
-    "spike_factor", 0.0, "skip gradients so many times the usual; 0: none", 0
-)
 flags.DEFINE_float(
     "max_bad_fraction", 0.001, "share of samples with damaged text", 0, 1
 )
 flags.DEFINE_bool("allow_data_change", False, "whether to resume on other data")
-flags.DEFINE_multi_integer("profile_steps", [], "first and last of a profile")
-flags.DEFINE_float("hang_minutes", 0.0, "end if a step takes longer; 0: never", 0)
-flags.DEFINE_bool("tensorboard", False, "also write TensorBoard's events")
 flags.DEFINE_integer("seed", 0, "seed of the parameters and of the order of the data")
 flags.DEFINE_bool("dry_run", False, "print the plan and end")
 flags.DEFINE_enum(
@@ -110,20 +102,6 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
     )
 
 
-def options() -> Options:
-    """Gives how to train."""
-    steps = FLAGS.profile_steps
-    return Options(
-        layout_flags.chosen(),
-        FLAGS.checkpoint_every,
-        FLAGS.checkpoint_minutes,
-        FLAGS.tensorboard,
-        FLAGS.spike_factor,
-        (steps[0], steps[-1]) if steps else None,
-        FLAGS.hang_minutes,
-    )
-
-
 def run() -> int:
     """Plans, or trains from where it was."""
     found = plan() if FLAGS.dry_run else train()
@@ -150,7 +128,7 @@ def train() -> tuple[dict[str, Any], str] | None:
     wanted = settings(corpus.tokenizer.vocab_size)
     blends = [blending.read(path) for path in FLAGS.blend] or [blending.NEMOTRON]
     return running.run(
-        wanted, corpus, blends, FLAGS.workdir, options(),
+        wanted, corpus, blends, FLAGS.workdir, option_flags.chosen(),
         start=FLAGS.start, allow_data_change=FLAGS.allow_data_change,
     )  # fmt: skip
 

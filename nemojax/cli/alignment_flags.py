@@ -14,8 +14,8 @@ from nemojax.cli import (
     cluster,
     command,
     dataclass_flags,
-    layout_flags,
     model_flags,
+    option_flags,
 )
 from nemojax.interop import loading
 from nemojax.losses import ATTRIBUTE_WEIGHTS
@@ -25,7 +25,6 @@ from nemojax.recipe.align import run, stage
 from nemojax.recipe.align.run import Data, Job
 from nemojax.recipe.align.settings import PREFERENCES, Settings
 from nemojax.training.objectives import PreferenceConfig
-from nemojax.training.stage import Options
 
 FLAGS = flags.FLAGS
 # Fields of `Settings` that a flag of their name changes.
@@ -73,7 +72,7 @@ def define(preset: Settings) -> None:
     dataclass_flags.define("optimizer", preset.optimizer)
     dataclass_flags.define("learning_rate", preset.learning_rate)
     dataclass_flags.define("lora", Lora())
-    layout_flags.define()
+    option_flags.define(checkpoint_every=100)
     if preset.preference is not None:
         dataclass_flags.define("preference", preset.preference)
         flags.DEFINE_enum(
@@ -97,14 +96,9 @@ def define(preset: Settings) -> None:
         "steps between measures; 0: at the end alone",
         0,
     )
-    flags.DEFINE_integer("checkpoint_every", 100, "steps between checkpoints", 1)
-    flags.DEFINE_float(
-        "checkpoint_minutes", 0.0, "also save after so many; 0: never", 0
-    )
     flags.DEFINE_float(
         "max_bad_fraction", 0.05, "share of the rows that may be malformed", 0, 1
     )
-    flags.DEFINE_bool("tensorboard", False, "also write TensorBoard's events")
     command.define_json()
     cluster.define()
 
@@ -119,7 +113,7 @@ def train(job: Callable[[], Job]) -> int:
       UserError: something that the user can mend.
     """
     cluster.join()
-    found = run.run(job(), options())
+    found = run.run(job(), option_flags.chosen())
     if processes.is_first():
         command.tell(*found, FLAGS.json)
     return command.SUCCESS
@@ -150,23 +144,6 @@ def _preference(default: PreferenceConfig) -> PreferenceConfig:
     if given.get("loss") in PREFERENCES:
         default = PREFERENCES[given.pop("loss")]
     return dataclasses.replace(default, **given)
-
-
-def options() -> Options:
-    """How to run.
-
-    Raises:
-      UserError: sizes that there are no devices for.
-    """
-    spec = layout_flags.chosen()
-    if FLAGS["lora.rank"].value and not FLAGS["parallel.zero"].present:
-        spec = dataclasses.replace(spec, zero=0)  # adapters are too small to be split
-    return Options(
-        spec,
-        FLAGS.checkpoint_every,
-        FLAGS.checkpoint_minutes,
-        FLAGS.tensorboard,
-    )
 
 
 def data(**more: Any) -> Data:

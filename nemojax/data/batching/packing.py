@@ -1,7 +1,7 @@
 """Packs sequences of any length into rows of one length, for fixed-shape batches."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,6 @@ from nemojax.data.batching.batches import Batch
 
 # Tokens and loss mask of one sequence, of equal length; lists or arrays.
 TokenSequence = tuple[Any, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A group that no batch holds, with its index among the groups and the reason."""
-
-    index: int
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,45 +40,6 @@ class PackedBatch:
     def batch(self) -> Batch:
         """The part that a forward pass reads."""
         return Batch(self.tokens, self.loss_mask, self.segment_ids, self.positions)
-
-
-class _OpenBatch:
-    """Rows being filled: which row each sequence goes to, and the room left."""
-
-    def __init__(self, rows: int, length: int, max_sequences: int):
-        self.room = [length] * rows
-        self.length = length
-        self.max_sequences = max_sequences
-        self.placed: list[tuple[int, TokenSequence]] = []  # row, sequence
-        self.members: list[int] = []
-
-    def add(self, index: int, group: Sequence[TokenSequence]) -> bool:
-        """Places the group, each sequence in the first row with room, if all fit."""
-        if len(self.placed) + len(group) > self.max_sequences:
-            return False
-        room = self.room.copy()
-        placed = []
-        for sequence in group:
-            size = len(sequence[0])
-            row = next((row for row, left in enumerate(room) if left >= size), None)
-            if row is None:
-                return False
-            placed.append((row, sequence))
-            room[row] -= size
-        self.room = room
-        self.placed += placed
-        self.members.append(index)
-        return True
-
-    def arrays(self) -> PackedBatch:
-        return assemble(
-            [sequence for _, sequence in self.placed],
-            [row for row, _ in self.placed],
-            tuple(self.members),
-            rows=len(self.room),
-            length=self.length,
-            max_sequences=self.max_sequences,
-        )
 
 
 def assemble(
@@ -170,61 +123,3 @@ def check_group(index: int, group: Sequence[TokenSequence]) -> None:
             raise ValueError(
                 f"group {index}: the first token of a sequence cannot be a target"
             )
-
-
-def _reason_to_skip(
-    group: Sequence[TokenSequence], rows: int, length: int, max_sequences: int
-) -> str | None:
-    longest = max(len(tokens) for tokens, _ in group)
-    if longest > length:
-        return f"a sequence of {longest} tokens is longer than a row of {length}"
-    if not _OpenBatch(rows, length, max_sequences).add(0, group):
-        return f"{len(group)} sequences do not fit a batch of {rows} rows"
-    return None
-
-
-def pack(
-    groups: Iterable[Sequence[TokenSequence]],
-    *,
-    rows: int,
-    length: int,
-    max_sequences: int,
-    skipped: list[Skipped] | None = None,
-) -> Iterator[PackedBatch]:
-    """Packs groups of sequences, in order, into batches of one shape.
-
-    A batch takes consecutive groups until one does not fit, so the number of groups
-    seen says where to go on; inside of it a sequence goes to the first row with room.
-    No sequence is split or cut.
-
-    Args:
-      groups: sequences that must be in one batch: one for language modelling and
-        rewards, the two responses of a preference pair.
-      rows: B, rows of a batch.
-      length: S, tokens of a row.
-      max_sequences: N, the most sequences of a batch.
-      skipped: receives the groups that fit no batch, as they are met.
-
-    Yields:
-      Batches; the last may be nearly empty.
-
-    Raises:
-      ValueError: for a malformed sequence, and for a group that fits no batch if
-        there is no list to report it in.
-    """
-    batch = _OpenBatch(rows, length, max_sequences)
-    for index, group in enumerate(groups):
-        check_group(index, group)
-        if batch.add(index, group):
-            continue
-        reason = _reason_to_skip(group, rows, length, max_sequences)
-        if reason is not None:
-            if skipped is None:
-                raise ValueError(f"group {index}: {reason}")
-            skipped.append(Skipped(index, reason))
-            continue
-        yield batch.arrays()
-        batch = _OpenBatch(rows, length, max_sequences)
-        batch.add(index, group)
-    if batch.members:
-        yield batch.arrays()

@@ -15,7 +15,6 @@ Every message is encoded by itself, apart from the lines around it.
 """
 
 import dataclasses
-from collections.abc import Iterable
 from typing import ClassVar
 
 from nemojax.data.records import Conversation
@@ -26,7 +25,6 @@ from nemojax.data.text.chat_template import (
     TextTokenizer,
     check_roles,
 )
-from nemojax.data.text.tokenizer import Tokenizer
 
 SYSTEM_START = "<extra_id_0>"
 TURN_START = "<extra_id_1>"

@@ -93,22 +93,3 @@ def test_a_sequence_longer_than_a_row_is_refused():
 def test_malformed_groups_are_named(group, problem):
     with pytest.raises(ValueError, match=f"group 0.*{problem}"):
         packing.check_group(0, group)
-
-
-def test_documents_are_joined_after_a_bos_and_cut():
-    rows = packing.pack_documents([[5, 6, 7], [8], [9, 10]], length=4, bos_id=2)
-    np.testing.assert_array_equal(rows, [[2, 5, 6, 7], [2, 8, 2, 9]])
-    assert rows.dtype == np.int32
-
-
-def test_too_few_tokens_are_no_row():
-    assert packing.pack_documents([[5]], length=4, bos_id=2).shape == (0, 4)
-    assert packing.pack_documents([], length=4, bos_id=2).shape == (0, 4)
-
-
-def test_document_segments_start_at_each_bos_and_each_row():
-    rows = np.array([[2, 5, 6, 2], [7, 2, 2, 8]])
-    before = rows.copy()
-    segments = packing.document_segments(rows, bos_id=2)
-    np.testing.assert_array_equal(segments, [[1, 1, 1, 2], [1, 2, 3, 3]])
-    np.testing.assert_array_equal(rows, before)
