@@ -112,9 +112,10 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
 
 def options() -> Options:
     """Gives how to train."""
-    steps = FLAGS.profile_steps
+    steps, spec = FLAGS.profile_steps, layout_flags.chosen()
+    spec.mesh()  # too few devices are told of before there is a folder
     return Options(
-        layout_flags.chosen(),
+        spec,
         FLAGS.checkpoint_every,
         FLAGS.checkpoint_minutes,
         FLAGS.tensorboard,

@@ -161,6 +161,7 @@ def options() -> Options:
     spec = layout_flags.chosen()
     if FLAGS["lora.rank"].value and not FLAGS["parallel.zero"].present:
         spec = dataclasses.replace(spec, zero=0)  # adapters are too small to be split
+    spec.mesh()  # too few devices are told of before there is a folder
     return Options(
         spec,
         FLAGS.checkpoint_every,
