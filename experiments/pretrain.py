@@ -19,13 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from nemojax.cli import (
-    cluster,
-    command,
-    command_line,
-    dataclass_flags,
-    layout_flags,
-)
+from nemojax.cli import cluster, command, command_line, dataclass_flags, layout_flags
 from nemojax.data.pretraining import blends as blending
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.models import presets
@@ -40,13 +34,10 @@ from nemojax.training.stage import Options
 FLAGS = flags.FLAGS
 DEFAULT = schedule.Schedule(16_000, 16, LearningRate(2e-3))
 
-
 flags.DEFINE_enum("model", "nano", list(presets.PRESETS), "the architecture")
 flags.DEFINE_string("data", None, "folder of tokenized text (experiments.tokenize)")
 flags.DEFINE_string("workdir", None, "folder of the run")
-flags.DEFINE_integer(
-    "steps", 0, "length of the run in steps of the last batch; 0: the schedule's", 0
-)
+flags.DEFINE_integer("steps", 0, "length in steps of the last batch; 0: as planned", 0)
 flags.DEFINE_enum(
     "preset", None, list(schedule.PRESETS), "schedule; default: the model's, if any"
 )
@@ -57,20 +48,14 @@ dataclass_flags.define("optimizer", OptimizerConfig())
 layout_flags.define()
 flags.DEFINE_list("blend", [], "blend files; two where the schedule changes the blend")
 flags.DEFINE_integer("length", 4096, "tokens of a sequence", lower_bound=2)
-flags.DEFINE_bool(
-    "isolate_documents", False, "whether a document attends to itself alone"
-)
+flags.DEFINE_bool("isolate_documents", False, "documents attend to themselves alone")
 flags.DEFINE_string("start", None, "model folder to go on from; default: fresh")
 flags.DEFINE_integer("checkpoint_every", 500, "steps between checkpoints", 1)
 flags.DEFINE_float("checkpoint_minutes", 0.0, "also save after so many; 0: never", 0)
 flags.DEFINE_integer("validate_every", 0, "steps between measures; 0: at the end", 0)
 flags.DEFINE_integer("validation_rows", 256, "held-out sequences of a class", 1)
-flags.DEFINE_float(
-    "spike_factor", 0.0, "skip gradients so many times the usual; 0: none", 0
-)
-flags.DEFINE_float(
-    "max_bad_fraction", 0.001, "share of samples with damaged text", 0, 1
-)
+flags.DEFINE_float("spike_factor", 0.0, "skip gradients so many times the usual", 0)
+flags.DEFINE_float("max_bad_fraction", 0.001, "share of damaged samples", 0, 1)
 flags.DEFINE_bool("allow_data_change", False, "whether to resume on other data")
 flags.DEFINE_multi_integer("profile_steps", [], "first and last of a profile")
 flags.DEFINE_float("hang_minutes", 0.0, "end if a step takes longer; 0: never", 0)
