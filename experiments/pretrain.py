@@ -40,13 +40,10 @@ from nemojax.training.optimizer import OptimizerConfig
 FLAGS = flags.FLAGS
 DEFAULT = schedule.Schedule(16_000, 16, LearningRate(2e-3))
 
-
 flags.DEFINE_enum("model", "nano", list(presets.PRESETS), "the architecture")
 flags.DEFINE_string("data", None, "folder of tokenized text (experiments.tokenize)")
 flags.DEFINE_string("workdir", None, "folder of the run")
-flags.DEFINE_integer(
-    "steps", 0, "length of the run in steps of the last batch; 0: the schedule's", 0
-)
+flags.DEFINE_integer("steps", 0, "length in steps of the last batch; 0: as planned", 0)
 flags.DEFINE_enum(
     "preset", None, list(schedule.PRESETS), "schedule; default: the model's, if any"
 )
@@ -57,9 +54,7 @@ dataclass_flags.define("optimizer", OptimizerConfig())
 option_flags.define(checkpoint_every=500)
 flags.DEFINE_list("blend", [], "blend files; two where the schedule changes the blend")
 flags.DEFINE_integer("length", 4096, "tokens of a sequence", lower_bound=2)
-flags.DEFINE_bool(
-    "isolate_documents", False, "whether a document attends to itself alone"
-)
+flags.DEFINE_bool("isolate_documents", False, "documents attend to themselves alone")
 flags.DEFINE_string("start", None, "model folder to go on from; default: fresh")
 flags.DEFINE_integer("validate_every", 0, "steps between measures; 0: at the end", 0)
 flags.DEFINE_integer("validation_rows", 256, "held-out sequences of a class", 1)

@@ -1,5 +1,7 @@
 """The flags that say how a stage is trained, the same in every script that trains."""
 
+import dataclasses
+
 from absl import flags
 
 from nemojax.cli import layout_flags
@@ -31,9 +33,13 @@ def chosen() -> Options:
     Raises:
       UserError: a layout that there is not.
     """
-    steps = FLAGS.profile_steps
+    steps, spec = FLAGS.profile_steps, layout_flags.chosen()
+    lora = "lora.rank" in FLAGS and FLAGS["lora.rank"].value
+    if lora and not FLAGS["parallel.zero"].present:
+        spec = dataclasses.replace(spec, zero=0)  # adapters are too small to be split
+    spec.mesh()  # too few devices are told of before there is a folder
     return Options(
-        layout_flags.chosen(),
+        spec,
         FLAGS.checkpoint_every,
         FLAGS.checkpoint_minutes,
         FLAGS.tensorboard,
