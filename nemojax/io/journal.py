@@ -47,8 +47,7 @@ class Row:
         Raises:
           ValueError: a value that is not JSON, such as NaN or a set.
         """
-        identity = _json(self)
-        del identity["created"]
+        identity = {k: v for k, v in vars(self).items() if k != "created"}
         return hashlib.sha256(_canonical(identity).encode()).hexdigest()
 
 
@@ -109,7 +108,7 @@ class Journal:
             row_id = row.id
             if row_id in self._ids or row_id in lines:
                 raise ValueError(f"row {row_id} is in {self.path} already")
-            lines[row_id] = _canonical({"id": row_id, **_json(row)}) + "\n"
+            lines[row_id] = _canonical({"id": row_id, **vars(row)}) + "\n"
         size = os.fstat(self._file).st_size
         try:
             _write_all(self._file, "".join(lines.values()).encode())
@@ -174,18 +173,6 @@ class Journal:
         os.fsync(self._file)
         faults.write(quarantine.beside(self.path))
         return Recovery(len(self._ids), torn, tuple(faults.rows))
-
-
-def _json(row: Row) -> dict[str, Any]:
-    """The row as a JSON object."""
-    return {
-        "stage": row.stage,
-        "content": dict(row.content),
-        "parents": list(row.parents),
-        "model": row.model,
-        "sampling": dict(row.sampling),
-        "created": row.created,
-    }
 
 
 def _canonical(value: Any) -> str:

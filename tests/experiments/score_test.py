@@ -102,7 +102,7 @@ def test_what_cannot_be_done_ends_with_one_line(model, tmp_path):
     _, err = finished(model, tmp_path / "absent.jsonl", tmp_path / "out", status=2)
     assert "absent.jsonl: no such file" in err and "Traceback" not in err
     _, err = finished(tmp_path, data, tmp_path / "out", status=2)
-    assert "no tokenizer" in err and "Traceback" not in err
+    assert "no model: neither" in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
 
 

@@ -15,41 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nemojax import losses
-from nemojax.data.batching import packing
 from nemojax.inference.scoring.buckets import Buckets, TokenSequence, batches
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
-
-
-def max_sequences(rows: int, length: int) -> int:
-    """Returns room for sequences of 12 tokens on average; even, for pairs."""
-    return max(2, rows * length // 12 // 2 * 2)
-
-
-def packed_log_probs(
-    config: ModelConfig, params: Any, packed: packing.PackedBatch, mesh: Mesh
-) -> jax.Array:
-    """Computes sums float32 [N] of the masked token log-probs of packed sequences."""
-    count = packed.last_token.shape[0]
-    return _log_probs_jit(
-        config, mesh, count, params, packed.batch, packed.sequence_ids
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _log_probs_jit(config, mesh, count, params, batch, sequence_ids):
-    log_probs = forward.token_log_probs(
-        config,
-        params,
-        batch.tokens,
-        positions=batch.positions,
-        segment_ids=batch.segment_ids,
-        layout=Layout(mesh),
-    )
-    return losses.sequence_log_probs(log_probs, batch.loss_mask, sequence_ids, count)
-
 
 # Slots of a batch: of these a CPU's caches hold the activations, and GPUs and TPUs are
 # busy with them.

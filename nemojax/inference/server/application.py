@@ -137,7 +137,7 @@ def _add_gauges(served: Served) -> None:
 
 
 class _Guard:
-    """Middleware that checks the key, counts requests and answers exceptions."""
+    """Middleware that checks the key, counts requests, and reports exceptions."""
 
     def __init__(self, app: ASGIApp, served: Served, key: str | None):
         self._app, self._metrics = app, served.metrics

@@ -67,7 +67,7 @@ def busy(error: Exception) -> ApiError:
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """Makes the error of a request that breaks the schema, with its first fault."""
+    """Makes the error of a request that breaks the schema; names the first fault."""
     faults = error.errors(include_url=False, include_context=False)
     first = faults[0]
     # Members of unions are named by their types, which no client has sent.

@@ -101,7 +101,7 @@ class Served:
         return bytes(content)
 
     def check_model(self, name: str | None) -> None:
-        """Checks the name of the model; raises ApiError for that of another one."""
+        """Raises ApiError for another model than the one that is served."""
         if name is not None and name != self.model.name:
             raise ApiError(
                 404,

@@ -118,5 +118,5 @@ def attributes(
     Raises:
       UserError: a conversation is longer; names its index.
     """
-    found = Scorer(model, scorer.Settings(scorer.REWARDS, max_length=length))
-    return found.begin([found.encode(one) for one in conversations]).result()
+    settings = scorer.Settings(scorer.REWARDS, max_length=length)
+    return Scorer(model, settings).values(conversations)

@@ -8,7 +8,6 @@ from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.text import generation
 from nemojax.interop import loading
-from nemojax.parallel import mesh as meshes
 from tests.inference.server import serving_process
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -19,7 +18,7 @@ SAMPLING = Sampling(temperature=0.8, seed=5, max_tokens=24)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = serving_process.write_model(tmp_path_factory.mktemp("models") / "tiny")
-    return loading.load(folder, meshes.make_mesh())
+    return loading.load(folder)
 
 
 @pytest.fixture(scope="module")

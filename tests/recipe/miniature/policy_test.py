@@ -1,58 +1,78 @@
 """A policy answers conversations, and a scorer scores them, through the template."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import nemotron_template
+from nemojax.data.text.nemotron_template import NemotronTemplate
 from nemojax.generation import generators
 from nemojax.generation.generators import Request
-from nemojax.inference.scoring import scoring
-from nemojax.recipe.miniature.policy import Policy, RewardScorer
+from nemojax.inference.engine import config as configs
+from nemojax.inference.engine.engine import Engine
+from nemojax.inference.engine.sampling import Sampling
+from nemojax.interop.loading import LoadedModel
+from nemojax.models import forward
+from nemojax.parallel import mesh as meshes
+from nemojax.parallel.layout import Layout
+from nemojax.recipe.miniature import policy as policies
+from nemojax.recipe.miniature.policy import Policy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
-def policy(config, make_params, tokenizer, trainer):
-    return Policy(
-        "toy",
-        config,
-        make_params(0),
-        trainer.mesh,
-        tokenizer,
-        trainer.template,
-        max_prompt_tokens=20,
-        max_new_tokens=12,
-    )
+def loaded(config, make_params, tokenizer):
+    def make(num_attributes):
+        layout = Layout(meshes.make_mesh())
+        template = NemotronTemplate(system_header=False)
+        params = make_params(num_attributes)
+        return LoadedModel(
+            "toy", config, params, layout, tokenizer, template, (), (), {}
+        )
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def scorer(config, make_params, tokenizer, trainer):
-    params = make_params(5)
+def policy(loaded):
+    return Policy(loaded(0), max_prompt_tokens=20, max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def judge(loaded):
+    model = loaded(5)
     kernel = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
-    params = params | {"reward_head": params["reward_head"] | {"kernel": kernel}}
-    return RewardScorer(
-        config, params, trainer.mesh, tokenizer, trainer.template, rows=2, length=32
-    )
+    head = model.params["reward_head"] | {"kernel": kernel}
+    return dataclasses.replace(model, params=model.params | {"reward_head": head})
 
 
-def test_a_response_is_the_text_of_the_sampled_tokens(policy, tokenizer, prompts):
+def test_a_response_is_the_text_of_the_sampled_tokens(policy, prompts):
     """Control tokens and rows that no id uses write nothing, and break nothing.
 
     A new model samples each of its 64 rows about equally often.
     """
-    many = prompts * 5
+    model, many = policy.model, prompts * 5
     requests = [Request(str(k), prompt, seed=3) for k, prompt in enumerate(many)]
     responses = list(policy.generate(requests))
-    encoded = [policy.template.encode_prompt(tokenizer, prompt) for prompt in many]
-    seeds = [request.sampling_seed for request in requests]
-    samples = policy._engine.sample(encoded, temperature=1.0, seeds=seeds)
-    tokens = [token for sample in samples for token in sample.tokens]
-    assert max(tokens) >= tokenizer.vocab_size
-    for response, sample in zip(responses, samples, strict=True):
-        known = [token for token in sample.tokens if token < tokenizer.vocab_size]
-        assert response.text == nemotron_template.response_text(tokenizer, known)
+    stop = nemotron_template.stop_id(model.tokenizer)
+    samples = Engine.from_model(model, configs.serving(2, 32)).generate(
+        [model.template.encode_prompt(model.tokenizer, prompt) for prompt in many],
+        [
+            Sampling(seed=request.sampling_seed, max_tokens=12, stop_ids=(stop,))
+            for request in requests
+        ],
+    )
+    assert max(max(one.tokens) for one in samples) >= model.tokenizer.vocab_size
+    for response, one in zip(responses, samples, strict=True):
+        stopped = one.tokens[-1] == stop
+        tokens = one.tokens[: len(one.tokens) - stopped]
+        known = [token for token in tokens if token < model.tokenizer.vocab_size]
+        assert response.text == model.tokenizer.decode(known).removesuffix("\n")
+        assert response.finish_reason == ("stop" if stopped else "length")
+        assert response.tokens == len(tokens)
 
 
 def test_equal_prompts_have_random_streams_of_their_own(policy, prompts):
@@ -68,9 +88,10 @@ def test_equal_prompts_have_random_streams_of_their_own(policy, prompts):
     assert not set(texts_of(4, 4)) & set(texts)
 
 
-def test_a_continuation_ends_before_its_stop(policy, tokenizer, prompts):
+def test_a_continuation_ends_before_its_stop(policy, prompts):
     """Greedy: with another stop the tokens are the same up to it."""
-    encoded = [policy.template.encode_prompt(tokenizer, prompts[0])]
+    model = policy.model
+    encoded = [model.template.encode_prompt(model.tokenizer, prompts[0])]
     (whole,) = policy.complete(encoded, stop_id=10_000)
     assert len(whole) == 12
     (cut,) = policy.complete(encoded, stop_id=whole[5])
@@ -87,28 +108,21 @@ def test_requests_of_any_temperatures_come_back_by_their_ids(policy, prompts):
     assert found["1"] == found["5"] != found["2"] == found["4"]
 
 
-def test_attributes_are_read_at_the_end_of_the_reward_format(
-    scorer, tokenizer, prompts
-):
+def test_attributes_are_read_at_the_end_of_the_reward_format(judge, prompts):
     conversations = [prompt.with_response("red") for prompt in prompts]
-    found = scorer.attributes(conversations)
-    tokens = [
-        scorer.template.encode_for_reward(tokenizer, conversation)
-        for conversation in conversations
-    ]
-    assert {one[-1] for one in tokens} == {tokenizer.control("<extra_id_2>")}
-    expected = scoring.score_rewards(
-        scorer.config, scorer.params, tokens, mesh=scorer.mesh, rows=2, length=32
-    )
-    np.testing.assert_array_equal(found, expected)
-    assert np.isfinite(found).all()
+    found = policies.attributes(judge, conversations, length=32)
+    for conversation, values in zip(conversations, found, strict=True):
+        tokens = judge.template.encode_for_reward(judge.tokenizer, conversation)
+        assert tokens[-1] == judge.tokenizer.control("<extra_id_2>")
+        expected = forward.rewards(judge.config, judge.params, np.array([tokens]))
+        np.testing.assert_allclose(values, expected[0, -1], atol=1e-4)
     assert len(np.unique(found)) > 20
 
 
-def test_a_conversation_that_is_too_long_to_score_is_refused_by_index(scorer):
+def test_a_conversation_that_is_too_long_to_score_is_refused_by_index(judge):
     conversations = [
         Conversation.of("red", "red"),
         Conversation.of("red " * 40, "red"),
     ]
-    with pytest.raises(ValueError, match=r"conversation 1 has \d+ tokens.*takes 32"):
-        scorer.attributes(conversations)
+    with pytest.raises(ValueError, match=r"sequence 1 has \d+ tokens; from 1 to 32"):
+        policies.attributes(judge, conversations, length=32)
