@@ -99,14 +99,15 @@ class Workdir:
             before = dict(json.loads(stored.read_text()))
         except (TypeError, ValueError) as error:
             raise WorkdirError(f"{stored} cannot be read ({error})") from error
-        keys = sorted(before.keys() | self.configuration.keys())
-        changed = [k for k in keys if before.get(k) != self.configuration.get(k)]
+        there, now = _flat(before), _flat(self.configuration)
+        changed = [key for key in there | now if there.get(key) != now.get(key)]
         if changed:
-            key = changed[0]
+            # What many stages have from one setting is told by the setting.
+            first, *others = sorted(changed, key=lambda key: (key.count("."), key))
             raise WorkdirError(
                 f"{self.path} holds a run with another configuration "
-                f"({key}: {before.get(key)!r} there, {self.configuration.get(key)!r} "
-                f"now{_and_more(changed)}): choose another {self._flag}, or remove it"
+                f"({first}: {there.get(first)!r} there, {now.get(first)!r} now"
+                f"{_and_more(others)}): choose another {self._flag}, or remove it"
             )
 
     def _take_lock(self) -> IO[str]:
@@ -174,8 +175,18 @@ def _finish(partial: Path, finished: Path, stored: dict[str, Any]) -> None:
     os.rename(partial, finished)
 
 
-def _and_more(changed: list[str]) -> str:
-    return f"; also {', '.join(changed[1:])}" if len(changed) > 1 else ""
+def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Flattens nested objects to dotted names, so that messages name one value."""
+    found = {}
+    for key, value in fields.items():
+        nested = isinstance(value, dict)
+        found |= _flat(value, f"{before}{key}.") if nested else {before + key: value}
+    return found
+
+
+def _and_more(others: list[str], most: int = 3) -> str:
+    more = f" and {len(others) - most} more" if len(others) > most else ""
+    return f"; also {', '.join(others[:most])}{more}" if others else ""
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def file_that_is_a_folder(data: pathlib.Path) -> str:
 def unknown_format(data: pathlib.Path) -> str:
     path = data / "sft/chat.jsonl"
     real_folder.lines(path, [{"colour": "green"}] * 9)
-    return f"{path}: holds no conversations: unknown format, with the fields colour"
+    return f"{path}: unknown format, with the fields colour"
 
 
 def malformed_rows(data: pathlib.Path) -> str:
@@ -123,7 +123,7 @@ def test_place_for_json_is_checked_before_the_work(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ([], "name the folder of the data: --data=FOLDER\n"),
+        ([], "name the data: --data=... (folder of the data files)\n"),
         (["--data=nowhere"], "nowhere: no such folder; name the folder of the data.\n"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import recipe
 from nemojax.io.workdir import WorkdirError
-from nemojax.recipe.folder import report
+from nemojax.recipe.folder import report as reporting
 from nemojax.reporting import statistics
 from tests.recipe.folder import real_folder
 
@@ -20,7 +20,7 @@ TRAINED = ("pretrain", "reward_model", "code_sft", "general_sft", "dpo")
 STAGES = ["untrained", "tokenizer", "tokens", *TRAINED, "rpo_1", "rpo_2"]
 OTHERS = ("tokenizer", "tokens", "reward_model")
 POLICIES = [name for name in STAGES if name not in OTHERS]
-POLICY_MEASURES = [name for name, _, _ in report.COLUMNS[:-1]]
+POLICY_MEASURES = [name for name, _, _ in reporting.COLUMNS[:-1]]
 
 # Runs the stages in a process of their own, so that it can be killed.
 SCRIPT = """
@@ -114,9 +114,9 @@ def test_rows_that_were_not_used_are_told(report, run):
 
 
 def test_table_and_page_show_all_stages(report):
-    text = report.text(report)
+    text = reporting.text(report)
     assert [line.split()[0] for line in text.splitlines()[2:13]] == [*STAGES, "n"]
-    page = report.page(report)
+    page = reporting.page(report)
     for name in STAGES:
         assert f'<th scope="row">{name}</th>' in page
     assert "http" not in page and "<script" not in page
