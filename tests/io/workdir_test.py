@@ -48,7 +48,7 @@ def test_a_new_folder_gets_its_configuration(folder):
     [
         ({"seed": 2}, r"\(seed: 1 there, 2 now\)"),
         ({"extra": 5}, r"\(extra: None there, 5 now\)"),
-        ({"model": {"layers": 3}}, r"\(model: {'layers': 2} there, {'layers': 3} now"),
+        ({"model": {"layers": 3}}, r"\(model.layers: 2 there, 3 now"),
         ({"seed": 2, "rates": []}, r"\(rates: .*; also seed\)"),
     ],
 )

@@ -6,7 +6,6 @@ one or several passes; all batches have one shape, the smaller last one too. Not
 this decides what is learned from.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +34,7 @@ class ExampleBatches:
         seed: int | None = 0,
         row_multiple: int = 1,
         pack: bool = True,
-        passes: int = 1,
+        part_rows: int = 0,
     ):
         """Decides the order and the shape.
 
@@ -48,18 +47,15 @@ class ExampleBatches:
           seed: of the orders; None: as they come.
           row_multiple: divides the number of rows of a part.
           pack: whether sequences share rows.
-          passes: parts of a step, each with `batch / passes` examples.
+          part_rows: rows of a part, or as many more as an example needs; 0: a step is
+            one part.
 
         Raises:
-          UserError: no example, a malformed or too long sequence, a number below 1, or
-            passes that do not divide the batch.
+          UserError: no example, a malformed or too long sequence, or a number below 1.
         """
-        numbers = {"batch": batch, "epochs": epochs, "length": length, "passes": passes}
-        for name, value in numbers.items():
+        for name, value in (("batch", batch), ("epochs", epochs), ("length", length)):
             if value < 1:
                 raise UserError(f"{name}={value} must be positive")
-        if batch % passes:
-            raise UserError(f"passes={passes} does not divide batch={batch}")
         if not groups:
             raise UserError("there is no example")
         for index, group in enumerate(groups):
@@ -69,7 +65,7 @@ class ExampleBatches:
         longest = max(map(max, self._sizes))
         if longest > length:
             raise UserError(f"a sequence has {longest} tokens, a row {length}")
-        self.passes, self.length, self._epochs = passes, length, epochs
+        self.length, self._epochs = length, epochs
         self._order = np.concatenate(
             [
                 np.arange(len(groups))
@@ -78,13 +74,22 @@ class ExampleBatches:
                 for epoch in range(epochs)
             ]
         )
-        self.sequences = batch // passes * max(map(len, groups))
-        needed = max(
-            max(self._rows(members), default=0) + 1
-            for k in range(len(self))
-            for members in self._split(k)
-        )
+        needed = part_rows
+        if part_rows:
+            needed = max(part_rows, *(self._fewest(sizes) for sizes in self._sizes))
+        else:
+            for k in range(len(self)):
+                sizes = [self._sizes[index] for index in self.members(k)]
+                needed = max(
+                    needed, self._fewest([n for group in sizes for n in group])
+                )
         self.rows = -(-needed // row_multiple) * row_multiple
+        shapes = [
+            [sum(map(len, rows)) for _, rows in self._split(k)]
+            for k in range(len(self))
+        ]
+        self.passes = max(map(len, shapes))
+        self.sequences = max(map(max, shapes))
 
     def __len__(self) -> int:
         return -(-len(self._order) // self._batch)
@@ -93,35 +98,31 @@ class ExampleBatches:
         """Packs the examples of step k, each pass by itself.
 
         Returns:
-          `passes` batches [rows, length] of `batch / passes` consecutive examples; of
-          the last step the last ones may have fewer, or none.
+          `passes` batches [rows, length]; the last ones may have no example.
 
         Raises:
           IndexError: there is no step k.
         """
         if not 0 <= k < len(self):
             raise IndexError(k)
+        found = self._split(k)
+        found += [((), [])] * (self.passes - len(found))
         return [
             packing.assemble(
                 [sequence for index in members for sequence in self._groups[index]],
-                self._rows(members),
+                [row for group in rows for row in group],
                 members,
                 rows=self.rows,
                 length=self.length,
                 max_sequences=self.sequences,
             )
-            for members in self._split(k)
+            for members, rows in found
         ]
 
     def members(self, k: int) -> tuple[int, ...]:
         """Returns the indices of the examples of step k."""
         found = self._order[k * self._batch : (k + 1) * self._batch]
         return tuple(found.tolist())
-
-    def _split(self, k: int) -> list[tuple[int, ...]]:
-        """Returns the members of each pass of step k."""
-        members, size = self.members(k), self._batch // self.passes
-        return [members[start : start + size] for start in range(0, self._batch, size)]
 
     def tokens(self, k: int) -> int:
         """Returns the number of tokens of step k, without padding."""
@@ -137,15 +138,27 @@ class ExampleBatches:
         """Number of tokens of a step, padding included."""
         return self.passes * self.rows * self.length
 
-    @functools.cached_property
-    def padding(self) -> float:
-        """Share of all slots that hold nothing."""
-        tokens = self._epochs * sum(map(sum, self._sizes))
-        return 1 - tokens / (len(self) * self.slots)
-
-    def _rows(self, members: Sequence[int]) -> list[int]:
-        """Returns the row of each sequence of a pass."""
-        sizes = [size for index in members for size in self._sizes[index]]
+    def _fewest(self, sizes: Sequence[int]) -> int:
+        """Returns the rows that sequences need together."""
         if not self._pack:
-            return list(range(len(sizes)))
-        return packing.first_fit_decreasing(sizes, self.length)
+            return len(sizes)
+        return max(packing.first_fit_decreasing(sizes, self.length)) + 1
+
+    def _split(self, k: int) -> list[tuple[tuple[int, ...], list[list[int]]]]:
+        """Returns the members of each part of step k, and the rows of their sequences.
+
+        Members keep their order within a part.
+        """
+        members = self.members(k)
+        length = self.length if self._pack else 1
+        sizes = [
+            self._sizes[index] if self._pack else [1] * len(self._sizes[index])
+            for index in members
+        ]
+        found: dict[int, tuple[list[int], list[list[int]]]] = {}
+        places = packing.fit_groups(sizes, self.rows, length)
+        for index, (part, rows) in zip(members, places, strict=True):
+            those, their_rows = found.setdefault(part, ([], []))
+            those.append(index)
+            their_rows.append(rows)
+        return [(tuple(found[part][0]), found[part][1]) for part in sorted(found)]

@@ -109,6 +109,49 @@ def first_fit_decreasing(sizes: Sequence[int], length: int) -> list[int]:
     return row_of
 
 
+def fit_groups(
+    sizes: Sequence[Sequence[int]], rows: int, length: int
+) -> list[tuple[int, list[int]]]:
+    """Places groups of sequences in parts of some rows, the longest group first.
+
+    Args:
+      sizes: of the sequences of each group; a group has to fit a part.
+      rows: rows of a part.
+      length: tokens of a row.
+
+    Returns:
+      The part of each group, and the row in it of each sequence.
+    """
+    if all(len(group) == 1 for group in sizes):
+        found = first_fit_decreasing([size for (size,) in sizes], length)
+        return [(row // rows, [row % rows]) for row in found]
+    room: list[list[int]] = []
+    places: list[tuple[int, list[int]]] = [(0, [])] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: -sum(sizes[i])):
+        part, placed = 0, None
+        while placed is None:
+            if part == len(room):
+                room.append([length] * rows)
+            placed = _fit(sizes[index], room[part])
+            part += placed is None
+        for row, size in zip(placed, sizes[index], strict=True):
+            room[part][row] -= size
+        places[index] = part, placed
+    return places
+
+
+def _fit(sizes: Sequence[int], room: Sequence[int]) -> list[int] | None:
+    """Returns the first row with room for each sequence; None where not all fit."""
+    left, rows = list(room), []
+    for size in sizes:
+        row = next((row for row, free in enumerate(left) if free >= size), None)
+        if row is None:
+            return None
+        left[row] -= size
+        rows.append(row)
+    return rows
+
+
 def check_group(index: int, group: Sequence[TokenSequence]) -> None:
     """Raises ValueError if a sequence of the group is malformed."""
     if not group:

@@ -1,5 +1,6 @@
 """What the objective of a stage takes, by step; and the objective."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,22 +107,21 @@ def pack(
       settings: of the stage.
       spec: the layout, which has to divide the rows.
       examples: of the stage.
-      held_out: whether they are only measured, a pass at a time.
-
-    Raises:
-      ValueError: the passes do not divide the batch.
+      held_out: whether they are only measured, once and in their order.
     """
-    passes = max(1, spec.passes)
-    return ExampleBatches(
+    make = functools.partial(
+        ExampleBatches,
         examples.groups,
-        batch=-(-settings.batch // passes) if held_out else settings.batch,
-        passes=1 if held_out else passes,
+        batch=settings.batch,
         epochs=1 if held_out else settings.epochs,
         seed=None if held_out else settings.seed,
         length=-(-settings.length // spec.tensor) * spec.tensor,
         row_multiple=spec.data * spec.pipe * max(1, spec.rows),
         pack=settings.pack,
     )
+    if spec.passes:
+        return make(part_rows=-(-make().rows // spec.passes))
+    return make(part_rows=0 if spec.pipelined else spec.data * spec.rows)
 
 
 def objective(config: ModelConfig, settings: Settings) -> ByLayout:

@@ -34,38 +34,37 @@ SHAPED = ("tokens", "loss_mask", "segment_ids", "positions", "sequence_ids")
 @hypothesis.given(
     count=st.integers(1, 40),
     each=st.integers(1, 2),
-    size=st.integers(1, 4),
-    passes=st.integers(1, 4),
+    batch=st.integers(1, 12),
+    part_rows=st.integers(1, 6),
     epochs=st.integers(1, 3),
     pack=st.booleans(),
     multiple=st.integers(1, 3),
 )
-def test_passes_hold_the_examples_of_a_step_whole(
-    count, each, size, passes, epochs, pack, multiple
+def test_parts_hold_the_examples_of_a_step_whole(
+    count, each, batch, part_rows, epochs, pack, multiple
 ):
-    """The same examples in the same order as in one pass, in parts of one shape."""
+    """The same examples as in one part, in parts of one shape that is as asked for."""
     data = groups(count, seed=count, each=each)
-    options = {"batch": size * passes, "length": 16, "epochs": epochs, "pack": pack}
+    options = {"batch": batch, "length": 16, "epochs": epochs, "pack": pack}
     options["row_multiple"] = multiple
     whole = ExampleBatches(data, **options)
-    batches = ExampleBatches(data, passes=passes, **options)
-    assert len(batches) == len(whole)
+    batches = ExampleBatches(data, part_rows=part_rows, **options)
+    assert len(batches) == len(whole) and whole.passes == 1
+    assert batches.rows <= -(-max(part_rows, each) // multiple) * multiple
     met = []
     for k in range(len(batches)):
         parts = batches.parts(k)
-        (one,) = whole.parts(k)
-        assert len(parts) == passes
-        assert [each for part in parts for each in content(part)] == content(one)
+        assert len(parts) == batches.passes
+        members = [index for part in parts for index in part.members]
+        assert sorted(members) == sorted(batches.members(k)) == sorted(whole.members(k))
         for part in parts:
             # A pair is whole: both of its sequences are among those of its members.
             expected = [s for index in part.members for s in data[index]]
             assert content(part) == [(list(t), list(m)) for t, m in expected]
-            assert len(part.members) <= size
             for name in SHAPED:
                 assert getattr(part, name).shape == (batches.rows, 16)
-            assert part.last_token.shape == (size * each,)
-            assert part.sequence_ids.max() <= batches.sequences == size * each
-            met += part.members
+            assert part.last_token.shape == (batches.sequences,)
+        met += members
     for epoch in range(epochs):
         assert sorted(met[epoch * count : (epoch + 1) * count]) == list(range(count))
 
@@ -89,15 +88,12 @@ def test_a_step_has_its_examples_in_order_whatever_the_rows(pack, each):
     assert met[:23] != met[23:]
 
 
-def test_packing_needs_fewer_rows_and_says_what_is_padding():
+def test_packing_needs_fewer_rows():
     data = groups(40)
     packed = ExampleBatches(data, batch=8, length=32)
     single = ExampleBatches(data, batch=8, length=32, pack=False)
     assert packed.rows < single.rows == 8
-    assert 0 <= packed.padding < single.padding < 1
-    slots = len(packed) * packed.rows * 32
-    tokens = sum(len(tokens) for [(tokens, _)] in data)
-    assert packed.padding == pytest.approx(1 - tokens / slots)
+    assert packed.slots == packed.rows * 32 < single.slots == 8 * 32
 
 
 def test_rows_are_a_multiple_and_orders_can_be_left_out():
@@ -112,8 +108,6 @@ def test_rows_are_a_multiple_and_orders_can_be_left_out():
     ("options", "message"),
     [
         ({"batch": 0}, "batch=0 must be positive"),
-        ({"passes": 0}, "passes=0 must be positive"),
-        ({"passes": 3}, "passes=3 does not divide batch=4"),
         ({"length": 8}, "a row 8"),
         ({"groups": []}, "there is no example"),
         ({"groups": [[([1, 2], [1, 1])]]}, "first token of a sequence cannot"),
