@@ -126,10 +126,8 @@ def _more_forwards(scenario: Scenario) -> int:
     """Forward passes beside the gradient's: the reference's, and one that 1F1B needs
     for losses that are not linear in the log-probs."""
     alignment = scenario.alignment
-    if alignment is None:
-        return 0
-    nonlinear = scenario.spec.pipeline == "1f1b" and alignment.stage != "sft"
-    return int(alignment.in_step) + int(nonlinear)
+    in_step = alignment is not None and alignment.in_step
+    return int(in_step) + int(scenario.replays)
 
 
 def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, float]:

@@ -93,6 +93,12 @@ class Scenario:
         return self.pipeline.slots if one_f_one_b else self.pipeline.forward_ticks
 
     @property
+    def replays(self) -> bool:
+        """Whether 1F1B takes one forward pass more, to know the loss's derivatives."""
+        linear = self.alignment is None or self.alignment.stage == "sft"
+        return self.spec.pipeline == "1f1b" and not linear
+
+    @property
     def layers_per_chunk(self) -> int:
         """Layers that a stage applies in a tick."""
         return self.config.num_layers // (self.spec.pipe * self.spec.virtual_stages)

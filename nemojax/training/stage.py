@@ -121,7 +121,7 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
       options: how.
 
     Raises:
-      UserError: sizes that do not divide, adapters with a pipeline or ZeRO, or no
+      UserError: sizes that do not divide, adapters with a pipeline, or no
         batch; and as `loop.train`.
     """
     layout, low_rank = options.layout, stage.adapters
@@ -129,8 +129,8 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
     base = None
     params = placement.put(params, partition.param_shardings(params, layout))
     if low_rank is not None:
-        if layout.size("pipe") > 1 or layout.zero:
-            raise UserError("adapters are trained without a pipeline and with zero=0")
+        if layout.size("pipe") > 1:
+            raise UserError("adapters are trained without a pipeline: use pipe=1")
         base, params = params, lora.init(low_rank, params, jax.random.key(stage.seed))
         params = placement.put(params, partition.param_shardings(params, layout))
     frozen = None if base is None else packed(stage.config, layout, base)

@@ -31,14 +31,14 @@ REAL = FOLDER / "reward" / "nemo_aligner_regression_rm.jsonl"
 def run(model, tmp_path):
     """(objective, ...) -> what a stage gives."""
 
-    def run(objective, held_out=True, spec=toy.WHOLE, **how):
+    def run(objective, held_out=True, spec=toy.WHOLE, folder="run", **how):
         examples = toy.read(tmp_path / "rows.jsonl", objective, model)
         held = toy.read(tmp_path / "held.jsonl", objective, model, 20)
         options = Options(spec)
         settings = toy.settings(objective, **how)
         held = held if held_out else None
         return stage.train(
-            "toy", settings, model, examples, held, tmp_path / "run", options
+            "toy", settings, model, examples, held, tmp_path / folder, options
         )
 
     return run
@@ -173,6 +173,19 @@ def test_adapters_train_alone_and_the_model_stays_the_reference(run, model):
         for tree in (trained.params, model.params)
     )
     assert not np.array_equal(merged, base)
+
+
+def test_adapters_are_trained_where_zero_splits_the_frozen_model(run):
+    """The layout that is the default, on two replicas, against one device."""
+    found = [
+        run(SFT, held_out=False, spec=spec, folder=str(spec.data), lora=LoraConfig(4))
+        for spec in (toy.WHOLE, dataclasses.replace(toy.WHOLE, data=2, zero=1))
+    ]
+    for ours, theirs in zip(
+        *(jax.tree.leaves(jax.device_get(one.adapters)) for one in found), strict=True
+    ):
+        assert np.abs(theirs).max() > 0
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_adapters_and_a_pipeline_are_refused(run):
