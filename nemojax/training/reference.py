@@ -24,8 +24,9 @@ from nemojax.io import folders
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
-from nemojax.training import objectives, placement, stage
+from nemojax.training import objectives, placement, programs, stage
 from nemojax.training.objectives import PreferenceBatch
+from nemojax.training.stage import Options
 from nemojax.training.step import Passes
 
 VALUES, FINGERPRINT = "reference.npy", "reference.json"
@@ -107,14 +108,24 @@ class ReferenceCache:
         return found.reshape(-1)
 
 
-def log_probs_of(config: ModelConfig, layout: Layout, params: Any) -> LogProbs:
+def log_probs_of(config: ModelConfig, options: Options, params: Any) -> LogProbs:
     """Makes the log-probs of sequences under parameters, which are put on the mesh.
 
+    Micro-batches are those of the train step, so that at step 0 both agree to the bit.
     Every process sees all of them.
+
+    Args:
+      config: sizes.
+      options: has the layout.
+      params: of the reference, in the plain shape.
     """
-    return functools.partial(
-        program(config, layout), stage.packed(config, layout, params)
-    )
+    there = stage.packed(config, options.layout, params)
+
+    def log_probs(batch: PreferenceBatch | Passes) -> jax.Array:
+        layout = options.spec.of_pass(programs.pass_rows(batch), options.layout.mesh)
+        return program(config, layout)(there, batch)
+
+    return log_probs
 
 
 @functools.lru_cache(maxsize=8)

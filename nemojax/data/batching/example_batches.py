@@ -61,6 +61,7 @@ class ExampleBatches:
         for index, group in enumerate(groups):
             packing.check_group(index, group)
         self._groups, self._batch, self._pack = groups, batch, pack
+        self._whole = not part_rows
         self._sizes = [[len(tokens) for tokens, _ in group] for group in groups]
         longest = max(map(max, self._sizes))
         if longest > length:
@@ -155,6 +156,11 @@ class ExampleBatches:
             self._sizes[index] if self._pack else [1] * len(self._sizes[index])
             for index in members
         ]
+        if self._whole:
+            flat = iter(
+                packing.first_fit_decreasing([n for one in sizes for n in one], length)
+            )
+            return [(members, [[next(flat) for _ in one] for one in sizes])]
         found: dict[int, tuple[list[int], list[list[int]]]] = {}
         places = packing.fit_groups(sizes, self.rows, length)
         for index, (part, rows) in zip(members, places, strict=True):

@@ -50,15 +50,16 @@ def make_measure(
     def measure(params: Any) -> dict[str, float]:
         totals: dict[str, np.ndarray] = {}
         predictions, labels = [], []
-        for k in range(len(batches)):
-            host = batches[k]
+        parts = (p for k in range(len(batches)) for p in batches.packed.parts(k))
+        for part in parts:
+            host = batches.of_part(part)
             batch = placement.place_batch(host, layout)
             if prepare is not None:
                 batch = prepare(batch)
             for name, pair in jax.device_get(sums(params, batch)).items():
                 totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
             if settings.objective == kinds.REGRESSION:
-                there = batches.packed.parts(k)[0].num_sequences
+                there = part.num_sequences
                 predictions.append(np.asarray(predict(params, batch))[:there])
                 labels.append(host.labels[:there])
         found = {name: total / max(n, 1e-9) for name, (total, n) in totals.items()}

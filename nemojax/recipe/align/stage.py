@@ -86,7 +86,7 @@ def train(
     in_step, caches = None, {}
     loss = settings.preference
     if loss is not None and objectives.needs_reference(loss):
-        log_probs = reference.log_probs_of(config, layout, params)
+        log_probs = reference.log_probs_of(config, options, params)
         if reference_log_probs == IN_STEP:
             in_step = functools.partial(reference.filled_in, log_probs)
         else:

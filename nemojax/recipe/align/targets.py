@@ -55,9 +55,9 @@ class StageBatches(Sequence[Any]):
         return len(self.packed)
 
     def __getitem__(self, k: int) -> Any:  # pyright: ignore
-        return as_passes([self._batch(part) for part in self.packed.parts(k)])
+        return as_passes([self.of_part(part) for part in self.packed.parts(k)])
 
-    def _batch(self, packed: PackedBatch) -> Any:
+    def of_part(self, packed: PackedBatch) -> Any:
         """Returns the batch of one pass."""
         if self._objective == kinds.SFT:
             return packed.batch

@@ -64,7 +64,7 @@ def test_parts_hold_the_examples_of_a_step_whole(
             for name in SHAPED:
                 assert getattr(part, name).shape == (batches.rows, 16)
             assert part.last_token.shape == (batches.sequences,)
-        met += members
+        met += batches.members(k)
     for epoch in range(epochs):
         assert sorted(met[epoch * count : (epoch + 1) * count]) == list(range(count))
 
