@@ -67,11 +67,14 @@ class ExampleBatches:
         if longest > length:
             raise UserError(f"a sequence has {longest} tokens, a row {length}")
         self.length, self._epochs = length, epochs
+        totals = np.array([sum(sizes) for sizes in self._sizes])
         self._order = np.concatenate(
             [
                 np.arange(len(groups))
                 if seed is None
-                else batches.epoch_order(seed, epoch, len(groups))
+                else balanced(
+                    batches.epoch_order(seed, epoch, len(groups)), totals, batch
+                )
                 for epoch in range(epochs)
             ]
         )
@@ -168,3 +171,24 @@ class ExampleBatches:
             those.append(index)
             their_rows.append(rows)
         return [(tuple(found[part][0]), found[part][1]) for part in sorted(found)]
+
+
+def balanced(order: np.ndarray, sizes: np.ndarray, batch: int) -> np.ndarray:
+    """Orders examples so that batches have nearly equal numbers of tokens.
+
+    A batch takes one example at random of each of as many classes of size as it has
+    places. All batches have one shape, so what the largest needs is padded in others.
+
+    Args:
+      order: a random permutation of the examples.
+      sizes: tokens of each example.
+      batch: examples of a batch.
+
+    Returns:
+      A permutation; examples that fill no batch are the last, as in `order`.
+    """
+    count = len(order) // batch
+    whole, rest = order[: count * batch], order[count * batch :]
+    by_size = np.argsort(sizes[whole], kind="stable").reshape(batch, count)
+    # Within a class of size the order is the random one.
+    return np.concatenate([whole[np.sort(by_size, axis=1)].T.reshape(-1), rest])

@@ -103,7 +103,7 @@ class Policy:
 
 
 def attributes(
-    model: LoadedModel, conversations: Sequence[Conversation], length: int = 120
+    model: LoadedModel, conversations: Sequence[Conversation], length: int = 160
 ) -> np.ndarray:
     """Computes the attributes of conversations with a reward model.
 

@@ -44,7 +44,7 @@ from nemojax.training.programs import ByLayout
 from nemojax.training.stage import Options, Stage
 
 MODEL, TOKENIZER = "model", tokenizer_files.MODEL
-PRETRAIN_BATCH = 8
+PRETRAIN_BATCH = 4
 
 
 @dataclasses.dataclass

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from nemojax.data.batching.example_batches import ExampleBatches
+from nemojax.data.batching.example_batches import ExampleBatches, balanced
 
 
 def groups(count, seed=0, each=1):
@@ -118,3 +118,24 @@ def test_bad_input_is_named(options, message):
     data = values.pop("groups")
     with pytest.raises(ValueError, match=message):
         ExampleBatches(data, **values)
+
+
+@hypothesis.given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 99))
+def test_a_balanced_order_has_each_example_once_and_one_of_each_size_a_batch(
+    count, batch, seed
+):
+    rng = np.random.default_rng(seed)
+    order, sizes = rng.permutation(count), rng.integers(1, 100, count)
+    found = balanced(order, sizes, batch)
+    assert sorted(found) == list(range(count))
+    steps = count // batch
+    ranked = np.sort(sizes[order[: steps * batch]]).reshape(batch, steps)
+    for k in range(steps):
+        for place, size in enumerate(sizes[found[k * batch : (k + 1) * batch]]):
+            assert ranked[place].min() <= size <= ranked[place].max()
+
+
+def test_balanced_batches_need_fewer_rows_than_those_of_chance():
+    data = groups(400, seed=1)
+    chance = ExampleBatches(data, batch=16, length=16, seed=None)
+    assert ExampleBatches(data, batch=16, length=16, seed=0).rows < chance.rows
