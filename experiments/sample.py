@@ -1,4 +1,4 @@
-"""ChatSessions to a checkpoint in the terminal, or completes one prompt.
+"""Chats with a checkpoint in the terminal, or completes one prompt.
 
     python -m experiments.sample --model=models/mine
     python -m experiments.sample --model=models/mine --prompt="Is the sky blue?"
@@ -6,7 +6,7 @@
 --model is a model folder, the folder of a run that made one, or a Hugging Face
 checkpoint of Nemotron or Llama. With a
 chat template it answers as an assistant; without one, or with --template=none, it
-completes the text. An empty line or Ctrl-D ends a talk, `/new` begins another one,
+completes the text. An empty line or Ctrl-D ends the session, `/new` begins another one,
 Ctrl-C ends an answer.
 
 Prints the answer as it comes; with --prompt nothing else on stdout. On stderr, at the
@@ -27,7 +27,7 @@ from nemojax.io import progress
 FLAGS = flags.FLAGS
 model_flags.define(model_flags.Mesh(), kinds=True)
 flags.DEFINE_string("prompt", None, "answer this, and end; - reads it from stdin")
-flags.DEFINE_string("system", "", "system message of a talk")
+flags.DEFINE_string("system", "", "system message of a session")
 flags.DEFINE_integer("length", 4096, "tokens of prompt and answer", lower_bound=2)
 flags.DEFINE_integer("max_tokens", 512, "tokens of an answer", lower_bound=1)
 flags.DEFINE_float("temperature", 0.7, "0 is greedy", 0)
