@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nemojax
+from nemojax.api import plan, train, use
 from nemojax.data.records import Conversation
 from nemojax.interop import model_folder
 from nemojax.losses import Pairs
@@ -54,6 +55,8 @@ def test_importing_imports_nothing_and_lists_all():
     )
     offered = {"load", "generate", "score", "train", "convert", "plan", "losses"}
     assert offered <= set(done.stdout.split())
+    assert nemojax.train is train and nemojax.plan is plan.plan
+    assert nemojax.load is use.load
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         _ = nemojax.fit
 
