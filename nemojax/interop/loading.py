@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -120,7 +121,7 @@ class LoadedModel:
 
 
 def load(
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike[str],
     layout: Layout | None = None,
     *,
     template: str = AUTO,

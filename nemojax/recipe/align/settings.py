@@ -1,14 +1,17 @@
 """What decides what a stage of alignment gives, and the published values."""
 
 import dataclasses
+import functools
+import hashlib
 import json
+import types
 from typing import Any
 
 from nemojax.errors import UserError
 from nemojax.losses import PAIRWISE
 from nemojax.models.lora import LoraConfig
 from nemojax.training.learning_rate import LearningRate
-from nemojax.training.objectives import PreferenceConfig
+from nemojax.training.objectives import PreferenceConfig, PreferenceLoss
 from nemojax.training.optimizer import ADAMW, OptimizerConfig
 
 SFT, REGRESSION, BRADLEY_TERRY, PREFERENCE = (
@@ -33,7 +36,7 @@ class Settings:
       length: tokens of a row; longer examples are left out.
       seed: of the orders, a reward head and adapters.
       pack: whether examples share rows.
-      preference: of the objective "preference".
+      preference: loss of the objective "preference".
       pairwise: of "bradley_terry": "plain"; "margin": chosen is to win by the margin of
         a pair; "scaled": a pair counts as much as its margin.
       lora: adapters are trained instead of the model; None: the model is.
@@ -51,7 +54,7 @@ class Settings:
     length: int = 4096
     seed: int = 0
     pack: bool = True
-    preference: PreferenceConfig | None = None
+    preference: PreferenceLoss | None = None
     pairwise: str = "plain"
     lora: LoraConfig | None = None
     attributes: int = 5
@@ -73,7 +76,31 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """For the configuration of a work folder."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(dataclasses.asdict(self), default=_described))
+
+
+def _described(loss: Any) -> Any:
+    """Describes a loss by what it does: code, options, numbers that it closes over.
+
+    Other functions and globals that it uses are not looked at.
+    """
+    if isinstance(loss, functools.partial):
+        return [_described(loss.func), repr(loss.args), repr(loss.keywords)]
+    code = getattr(loss, "__code__", None)
+    if code is None:
+        return f"{type(loss).__module__}.{type(loss).__qualname__}"
+    cells = [cell.cell_contents for cell in loss.__closure__ or ()]
+    numbers = [cell for cell in cells if isinstance(cell, int | float | str)]
+    known = repr((_instructions(code), loss.__defaults__, numbers))
+    return f"{loss.__qualname__} {hashlib.sha256(known.encode()).hexdigest()}"
+
+
+def _instructions(code: types.CodeType) -> tuple[Any, ...]:
+    constants = [
+        _instructions(one) if isinstance(one, types.CodeType) else one
+        for one in code.co_consts
+    ]
+    return code.co_code, code.co_names, constants
 
 
 # NeMo-Aligner's optimizer and warm-up, since the report names none.
