@@ -57,6 +57,9 @@ class AnyTokenizer(TextTokenizer, Protocol):
     fingerprint: str
 
     @property
+    def bos_id(self) -> int: ...
+
+    @property
     def eos_id(self) -> int: ...
 
     @property
