@@ -1,21 +1,16 @@
-"""A toy language, a tiny model of it and its folder; small runs of both recipes."""
+"""A toy language of repeated words, its tokenizer and a tiny model of it."""
 
-import contextlib
-import dataclasses
 import functools
 
 import jax
 import pytest
 
-from experiments import recipe
 from nemojax.data.records import Conversation
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.interop import loading
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
-from tests.inference.scoring.scored import write_model
-from tests.recipe import micro
-from tests.recipe.folder import real_folder
+
+pytest.register_assert_rewrite("tests.recipe.usable")
 
 WORDS = ("red", "blue", "green", "tin", "gold", "lead")
 
@@ -59,51 +54,3 @@ def make_params(config):
         return jax.jit(init)(jax.random.key(0))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def folder(config, tokenizer, tmp_path_factory):
-    """Of a model that every mesh of two by two by two divides."""
-    deep = dataclasses.replace(config, num_layers=2, vocab_size=64)
-    init = functools.partial(forward.init, deep)
-    params = jax.jit(init)(jax.random.key(0))
-    return write_model(tmp_path_factory.mktemp("base") / "m", deep, params, tokenizer)
-
-
-@pytest.fixture(scope="session")
-def model(folder):
-    """The model, on one device."""
-    return loading.load(folder)
-
-
-@contextlib.contextmanager
-def _quick_compile():
-    """As the fixture of that name, for fixtures that outlive a module."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="session")
-def miniature_run(tmp_path_factory):
-    """The folder of a finished run of the miniature."""
-    path = tmp_path_factory.mktemp("micro")
-    with _quick_compile():
-        micro.run(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def folder_data(tmp_path_factory):
-    """The data folder of `folder_run`."""
-    return real_folder.write(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="session")
-def folder_run(folder_data, tmp_path_factory):
-    """The folder of a finished run of the recipe on `folder_data`."""
-    path = tmp_path_factory.mktemp("run") / "work"
-    with _quick_compile():
-        recipe.run_recipe(str(folder_data), str(path), real_folder.settings())
-    return path

@@ -133,7 +133,7 @@ def test_a_client_that_dawdles_is_cut_off(small):
     assert httpx.get(f"{address}/health").status_code == 200
     answers = []
     for found in sockets:
-        found.settimeout(10)
+        found.settimeout(60)
         answers.append(b"".join(iter(lambda found=found: found.recv(1 << 16), b"")))
         found.close()
     assert answers[:2] == [b"", b""]
@@ -167,7 +167,7 @@ def test_told_to_stop_it_ends_what_it_began(checkpoint):
             assert not any(one.done() for one in asked)
         process.send_signal(signal.SIGTERM)
         answers = [one.result() for one in asked]
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert {answer.status_code for answer in answers} == {200}
         written = [answer.json()["usage"]["completion_tokens"] for answer in answers]
         assert written == [25 * 120] * 4

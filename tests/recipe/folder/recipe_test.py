@@ -13,6 +13,7 @@ import pytest
 from experiments import recipe
 from nemojax.io.workdir import WorkdirError
 from nemojax.recipe.folder import report as reporting
+from tests.recipe import usable
 from tests.recipe.folder import real_folder
 
 TRAINED = ("pretrain", "reward_model", "code_sft", "general_sft", "dpo")
@@ -36,14 +37,16 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
-def data(folder_data):
-    return folder_data
+def data(tmp_path_factory):
+    return real_folder.write(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def run(folder_run):
+def run(quick_compile, data, tmp_path_factory):
     """A finished run: its folder."""
-    return folder_run
+    folder = tmp_path_factory.mktemp("run") / "work"
+    assert recipe.run_recipe(str(data), str(folder), real_folder.settings()) == 0
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,10 @@ def test_the_reward_model_is_measured_on_all_held_out_pairs(report):
     assert whole["value"] == pytest.approx(right / whole["n"])
     reward_model = next(r for r in report["stages"] if r["name"] == "reward_model")
     assert reward_model["metrics"]["reward_accuracy"] == whole
+
+
+class TestTheModelOfTheRun(usable.Usable):
+    """The last policy's."""
 
 
 def start(data: pathlib.Path, folder: pathlib.Path) -> subprocess.Popen:

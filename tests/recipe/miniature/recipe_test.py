@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.recipe import micro
+from tests.recipe import micro, usable
 
 STAGES = (
     "tokenizer",
@@ -33,18 +33,20 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
-def folder(miniature_run):
-    """A finished run."""
-    return miniature_run
+def run(quick_compile, tmp_path_factory):
+    """A finished run: its folder."""
+    folder = tmp_path_factory.mktemp("micro")
+    micro.run(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def report(folder):
-    return json.loads((folder / "report.json").read_text())
+def report(run):
+    return json.loads((run / "report.json").read_text())
 
 
-def test_every_stage_finishes_once(folder):
-    finished = sorted(path.name for path in folder.iterdir() if path.is_dir())
+def test_every_stage_finishes_once(run):
+    finished = sorted(path.name for path in run.iterdir() if path.is_dir())
     assert finished == sorted(STAGES)
 
 
@@ -62,15 +64,19 @@ def test_every_family_is_evaluated_on_all_its_held_out_tasks(report):
             assert stage["metrics"][family]["n"] == micro.SETTINGS.eval_tasks
 
 
-def test_the_page_shows_the_stages(folder):
-    page = (folder / "report.html").read_text()
+def test_the_page_shows_the_stages(run):
+    page = (run / "report.html").read_text()
     assert "General SFT" in page and "chosen only" in page
 
 
-def test_a_second_run_trains_nothing_and_says_the_same(folder, report):
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
-    assert micro.run(folder) == report
+def test_a_second_run_trains_nothing_and_says_the_same(run, report):
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/result.json")}
+    assert micro.run(run) == report
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+class TestTheModelOfTheRun(usable.Usable):
+    """The last policy's."""
 
 
 def _comparable(report):
