@@ -34,12 +34,14 @@ class Usable:
     """Tests of a finished run, whose folder is the fixture `run` of the module."""
 
     @pytest.fixture(scope="class")
-    def model(self, run):
+    @staticmethod
+    def model(run):
         """The model that the folder means."""
         return loading.load(run, dtype="float32")
 
     @pytest.fixture(scope="class")
-    def reply(self, model):
+    @staticmethod
+    def reply(model):
         """The likeliest answer to the question."""
         sampling = Sampling(temperature=0.0, max_tokens=NEW_TOKENS)
         [found] = generation.generate(model, [Conversation.of(QUESTION)], sampling)
@@ -107,7 +109,8 @@ class Usable:
             assert set(row["chosen"]["rewards"]) == set(row["rejected"]["rewards"])
 
     @pytest.fixture(scope="class")
-    def converted(self, model, tmp_path_factory):
+    @staticmethod
+    def converted(model, tmp_path_factory):
         """Written for Hugging Face."""
         pytest.importorskip("safetensors")
         folder = tmp_path_factory.mktemp("hf") / "model"
