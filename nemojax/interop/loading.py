@@ -49,13 +49,16 @@ class AnyTokenizer(TextTokenizer, Protocol):
     Attributes:
       vocab_size: ids that it knows.
       fingerprint: of its file.
-      eos_id: that ends a text; raises ValueError if there is none.
+      bos_id, eos_id: that begin and end a text; raise ValueError if there is none.
       prefix: ids that begin every text that is completed.
       controls: names of the control tokens.
     """
 
     vocab_size: int
     fingerprint: str
+
+    @property
+    def bos_id(self) -> int: ...
 
     @property
     def eos_id(self) -> int: ...

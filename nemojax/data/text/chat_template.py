@@ -18,11 +18,6 @@ from nemojax.errors import UserError
 class TextTokenizer(Protocol):
     """The part of `Tokenizer` and `HuggingFaceTokenizer` that templates use."""
 
-    @property
-    def bos_id(self) -> int:
-        """The id that begins a sequence; raises ValueError if there is none."""
-        ...
-
     def control(self, piece: str) -> int:
         """Returns the id of a control token; raises ValueError if there is none."""
         ...
@@ -51,9 +46,6 @@ class Part:
     control: bool = False
     turn: int | None = None
     alone: bool = False
-
-
-BOS = Part("", control=True)  # the tokenizer knows its name
 
 
 def to_tokens(
@@ -91,9 +83,7 @@ def to_tokens(
         joins = run and (run[-1].turn, run[-1].alone) == (part.turn, part.alone)
         if not joins or part.control or part.alone:
             flush()
-        if part is BOS:
-            add([tokenizer.bos_id], part.turn)
-        elif part.control:
+        if part.control:
             add([tokenizer.control(part.text)], part.turn)
         else:
             run.append(part)
