@@ -24,19 +24,3 @@ from nemojax.training.objectives.reward import (
     reward_objective,
     reward_predictions,
 )
-
-__all__ = [
-    "BradleyTerryBatch",
-    "KTOBatch",
-    "PreferenceBatch",
-    "PreferenceConfig",
-    "RewardBatch",
-    "bradley_terry_objective",
-    "kto_objective",
-    "language_model_objective",
-    "needs_reference",
-    "preference_objective",
-    "reward_objective",
-    "reward_predictions",
-    "sequence_log_probs",
-]
