@@ -19,7 +19,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nemojax.io import csv_rows, json_text, quarantine
-from nemojax.io.quarantine import BadRow, DataError, PathLike, Row
+from nemojax.io.quarantine import BadRow, DataError, PathLike, Quarantine, Row
+
+__all__ = [
+    "BadRow",
+    "DataError",
+    "PathLike",
+    "Quarantine",
+    "Row",
+    "count_rows",
+    "list_files",
+    "read_rows",
+]
 
 MAX_LINE_BYTES = 10 * 1024**2
 MAX_JSON_BYTES = 1024**3  # a .json list has to be held in memory as a whole
