@@ -101,7 +101,7 @@ def test_a_folder_in_use_is_left_alone(checkpoint, tmp_path):
 def test_what_is_no_model_folder_is_refused(tmp_path):
     done = convert(f"--model={tmp_path}", f"--to_hf={tmp_path / 'out'}")
     assert done.returncode == 2
-    assert "model.json: no model" in done.stderr
+    assert "no model: neither model.json nor config.json" in done.stderr
 
 
 def test_a_nemo_archive_becomes_a_model_folder(tmp_path):
