@@ -81,7 +81,9 @@ def main(argv: list[str]) -> None:
 
     def trained(steps: int) -> tuple[Any, float]:
         short = schedule.of_steps(steps)
-        model = torch_model.build(wanted.config, pretraining.fresh(wanted, Layout()))
+        model = torch_model.build(
+            wanted.config, pretraining.fresh(wanted.config, wanted.seed, Layout())
+        )
         # Norms and biases are not decayed, here as there.
         groups = [
             {

@@ -51,7 +51,7 @@ def run() -> int:
     workdir = Workdir(FLAGS.workdir, dataclasses.asdict(settings))
     spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
     options = Options(spec, checkpoint_every=0)
-    recipe = miniature.Recipe(settings, workdir, options)
+    recipe = miniature.Recipe(workdir, options, settings)
     stages = recipe.run()
     report = reporting.build(settings, stages, recipe.tasks)
     files = reports.write_report(workdir.path, report)

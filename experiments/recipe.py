@@ -65,7 +65,7 @@ def run_recipe(
         spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
         options = Options(spec, checkpoint_every=200)
         recipe = folders.Recipe(
-            settings, pathlib.Path(data), material, folder, options, _tell
+            folder, options, settings, pathlib.Path(data), material, _tell
         )
         stages = recipe.run()
         report = reporting.build(

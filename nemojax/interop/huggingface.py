@@ -76,7 +76,7 @@ def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
     """Returns the model that a checkpoint holds; raises ValueError as `load`."""
     path = pathlib.Path(directory) / CONFIG
     try:
-        return config_json.from_json(_read_json(path))
+        return config_json.from_json(folders.read_json(path))
     except ValueError as error:
         if str(path) in str(error):
             raise
@@ -129,7 +129,6 @@ def save(
     *,
     files: Mapping[str, pathlib.Path] = MappingProxyType({}),
     vocab_size: int | None = None,
-    fields: Mapping[str, Any] | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
     progress: Progress = lambda done, total: None,
 ) -> None:
@@ -147,7 +146,6 @@ def save(
       files: are copied beside the weights, by name: those of a tokenizer for one.
       vocab_size: rows of the embeddings that are written, without the padding that
         follows them; default: all.
-      fields: further fields of `config.json`, such as token ids.
       max_file_bytes: of one safetensors file.
       progress: called with tensors done and all tensors.
 
@@ -159,7 +157,7 @@ def save(
     rows = config.vocab_size if vocab_size is None else vocab_size
     if not 0 < rows <= config.vocab_size:
         raise UserError(f"vocab_size={rows} of a table of {config.vocab_size} rows")
-    written = config_json.to_json(config) | {"vocab_size": rows} | dict(fields or {})
+    written = config_json.to_json(config) | {"vocab_size": rows}
     found = names.tensors(config, lm_head=_has_lm_head(params))
     _check_tree(config, params)
     announced = {
@@ -188,18 +186,6 @@ def save(
         for name, file in files.items():
             shutil.copyfile(file, partial / name)
         (partial / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: holds no JSON object")
-    return fields
 
 
 def _array(leaf: Any) -> Any:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +21,7 @@ from nemojax.data.text.nemotron_template import (
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
 from nemojax.interop import find, huggingface, model_folder, tokenizer_files
+from nemojax.io import folders
 from nemojax.models import partition, quantized, trees
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
@@ -282,10 +282,4 @@ def _jinja(
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a JSON object; empty where there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON: {error}") from error
-    return fields if isinstance(fields, dict) else {}
+    return folders.read_json(path) if path.exists() else {}

@@ -84,6 +84,23 @@ def write_json(file: str | os.PathLike[str], value: Any) -> None:
     write_file(file, json.dumps(value, indent=1) + "\n")
 
 
+def read_json(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: the file cannot be read or holds something else.
+    """
+    try:
+        value = json.loads(pathlib.Path(file).read_text())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{file}: no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: holds no JSON object")
+    return value
+
+
 def sync(directory: str | os.PathLike[str]) -> None:
     """Waits until the names in a folder are on the disk."""
     descriptor = os.open(directory, os.O_RDONLY)

@@ -19,9 +19,7 @@ The input is a JSON object, and `report.json` is exactly that object. An *estima
     comparisons  [{"before", "after", "family": str, "value": difference,
                    "interval", "won": int, "lost": int, "p_value": float}], optional
     goals        [{"name", "threshold", "value", "interval", "reached": bool | null,
-                   "relation": ">=" | ">" | "<=", "unit": "share" | "difference" |
-                   "number" | "seconds", "reason": str}], optional; relation, unit
-                 and reason may be left out (">=", "share", "")
+                   "unit": "share" | "difference", optional ("share")}], optional
     reward_model {"pairs": [{"name", "overall": estimate,
                              "families": {family: estimate}}],
                   "filter": [{"family", "raw": estimate, "kept": estimate}]}, optional

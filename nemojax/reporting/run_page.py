@@ -7,7 +7,6 @@ from nemojax.reporting import page, plots, tables
 from nemojax.reporting.plots import Line, Reference
 
 Report = Mapping[str, Any]
-RELATIONS = {">=": "≥", ">": ">", "<=": "≤"}
 _STATES: Any = {True: ("good", "reached"), False: ("bad", "not reached")}
 
 
@@ -153,11 +152,10 @@ def _goals(goals: Sequence[Report]) -> Any:
     for goal in goals:
         unit = goal.get("unit", "share")
         state = _STATES.get(goal.get("reached"), ("", "not measured"))
-        relation = RELATIONS[goal.get("relation", ">=")]
         bounds = [_quantity(bound, unit) for bound in goal.get("interval") or ()]
         cells = [
-            page.Cell(goal["name"], goal.get("reason", ""), state=state),
-            f"{relation} {_quantity(goal['threshold'], unit)}",
+            page.Cell(goal["name"], state=state),
+            f"≥ {_quantity(goal['threshold'], unit)}",
             page.Cell(
                 _quantity(goal.get("value"), unit), " to ".join(bounds), strong=True
             ),
@@ -172,10 +170,6 @@ def _goals(goals: Sequence[Report]) -> Any:
 def _quantity(value: float | None, unit: str) -> str:
     if value is None:
         return tables.MISSING
-    if unit == "seconds":
-        return tables.duration(value)
-    if unit == "number":
-        return f"{value:,.4g}"
     return tables.percent(value, signed=unit == "difference")
 
 

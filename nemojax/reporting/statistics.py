@@ -54,12 +54,8 @@ class PairedComparison:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with `value, n, interval, won, lost, p_value`."""
-        return {
-            **self.difference.to_json(),
-            "won": self.won,
-            "lost": self.lost,
-            "p_value": self.p_value,
-        }
+        counts = {"won": self.won, "lost": self.lost, "p_value": self.p_value}
+        return self.difference.to_json() | counts
 
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
@@ -77,17 +73,17 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     return Estimate(successes / n, n, (float(interval.low), float(interval.high)))
 
 
-def share(outcomes: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
+def share(outcomes: ArrayLike) -> Estimate:
     """`wilson` of a vector of right and wrong.
 
     Raises:
       ValueError: no outcomes, or values other than 0 and 1.
     """
     outcomes = _binary("outcomes", outcomes)
-    return wilson(int(outcomes.sum()), len(outcomes), confidence)
+    return wilson(int(outcomes.sum()), len(outcomes))
 
 
-def mean(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
+def mean(values: ArrayLike) -> Estimate:
     """A mean over independent runs with Student's t interval; None for a single run.
 
     Raises:
@@ -100,7 +96,7 @@ def mean(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
         return Estimate(center, n, None)
     scale = values.std(ddof=1) / math.sqrt(n)
     low, high = (
-        stats.t.interval(confidence, n - 1, center, scale)
+        stats.t.interval(CONFIDENCE, n - 1, center, scale)
         if scale
         else (center, center)
     )
@@ -123,7 +119,6 @@ def paired_bootstrap(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """mean(after - before) with the percentile interval of resampled examples.
 
@@ -132,7 +127,6 @@ def paired_bootstrap(
       after: float [N] scores of the second model on the same examples.
       resamples: bootstrap samples.
       seed: of the resampling; the result is a function of the arguments.
-      confidence: of the interval.
 
     Raises:
       ValueError: no examples, or lengths that differ.
@@ -148,7 +142,7 @@ def paired_bootstrap(
     # outcomes is one multinomial draw.
     values, counts = np.unique(differences, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
-    tails = ((1 - confidence) / 2, (1 + confidence) / 2)
+    tails = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
     low, high = np.quantile(draws @ values / n, tails)
     return Estimate(center, n, (float(low), float(high)))
 
@@ -167,9 +161,7 @@ def compare(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> PairedComp
     return PairedComparison(difference, won, lost, mcnemar_p_value(won, lost))
 
 
-def pairwise_accuracy(
-    chosen: ArrayLike, rejected: ArrayLike, confidence: float = CONFIDENCE
-) -> Estimate:
+def pairwise_accuracy(chosen: ArrayLike, rejected: ArrayLike) -> Estimate:
     """The share of pairs whose chosen response has strictly the higher reward.
 
     A tie is wrong: a reward model that says the same of everything has accuracy 0.
@@ -177,14 +169,13 @@ def pairwise_accuracy(
     Args:
       chosen: float [N] rewards.
       rejected: float [N] rewards.
-      confidence: of the interval.
 
     Raises:
       ValueError: no pairs, lengths that differ, or a reward that is not finite.
     """
     chosen, rejected = _vector("chosen", chosen), _vector("rejected", rejected)
     _check_same_length(chosen, rejected)
-    return wilson(int((chosen > rejected).sum()), len(chosen), confidence)
+    return wilson(int((chosen > rejected).sum()), len(chosen))
 
 
 def _vector(name: str, values: ArrayLike) -> np.ndarray:

@@ -39,7 +39,7 @@ def run(folder):
     try:
         spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
         options = Options(spec, checkpoint_every=0)
-        recipe = miniature.Recipe(SETTINGS, workdir, options)
+        recipe = miniature.Recipe(workdir, options, SETTINGS)
         stages = recipe.run()
         report = reporting.build(SETTINGS, stages, recipe.tasks)
         reports.write_report(folder, report)

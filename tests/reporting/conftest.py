@@ -70,12 +70,10 @@ GOALS = [
     {
         "name": "RPO 3 above the control without the preference loss",
         "threshold": 0.0,
-        "relation": ">",
         "unit": "difference",
         "value": 0.004,
         "interval": [-0.011, 0.019],
         "reached": False,
-        "reason": "the interval holds 0",
     },
     {
         "name": "Facts of the final model",

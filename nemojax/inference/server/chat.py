@@ -51,16 +51,9 @@ class _Form:
 
     def whole(self, outputs: Sequence[TextDelta]) -> dict[str, Any]:
         choices = [
-            {
-                "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": output.text,
-                    "refusal": None,
-                },
-                "logprobs": self._log_probs(output),
-                "finish_reason": output.finish_reason,
-            }
+            responses.chat_choice(
+                index, output.text, self._log_probs(output), output.finish_reason
+            )
             for index, output in enumerate(outputs)
         ]
         usage = responses.usage([self._prompt], responses.completion_tokens(outputs))

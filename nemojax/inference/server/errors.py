@@ -56,6 +56,11 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
+def too_long(message: str, param: str) -> ApiError:
+    """Makes the error of a text for which the context has no room."""
+    return ApiError(400, message, param=param, code="context_length_exceeded")
+
+
 def busy(error: Exception) -> ApiError:
     """Makes the error of a request that finds the queue full."""
     return ApiError(

@@ -107,6 +107,18 @@ def log_probs(
     }
 
 
+def chat_choice(
+    index: int, text: str, log_probs: Any, finish_reason: str | None
+) -> dict[str, Any]:
+    """Formats an answer of a chat completion."""
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": text, "refusal": None},
+        "logprobs": log_probs,
+        "finish_reason": finish_reason,
+    }
+
+
 def chat_log_probs(
     model: LoadedModel, scores: TokenScores, count: int
 ) -> dict[str, Any]:

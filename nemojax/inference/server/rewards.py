@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from nemojax.inference.server import responses
-from nemojax.inference.server.errors import ApiError, busy
+from nemojax.inference.server.errors import ApiError, busy, too_long
 from nemojax.inference.server.protocol import ChatMessage, ChatRequest, RewardRequest
 from nemojax.inference.server.served import Served, unless_gone
 from nemojax.inference.server.service import Busy
@@ -64,16 +64,11 @@ async def scored_chat(request: Request, served: Served, body: ChatRequest) -> Re
         for name, value in named.items()
     ]
     text = ",".join(f"{name}:{value}" for name, value in named.items())
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
-        "logprobs": {"content": content, "refusal": None},
-        "finish_reason": "stop",
-    }
+    log_probs = {"content": content, "refusal": None}
     return JSONResponse(
         {
             **responses.frame("chat.completion", "chatcmpl", served.model.name),
-            "choices": [choice],
+            "choices": [responses.chat_choice(0, text, log_probs, "stop")],
             "usage": responses.usage(tokens, 0),
         }
     )
@@ -82,12 +77,10 @@ async def scored_chat(request: Request, served: Served, body: ChatRequest) -> Re
 async def _tokens(served: Served, messages: list[ChatMessage]) -> list[int]:
     tokens = await served.encode_chat(messages, scored=True)
     if len(tokens) > served.max_length:
-        raise ApiError(
-            400,
+        raise too_long(
             f"a conversation has {len(tokens)} tokens, at most {served.max_length} "
             "are scored",
-            param="messages",
-            code="context_length_exceeded",
+            "messages",
         )
     return tokens
 

@@ -158,12 +158,8 @@ class Served:
     def _check_size(self, size: int, param: str) -> None:
         limit = _BYTES_A_TOKEN * self.max_length
         if size > limit:
-            raise ApiError(
-                400,
-                f"{param}: a text of {size:,} bytes is longer than any context here",
-                param=param,
-                code="context_length_exceeded",
-            )
+            text = f"{param}: a text of {size:,} bytes is longer than any context here"
+            raise errors.too_long(text, param)
 
     def sampling(self, body: Any, max_tokens: int, *, turn: bool, **more) -> Sampling:
         """Returns the sampling settings of a request."""
@@ -201,12 +197,10 @@ class Served:
         for index, prompt in enumerate(prompts):
             which = f"prompt {index}" if len(prompts) > 1 else "the prompt"
             if len(prompt) + sampling.max_tokens > room:
-                raise ApiError(
-                    400,
+                raise errors.too_long(
                     f"the context has room for {room} tokens; {which} has "
                     f"{len(prompt)} and the answer may have {sampling.max_tokens}",
-                    param="max_tokens" if len(prompt) < room else "prompt",
-                    code="context_length_exceeded",
+                    "max_tokens" if len(prompt) < room else "prompt",
                 )
         if n * len(prompts) > service.capacity:
             raise ApiError(

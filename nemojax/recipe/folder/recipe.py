@@ -18,47 +18,37 @@ from nemojax.data.pretraining import blends, corpus, token_corpus
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.data.records import PreferencePair
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.data.text.nemotron_template import NEMOTRON
-from nemojax.data.text.tokenizer import Tokenizer
-from nemojax.interop import loading
-from nemojax.interop.loading import LoadedModel
 from nemojax.io import workdir as workdirs
 from nemojax.io.files import DataError
-from nemojax.io.workdir import StageOutput, Workdir
+from nemojax.io.workdir import StageOutput
 from nemojax.models import forward
 from nemojax.recipe.align import examples
-from nemojax.recipe.align import run as align
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.folder import measures
 from nemojax.recipe.folder.material import Material, Split, spread
 from nemojax.recipe.folder.settings import Settings
 from nemojax.recipe.pretrain import pretraining
 from nemojax.recipe.pretrain import run as pretrain
-from nemojax.training.stage import Options
+from nemojax.recipe.stages import TOKENIZER, Stages, curve
 
-MODEL, TOKENIZER, TOKENS = "model", "tokenizer.model", "tokens"
+TOKENS = "tokens"
 SFT_SETS = ("code_sft", "general_sft")
-CURVE_POINTS = 200
 
 
 @dataclasses.dataclass
-class Recipe:
+class Recipe(Stages):
     """Runs the stages in a work folder.
 
     Attributes:
       settings: Every number.
       data: The data folder.
       material: Its rows.
-      workdir: Where the stages live.
-      options: How they are done.
       tell: Called with each stage when it is finished.
     """
 
     settings: Settings
     data: Path
     material: Material
-    workdir: Workdir
-    options: Options
     tell: Callable[[StageOutput], None] = lambda output: None
 
     def run(self) -> dict[str, StageOutput]:
@@ -67,41 +57,31 @@ class Recipe:
         Raises:
           DataError: a stage is left without rows that fit.
         """
-        self.stages: dict[str, StageOutput] = {}
-        self._stage("tokenizer", self._tokenizer)
-        self._stage("tokens", self._tokens)
-        self._stage("pretrain", self._pretrain)
+        self.stage("tokenizer", self._tokenizer)
+        self.stage("tokens", self._tokens)
+        self.stage("pretrain", self._pretrain)
         before = {"reward_model": "pretrain", "code_sft": "pretrain"}
         last = "pretrain"
         for name in self.settings.stages():
             start = before.get(name, last)
             make = self._reward_model if name == "reward_model" else self._policy
-            self._stage(name, functools.partial(make, name, start))
+            self.stage(name, functools.partial(make, name, start))
             last = start if name == "reward_model" else name
         return self.stages
 
-    def _stage(self, name: str, run: Callable[[Path], dict[str, Any]]) -> None:
-        with workdirs.in_stage(name):
-            if not (self.workdir.path / name).exists():
+    def stage(self, name: str, run: Callable[[Path], dict[str, Any]]) -> StageOutput:
+        """Runs a stage that is not finished, where the disk has room for it."""
+        if not (self.workdir.path / name).exists():
+            with workdirs.in_stage(name):
                 workdirs.require_space(self.workdir.path, self._stage_bytes)
-            self.stages[name] = self.workdir.stage(name, run)
-        self.tell(self.stages[name])
+        self.tell(super().stage(name, run))
+        return self.stages[name]
 
     @property
     def _stage_bytes(self) -> int:
         """Bytes of the disk for a stage: a model and two checkpoints of the state."""
         config = self.settings.model(self.settings.vocab_size)
         return 4 * forward.param_count(forward.shapes(config)) * (1 + 2 * 3)
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The trained tokenizer."""
-        return Tokenizer.load(self.stages["tokenizer"].directory / TOKENIZER)
-
-    def load(self, stage: str) -> LoadedModel:
-        """Reads the model that a stage left."""
-        folder = self.stages[stage].directory / MODEL
-        return loading.load(folder, self.options.layout, name=stage)
 
     @functools.cached_property
     def measures(self) -> measures.Measures:
@@ -140,20 +120,12 @@ class Recipe:
         return found
 
     def _encoded(self, name: str, rows: Sequence[Any], kind: str) -> Examples:
-        return examples.of_records(
-            rows,
-            examples.demonstrations(self.tokenizer, NEMOTRON),
-            name=f"{name.replace('_', ' ')}, {kind}",
-            length=self.settings.length,
-        )
+        title = f"{name.replace('_', ' ')}, {kind}"
+        return self.examples(rows, examples.demonstrations, title, self.settings.length)
 
     def _pairs(self, pairs: Sequence[PreferencePair], name: str) -> Examples:
-        return examples.of_records(
-            pairs,
-            examples.preferences(self.tokenizer, NEMOTRON),
-            name=name,
-            length=self.settings.length,
-            values=3,
+        return self.examples(
+            pairs, examples.preferences, name, self.settings.length, values=3
         )
 
     def _tokenizer(self, directory: Path) -> dict[str, Any]:
@@ -183,7 +155,7 @@ class Recipe:
         text = TokenCorpus(self.stages["tokens"].directory / TOKENS)
         settings = self.settings.pretrain(self.tokenizer.vocab_size)
         source = pretraining.open_samples(settings, text, [blends.NEMOTRON])
-        params = pretraining.fresh(settings, self.options.layout)
+        params = pretraining.fresh(settings.config, settings.seed, self.options.layout)
         untrained = self.measures.policy(settings.config, params)
         trained = pretrain.train(
             settings, text, source, params, directory, self.options
@@ -206,21 +178,14 @@ class Recipe:
             for kind in ("preferences", "reward_pairs")
             for pair in getattr(self.material, kind).train
         ]
-        train = examples.of_records(
-            spread(pairs, self.settings.max_pairs),
-            examples.compared(self.tokenizer, NEMOTRON),
-            name="reward pairs",
-            length=self.settings.length,
-            values=1,
-        )
-        found = align.train_model(
-            name, self.settings.stages()[name], self.load(start), train, None,
-            directory, self.options,
+        length = self.settings.length
+        train = self.examples(
+            spread(pairs, self.settings.max_pairs), examples.compared, "reward pairs",
+            length, values=1,
         )  # fmt: skip
-        scorer = measures.reward_scorer(
-            loading.load(directory / MODEL, self.options.layout),
-            self.settings.length,
-        )
+        stage = self.settings.stages()[name]
+        found = self.train(directory, stage, self.load(start), train)
+        scorer = measures.reward_scorer(self.load_from(directory), length)
         held = {
             kind: getattr(self.material, kind).held_out
             for kind in ("preferences", "reward_pairs")
@@ -229,26 +194,19 @@ class Recipe:
         return found | {
             "metrics": {"reward_accuracy": accuracy["all"]},
             "accuracy": accuracy,
-            "history": curve(align.history(directory)),
         }
 
     def _policy(self, name: str, start: str, directory: Path) -> dict[str, Any]:
         """Trains and measures one of the policies."""
         split, train = self._examples(name)
         model = self.load(start)
-        found = align.train_model(
-            name, self.settings.stages()[name], model, train, None, directory,
-            self.options,
-        )  # fmt: skip
-        params = loading.load(directory / MODEL, self.options.layout).params
+        found = self.train(directory, self.settings.stages()[name], model, train)
+        params = self.load_from(directory).params
         counts = {"left out by the recipe": split.left_out, **train.counts}
         return found | {
             **self.measures.policy(model.config, params),
             "counts": counts,
-            "history": curve(align.history(directory)),
-            "steps": found["final"]["step"],
             "parameters": forward.param_count(params),
-            "parameters_sha256": found["final"]["parameters_sha256"],
         }
 
     def _examples(self, name: str) -> tuple[Split, Examples]:
@@ -282,15 +240,6 @@ class Recipe:
                 measures.reward_scorer(model, length), pairs
             )
         ]
-
-
-def curve(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """Thins out a loss curve to at most about `CURVE_POINTS` points."""
-    stride = max(1, len(history) // CURVE_POINTS)
-    return [
-        {"step": row["step"], "loss": float(f"{row['loss']:.5g}")}
-        for row in history[::stride]
-    ]
 
 
 def measured_rows(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:

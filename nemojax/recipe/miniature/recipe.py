@@ -9,24 +9,18 @@ later stages without the filter and without the preference loss.
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
-from nemojax.data.text.nemotron_template import NEMOTRON
-from nemojax.data.text.tokenizer import Tokenizer
-from nemojax.interop import loading, model_folder, tokenizer_files
-from nemojax.interop.loading import LoadedModel
-from nemojax.io import workdir as workdirs
-from nemojax.io.workdir import StageOutput, Workdir
+from nemojax.interop import model_folder
+from nemojax.io.workdir import StageOutput
 from nemojax.models import forward
 from nemojax.parallel import fingerprint
 from nemojax.recipe.align import examples
-from nemojax.recipe.align import run as align
-from nemojax.recipe.align.examples import Examples
+from nemojax.recipe.align.stage import start_params
 from nemojax.recipe.miniature import data, evaluation, preferences
 from nemojax.recipe.miniature.policy import Policy
 from nemojax.recipe.miniature.settings import (
@@ -35,6 +29,8 @@ from nemojax.recipe.miniature.settings import (
     SFT_WEIGHTS,
     Settings,
 )
+from nemojax.recipe.pretrain import pretraining
+from nemojax.recipe.stages import MODEL, TOKENIZER, Stages, curve
 from nemojax.tasks.miniature.grading import Task
 from nemojax.training import objectives, sources
 from nemojax.training import stage as training
@@ -42,37 +38,31 @@ from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.programs import ByLayout
-from nemojax.training.stage import Options, Stage
+from nemojax.training.stage import Stage
 
-MODEL, TOKENIZER = "model", tokenizer_files.MODEL
 PRETRAIN_BATCH = 4
 
 
 @dataclasses.dataclass
-class Recipe:
+class Recipe(Stages):
     """Runs the stages in a work folder.
 
     Attributes:
       settings: Every number.
-      workdir: Where the stages live.
-      options: How they are done.
     """
 
     settings: Settings
-    workdir: Workdir
-    options: Options
 
     def run(self) -> dict[str, StageOutput]:
         """Runs what is not finished; returns all stages by name, in order."""
-        self.stages: dict[str, StageOutput] = {}
-        self._stage("tokenizer", self._tokenizer)
-        self._stage("pretrain", self._pretrain)
-        self._stage("teacher", self._teacher)
-        self._stage("reward_model", self._reward_model)
-        self._stage("synthetic_data", self._synthetic_data)
+        self.stage("tokenizer", self._tokenizer)
+        self.stage("pretrain", self._pretrain)
+        self.stage("teacher", self._teacher)
+        self.stage("reward_model", self._reward_model)
+        self.stage("synthetic_data", self._synthetic_data)
         self._sft("code_sft", "pretrain")
         self._sft("general_sft", "code_sft")
-        self._stage("policy_reward_model", self._policy_reward_model)
+        self.stage("policy_reward_model", self._policy_reward_model)
         self._preference_rounds("", 1.0)
         if self.settings.controls:
             self._sft("unfiltered_code_sft", "pretrain")
@@ -80,28 +70,10 @@ class Recipe:
             self._preference_rounds("control_", 0.0)
         return self.stages
 
-    def _stage(self, name: str, run) -> StageOutput:
-        with workdirs.in_stage(name):
-            self.stages[name] = self.workdir.stage(name, run)
-        return self.stages[name]
-
-    @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The trained tokenizer."""
-        return Tokenizer.load(self.stages["tokenizer"].directory / TOKENIZER)
-
     @functools.cached_property
     def tasks(self) -> list[Task]:
         """The held-out evaluation tasks."""
         return data.evaluation_tasks(self.settings)
-
-    def load(self, stage: str) -> LoadedModel:
-        """Reads the model that a stage left."""
-        folder = self.stages[stage].directory / MODEL
-        return loading.load(folder, self.options.layout, name=stage)
-
-    def _loaded(self, directory: Path, name: str) -> LoadedModel:
-        return loading.load(directory / MODEL, self.options.layout, name=name)
 
     def _tokenizer(self, directory: Path) -> dict[str, Any]:
         tokenizer = data.train_tokenizer(self.settings)
@@ -115,9 +87,7 @@ class Recipe:
             self.settings, self.tokenizer, PRETRAIN_BATCH
         )
         rate = LearningRate(2e-3, warmup=50)
-        params = jax.jit(functools.partial(forward.init, config))(
-            jax.random.key(self.settings.seed)
-        )
+        params = pretraining.fresh(config, self.settings.seed, self.options.layout)
         trained = training.run(
             Stage(
                 "pretrain",
@@ -135,13 +105,13 @@ class Recipe:
         model_folder.save(
             directory / MODEL, config, trained.params, files=files, exist_ok=True
         )
-        policy = Policy(self._loaded(directory, "base"))
+        policy = Policy(self.load_from(directory))
         graded = evaluation.grade(
             self.tasks, evaluation.completions(policy, self.tasks)
         )
         return {
             "steps": len(trained.history),
-            "history": thin(trained.history),
+            "history": curve(trained.history),
             "parameters_sha256": fingerprint.parameters_sha256(trained.params),
             "parameters": forward.param_count(trained.params),
             "tokens_by_class": tokens,
@@ -195,43 +165,19 @@ class Recipe:
         rng = data.stream(self.settings, f"labels-{len(answered)}")
         rows = data.annotated(rng, answered)
         model = self.load(start)
-        init = functools.partial(forward.init, model.config, num_attributes=5)
-        head = jax.jit(lambda key: init(key)["reward_head"])(
-            jax.random.key(self.settings.seed)
-        )
-        head["bias"] = jax.numpy.asarray(np.mean([row.labels for row in rows], axis=0))
-        trunk = {name: leaf for name, leaf in model.params.items() if name != "lm_head"}
-        judge = dataclasses.replace(model, params=trunk | {"reward_head": head})
-        labelled = examples.of_records(
-            rows,
-            examples.labelled(self.tokenizer, NEMOTRON),
-            name="labels",
-            length=LENGTH,
-            values=5,
-        )
-        result = self._train(directory, "reward", judge, labelled)
-        scorer = self._loaded(directory, directory.name)
+        stage = self.settings.stages()["reward"]
+        params = start_params(stage, model)
+        bias = np.mean([row.labels for row in rows], axis=0)
+        params["reward_head"]["bias"] = jnp.asarray(bias)
+        judge = dataclasses.replace(model, params=params)
+        labelled = self.examples(rows, examples.labelled, "labels", LENGTH, values=5)
+        result = self.train(directory, stage, judge, labelled)
+        scorer = self.load_from(directory)
         accuracy = {
             name: preferences.pairwise(scorer, pairs)
             for name, pairs in held_out.items()
         }
         return result | {"labels": len(rows), "pairwise_accuracy": accuracy}
-
-    def _train(
-        self, directory: Path, kind: str, model: LoadedModel, rows: Examples, **changes
-    ) -> dict[str, Any]:
-        """Trains a stage of alignment and writes its model folder."""
-        settings = dataclasses.replace(self.settings.stages()[kind], **changes)
-        name = directory.name.removesuffix(".partial").replace("_", " ")
-        found = align.train_model(
-            name, settings, model, rows, None, directory, self.options
-        )
-        final = found["final"]
-        return {
-            "steps": final["step"],
-            "history": thin(align.history(directory)),
-            "parameters_sha256": final["parameters_sha256"],
-        }
 
     def _synthetic_data(self, directory: Path) -> dict[str, Any]:
         """Teacher data for both SFT stages, filtered and (control) as it comes."""
@@ -264,9 +210,9 @@ class Recipe:
                 found = data.general_examples(self.settings, self.tokenizer, rows, code)
             else:
                 found = data.sft_examples(self.tokenizer, code)
-            kind = "general_sft" if general else "code_sft"
-            result = self._train(directory, kind, self.load(start), found)
-            policy = Policy(self._loaded(directory, name))
+            stage = self.settings.stages()["general_sft" if general else "code_sft"]
+            result = self.train(directory, stage, self.load(start), found)
+            policy = Policy(self.load_from(directory))
             if name == "code_sft":
                 code_tasks = [t for t in self.tasks if t.family == "code"]
                 texts = evaluation.completions(policy, code_tasks)
@@ -274,7 +220,7 @@ class Recipe:
                 result["completion_correct"] = graded["correct"]
             return result | self._evaluated(directory, policy)
 
-        self._stage(name, run)
+        self.stage(name, run)
 
     def _preference_rounds(self, prefix: str, preference_weight: float) -> None:
         """Runs DPO, then the RPO rounds; each starts at, and refers to, the last."""
@@ -283,7 +229,7 @@ class Recipe:
         for name in names:
             kind = "dpo" if name == "dpo" else "rpo"
             run = functools.partial(self._prefer, name, kind, before, preference_weight)
-            self._stage(f"{prefix}{name}", run)
+            self.stage(f"{prefix}{name}", run)
             before = f"{prefix}{name}"
 
     def _prefer(
@@ -300,17 +246,14 @@ class Recipe:
         )
         result = {"pairs": len(found.pairs), "statistics": found.summary()}
         if found.pairs:
-            pairs = examples.of_records(
-                found.pairs,
-                examples.preferences(self.tokenizer, NEMOTRON),
-                name="pairs",
-                length=LENGTH,
-                values=3,
+            pairs = self.examples(
+                found.pairs, examples.preferences, "pairs", LENGTH, values=3
             )
-            loss = self.settings.stages()[kind].preference
-            assert isinstance(loss, PreferenceConfig)
-            loss = dataclasses.replace(loss, preference_weight=weight)
-            result |= self._train(directory, kind, model, pairs, preference=loss)
+            stage = self.settings.stages()[kind]
+            assert isinstance(stage.preference, PreferenceConfig)
+            loss = dataclasses.replace(stage.preference, preference_weight=weight)
+            stage = dataclasses.replace(stage, preference=loss)
+            result |= self.train(directory, stage, model, pairs)
         else:  # a very weak policy may have no right answer to choose
             model_folder.save(
                 directory / MODEL, model.config, model.params,
@@ -318,7 +261,7 @@ class Recipe:
             )  # fmt: skip
             digest = fingerprint.parameters_sha256(model.params)
             result |= {"steps": 0, "history": [], "parameters_sha256": digest}
-        policy = Policy(self._loaded(directory, directory.name))
+        policy = Policy(self.load_from(directory))
         return result | self._evaluated(directory, policy)
 
     def _evaluated(self, directory: Path, policy: Policy) -> dict[str, Any]:
@@ -331,16 +274,3 @@ class Recipe:
             "metrics": evaluation.family_metrics(self.tasks, graded),
             "correct": graded["correct"],
         }
-
-
-def thin(history: Sequence[dict[str, float]], most: int = 200) -> list[dict]:
-    """Thins out a loss curve to at most `most` rows, rounded for the report."""
-    stride = max(1, len(history) // most)
-    return [
-        {
-            key: float(f"{value:.5g}") if isinstance(value, float) else value
-            for key, value in row.items()
-            if key not in ("seconds", "weight")
-        }
-        for row in history[::stride]
-    ]

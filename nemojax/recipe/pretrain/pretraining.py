@@ -259,9 +259,9 @@ def peak_flops(device: Any) -> float:
     return kinds.get(device.device_kind, 0.0)
 
 
-def fresh(settings: Settings, layout: Layout) -> Any:
+def fresh(config: ModelConfig, seed: int, layout: Layout) -> Any:
     """Parameters to begin with; made in their places."""
-    make = functools.partial(forward.init, settings.config)
+    make = functools.partial(forward.init, config)
     shapes = jax.eval_shape(make, jax.random.key(0))
     shardings = partition.param_shardings(shapes, layout)
-    return jax.jit(make, out_shardings=shardings)(jax.random.key(settings.seed))
+    return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))

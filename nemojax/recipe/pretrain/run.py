@@ -118,7 +118,7 @@ def train(
 
 def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any:
     if folder is None:
-        return pretraining.fresh(settings, layout)
+        return pretraining.fresh(settings.config, settings.seed, layout)
     config, params = model_folder.read(find.find_model(folder), layout)
     if config != settings.config:
         raise UserError(f"{folder} holds another model than the one that is named")

@@ -26,7 +26,7 @@ def make_key(country: str, attribute: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class FactTask:
+class FactTask(grading.Question):
     """Say one attribute of one country from memory."""
 
     country: str
@@ -41,13 +41,6 @@ class FactTask:
     @property
     def prompt(self) -> str:
         return QUESTIONS[self.attribute].format(country=self.country)
-
-    @property
-    def completion_prompt(self) -> str:
-        return grading.question_prompt(self.prompt)
-
-    def parse_completion(self, text: str) -> str:
-        return grading.first_line(text)
 
     @property
     def answer(self) -> str:

@@ -42,11 +42,17 @@ class Task(Protocol):
         ...
 
 
-def question_prompt(prompt: str) -> str:
-    """Returns the base model's form of a question that is not about code."""
-    return f"Q: {prompt}\nA:"
+class Question:
+    """A task that is not about code, as a base model is asked it."""
 
+    @property
+    def prompt(self) -> str:
+        raise NotImplementedError
 
-def first_line(text: str) -> str:
-    """Returns the first line of a continuation that holds anything."""
-    return text.strip().split("\n", 1)[0].rstrip()
+    @property
+    def completion_prompt(self) -> str:
+        return f"Q: {self.prompt}\nA:"
+
+    def parse_completion(self, text: str) -> str:
+        """Returns the first line of a continuation that holds anything."""
+        return text.strip().split("\n", 1)[0].rstrip()

@@ -50,7 +50,7 @@ class Demand:
 
 
 @dataclasses.dataclass(frozen=True)
-class InstructionTask:
+class InstructionTask(grading.Question):
     """As in: "Name 3 animals in French. Use upper case. End with done."."""
 
     verb: str
@@ -81,13 +81,6 @@ class InstructionTask:
         request = f"{self.verb} {self.count} {self.category}{language}."
         worded = (d.phrase.format(word=d.word) for d in self.demands)
         return " ".join([request, *worded])
-
-    @property
-    def completion_prompt(self) -> str:
-        return grading.question_prompt(self.prompt)
-
-    def parse_completion(self, text: str) -> str:
-        return grading.first_line(text)
 
     @property
     def allowed_words(self) -> tuple[str, ...]:

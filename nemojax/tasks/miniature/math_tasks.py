@@ -70,7 +70,7 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class MathTask:
+class MathTask(grading.Question):
     """Follow a count through one to three changes; all values are in 0..20."""
 
     person: str
@@ -97,13 +97,6 @@ class MathTask:
     def prompt(self) -> str:
         story = " ".join(self.sentences)
         return f"{story} How many {self.thing} does {self.person} have?"
-
-    @property
-    def completion_prompt(self) -> str:
-        return grading.question_prompt(self.prompt)
-
-    def parse_completion(self, text: str) -> str:
-        return grading.first_line(text)
 
     @functools.cached_property
     def values(self) -> tuple[int, ...]:
