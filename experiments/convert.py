@@ -49,7 +49,8 @@ PAIRS = (("from_hf", "out"), ("from_nemo", "out"), ("model", "to_hf"))
 def to_model(
     directory: pathlib.Path, target: pathlib.Path, reader: Any, files: Any
 ) -> int:
-    """A checkpoint, which `reader` reads, to a model folder; returns its parameters."""
+    """Writes a checkpoint, which `reader` reads, to a model folder; returns its params.
+    """
     total = 0
 
     def counted():
@@ -66,7 +67,7 @@ def to_model(
 
 
 def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) -> int:
-    """A model folder to Hugging Face; returns the number of parameters."""
+    """Writes a model folder to Hugging Face; returns the number of parameters."""
     config, params = model_folder.read_config(source), model_folder.stored(source)
     files = tokenizer_files.find(source)
     huggingface.save(

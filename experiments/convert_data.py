@@ -55,7 +55,7 @@ def run() -> int:
 
 
 def told(result: dict) -> str:
-    """The result for people."""
+    """Returns the result for people."""
     lines = [
         f"{file}: {name or 'no readable row'}"
         for file, name in result["formats"].items()

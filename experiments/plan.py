@@ -65,7 +65,7 @@ flags.DEFINE_string("picture", None, "also draw the bars there (.png or .svg)")
 
 
 def chosen() -> tuple[Scenario, str]:
-    """The scenario of the flags, or the best of the search; and the search's table.
+    """Returns the scenario of the flags, or the search's best; and the search's table.
 
     Raises:
       UserError: no such preset or hardware, sizes that do not divide, or no layout.
@@ -95,7 +95,7 @@ def chosen() -> tuple[Scenario, str]:
 
 
 def assumptions() -> roofline.Assumptions:
-    """Those of the flags."""
+    """Returns the assumptions of the flags."""
     return dataclass_flags.build("assume", roofline.Assumptions())
 
 

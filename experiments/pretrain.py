@@ -106,7 +106,7 @@ def run() -> int:
 
 
 def plan() -> tuple[dict[str, Any], str]:
-    """The run in numbers, without data."""
+    """Returns the run in numbers, without data."""
     wanted = settings()
     found = report.plan(
         wanted.config, wanted.schedule, wanted.length, layout_flags.chosen(),
@@ -116,7 +116,7 @@ def plan() -> tuple[dict[str, Any], str]:
 
 
 def train() -> tuple[dict[str, Any], str] | None:
-    """What came out; None in all processes but the first."""
+    """Trains and returns the results; None in all processes but the first."""
     command_line.require("data", "workdir")
     cluster.join()
     corpus = TokenCorpus(FLAGS.data)

@@ -33,7 +33,7 @@ command.define_json()
 
 
 def texts(path: str, quarantine: files.Quarantine) -> Iterator[str]:
-    """The texts of a file."""
+    """Returns the texts of a file."""
     if path.endswith(".txt"):
         try:
             yield pathlib.Path(path).read_text()
@@ -58,7 +58,7 @@ def take(tokenizer, quarantine: files.Quarantine) -> Iterator[list[int]]:
 
 
 def measure() -> dict:
-    """What the flags ask, for programs."""
+    """Measures what the flags request, for programs."""
     from nemojax.inference.scoring import fidelity
     from nemojax.interop import loading
     from nemojax.models import quantized
@@ -82,7 +82,7 @@ def measure() -> dict:
 
 
 def table(found: dict) -> str:
-    """The result for people."""
+    """Returns the result for people."""
     first = next(iter(found["kinds"].values()))
     lines = [
         f"{first['tokens']:,} tokens; {found['rejects']} rows without text",

@@ -56,7 +56,7 @@ def say(talk: ChatSession, text: str) -> str:
 
 
 def converse(talk: ChatSession) -> None:
-    """Asks and answers until there is nothing more to ask."""
+    """Prompts the user and responds until the input ends."""
     while True:
         try:
             asked = input("> ").strip()
@@ -72,7 +72,7 @@ def converse(talk: ChatSession) -> None:
 
 
 def begin() -> ChatSession:
-    """The model that the flags name, ready to talk."""
+    """Loads the model that the flags name, ready to chat."""
     model = model_flags.load()
     sampling = Sampling(
         temperature=FLAGS.temperature,

@@ -78,7 +78,7 @@ def make_scorer() -> scorer.Scorer:
 
 
 def told(result: dict) -> str:
-    """The result for people."""
+    """Returns the result for people."""
     lines = [
         f"{name:<24} mean {value['mean']:>10.4f}  std {value['std']:>9.4f}"
         f"  n {value['n']:>12,}"

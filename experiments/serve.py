@@ -50,7 +50,7 @@ command.define_json()
 
 
 def opened() -> Served:
-    """The model that the flags name, compiled."""
+    """Loads and compiles the model that the flags name."""
     model = model_flags.load(name=FLAGS.name, progress=Progress("parameters").show)
     replicas = model.mesh.shape["data"]
     if FLAGS.slots % replicas:

@@ -67,7 +67,7 @@ def train(data: str, weights: dict[str, float]) -> tokenizers.Tokenizer:
 
 
 def bytes_per_token(data: str, tokenizer: tokenizers.Tokenizer) -> dict[str, float]:
-    """Of the held-out text, by class."""
+    """Measures bytes per token of the held-out text, by class."""
     found = {}
     for name, paths in corpus.find_corpus(data).validation.items():
         texts = [d.text for d in corpus.read_documents(paths, name, files.Quarantine())]

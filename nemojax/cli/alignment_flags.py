@@ -120,7 +120,7 @@ def train(job: Callable[[], Job]) -> int:
 
 
 def settings(preset: Settings, **changes: Any) -> Settings:
-    """The preset with what the flags say.
+    """Returns the preset with the flags that were given.
 
     Raises:
       UserError: something does not go together.

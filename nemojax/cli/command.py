@@ -167,7 +167,7 @@ def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
 
 
 def _explanation(error: Exception) -> str | None:
-    """One line for an error of the operating system; None for any other error."""
+    """Returns one line for an error of the operating system, None for others."""
     if _disk_is_full(error):
         return (
             f"no space left on the disk{_where(error)}: free some, then run the same "
@@ -181,7 +181,7 @@ def _explanation(error: Exception) -> str | None:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether this error, or one that caused it, is that a disk is full.
+    """Returns whether this error, or one that caused it, is that a disk is full.
 
     Checkpoints are written by a library that hands on only the text of the error.
     """

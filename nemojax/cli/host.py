@@ -16,7 +16,7 @@ _KEEP_MEMORY = (
 
 
 def prepare() -> None:
-    """Both of the below; for the start of a process."""
+    """Sets the CPU device count and the malloc options; for the start of a process."""
     cpu_devices()
     keep_memory()
 
@@ -34,7 +34,7 @@ def cpu_devices(most: int = 2) -> None:
 
 
 def keep_memory() -> None:
-    """Freed memory stays with the process, where the C library is glibc.
+    """Makes glibc keep freed memory in the process; without glibc does nothing.
 
     XLA's CPU client allocates a step's buffers anew each step. Mapped and unmapped
     each time, hundreds of megabytes of zeroed pages cost a fifth of a small step.

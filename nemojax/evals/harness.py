@@ -42,7 +42,7 @@ def register() -> None:
 
 
 def main() -> None:
-    """The harness's command, with one more model."""
+    """Runs the harness's command with one more model."""
     from lm_eval.__main__ import cli_evaluate
 
     register()
@@ -133,13 +133,13 @@ class NemojaxLM(TemplateLM):
         return f"{NAME}-{self._model.tokenizer.fingerprint}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """For the harness's records: which template it is."""
+        """Returns which template it is, for the harness's records."""
         return repr(self._model.template) if chat_template else ""
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as text whose control tokens `tok_encode` knows again.
+        """Renders a conversation as text whose control tokens `tok_encode` knows again.
 
         Text is never a control token here, so the tokens are kept beside the text.
         """
@@ -179,7 +179,7 @@ class NemojaxLM(TemplateLM):
         disable_tqdm: bool = False,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        """(sum of log-probs, whether it is the greedy answer) of continuations.
+        """Returns (sum of log-probs, whether greedy) of each continuation.
 
         `requests` are (key of the cache, tokens before, tokens that are scored).
         """
@@ -216,7 +216,7 @@ class NemojaxLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-probs of whole texts, in windows that do not overlap in what counts."""
+        """Returns log-probs of whole texts, in windows that count each token once."""
         windows: list[tuple[None, list[int], list[int]]] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):

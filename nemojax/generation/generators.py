@@ -93,7 +93,7 @@ class ScriptedGenerator:
     answer: Callable[[Request, random.Random], str]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """See `Generator.generate`; `tokens` counts words, for a script has none."""
+        """Implements `Generator.generate`; `tokens` counts words."""
         for request in requests:
             stream = random.Random(f"{request.seed}/{request.id}")
             text = self.answer(request, stream)

@@ -20,7 +20,7 @@ class Item(Protocol):
 
 
 def conversation(item: Item) -> Conversation:
-    """The item's prompt as a conversation that ends with a user turn."""
+    """Returns the item's prompt as a conversation that ends with a user turn."""
     if isinstance(item.prompt, Conversation):
         return item.prompt
     return Conversation.of(item.prompt)

@@ -50,7 +50,7 @@ def _score(grade: Grade, text: str) -> float:
 def blended_reward(
     attributes: ArrayLike, weights: Sequence[float], verified: Sequence[float | None]
 ) -> np.ndarray:
-    """One reward a response: float64 [N], weighted attributes with checked facts.
+    """Blends weighted attributes with checked facts: float64 [N], one a response.
 
     Where a response was checked, its correctness is not the reward model's opinion
     but 4 * verified, the same scale as the labels.

@@ -105,7 +105,7 @@ def _row(names: list[str], cells: list[str], file: str, number: int) -> Row | Ba
 
 
 def _not_utf8(reason: str) -> str:
-    """Csv has no escapes, so a lone surrogate was a byte that is not UTF-8."""
+    """Names the fault of a text: CSV has no escapes, so a surrogate was a bad byte."""
     return "not UTF-8" if reason == "lone surrogate" else reason
 
 

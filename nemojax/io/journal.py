@@ -126,7 +126,7 @@ class Journal:
         return len(self._ids)
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows in the order of writing; unreadable lines are passed over."""
+        """Yields the rows in the order of writing, without unreadable lines."""
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if number not in self._faulty:
@@ -176,7 +176,7 @@ class Journal:
 
 
 def _canonical(value: Any) -> str:
-    """JSON with one spelling for one value.
+    """Writes JSON with one spelling for one value.
 
     Raises:
       ValueError: a value that is not JSON.
@@ -188,7 +188,7 @@ def _canonical(value: Any) -> str:
 
 
 def _parse(line: bytes) -> tuple[str, Row]:
-    """The id and the row of a line; ValueError says what is wrong with it."""
+    """Parses id and row of a line; a ValueError says what is wrong with it."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:

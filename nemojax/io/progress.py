@@ -42,7 +42,7 @@ class Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """`75` -> "1m15s"."""
+    """Formats seconds: `75` -> "1m15s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

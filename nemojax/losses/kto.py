@@ -14,7 +14,7 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Loss:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, equations 7 and 8).
+    """Computes Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 7 and 8).
 
     weight * sigmoid(-beta (log ratio - baseline)) of a desirable response, and weight *
     sigmoid(beta (log ratio - baseline)) of an undesirable one. The baseline estimates

@@ -24,7 +24,7 @@ class Loss(NamedTuple):
 
 
 def reduce(loss: Loss) -> tuple[jax.Array, jax.Array, Metrics]:
-    """Sum of a loss, its weight (both float32 []) and its metrics, as pairs of these.
+    """Sums a loss, its weight (both float32 []) and its metrics, pairs of these.
 
     The mean over a global batch is the sum of sums over the sum of weights, however
     the batch is split; a mean of means would depend on the split.

@@ -25,7 +25,7 @@ def simpo(
     label_smoothing: float = 0.0,
     **terms: Unpack[Terms],
 ) -> Loss:
-    """Simple preference optimisation (Meng et al. 2024, equation 6).
+    """Computes simple preference optimisation (Meng et al. 2024, equation 6).
 
     -log sigmoid(beta (mean log pi(chosen) - mean log pi(rejected)) - gamma).
 

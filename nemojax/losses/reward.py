@@ -46,7 +46,7 @@ def attribute_regression(
     missing: float = -100.0,
     weights_N: jax.Array | None = None,
 ) -> Loss:
-    """Squared error of each labelled attribute (HelpSteer2, section 3).
+    """Computes squared errors of labelled attributes (HelpSteer2, section 3).
 
     The weights count labels, not examples: one with more labels weighs more.
 
@@ -77,7 +77,7 @@ def bradley_terry(
     scale: jax.Array | None = None,
     valid: jax.Array | None = None,
 ) -> Loss:
-    """-scale * log sigmoid(chosen - rejected - margin) of each pair.
+    """Computes -scale * log sigmoid(chosen - rejected - margin) of each pair.
 
     Args:
       chosen_N, rejected_N: rewards of the responses.

@@ -17,7 +17,7 @@ def local_rows(config: ModelConfig) -> int:
 
 
 def _own_rows(config: ModelConfig, rows: int) -> jax.Array | int:
-    """How many of this device's `rows` are of the vocabulary and not its padding."""
+    """Counts this device's `rows` of the vocabulary that are not padding."""
     before = collectives.axis_index("tensor") * rows
     return jnp.clip(config.vocab_size - before, 0, rows)
 
@@ -71,9 +71,11 @@ class LanguageModelHead(nn.Module):
 
 
 def share(params: Any, over: tuple[str, ...]) -> Any:
-    """The rows of this device's LM head (kernel, and scales if it is quantised) that it
-    works on, of a vocabulary that is split over mesh axes: all, or where `pipe` is one
-    of them the part of its stage."""
+    """Returns the rows of this device's LM head (kernel and scales) that it works on.
+
+    These are all its rows, or, of a vocabulary that is split over `pipe` too, the part
+    of its stage.
+    """
     if "pipe" not in over:
         return params
     _, start, count = _window(len(params["kernel"]), over)
@@ -83,7 +85,7 @@ def share(params: Any, over: tuple[str, ...]) -> Any:
 
 
 def _window(rows: int, over: tuple[str, ...]):
-    """First row of a stage's share, of the slice that holds it, and the slice's size.
+    """Returns a share's first row, and the first row and size of the slice with it.
 
     The last slices begin early, since a slice does not reach over the end.
     """
@@ -102,7 +104,7 @@ def log_probs(
     over: tuple[str, ...] = ("tensor",),
     scale_R: jax.Array | None = None,
 ) -> jax.Array:
-    """Log-probabilities of targets under softmax(x @ kernel.T), without [N, V] logits.
+    """Computes log softmax(x @ kernel.T) of targets, without [N, V] logits.
 
     The vocabulary is walked in chunks with a running log-sum-exp, and each chunk's
     logits are computed again in the backward pass, so that memory grows with

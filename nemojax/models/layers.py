@@ -26,7 +26,7 @@ SCALE_SUFFIX = "_scale"
 
 
 def local_size(config_name: str, size: int) -> int:
-    """`size` divided over the tensor axis.
+    """Divides `size` over the tensor axis.
 
     Raises:
       UserError: the axis does not divide it.
@@ -45,7 +45,7 @@ def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
 def linear(
     module: nn.Module, name: str, init: Any, shape: tuple[int, int], x: jax.Array
 ) -> jax.Array:
-    """`x @ kernel`, plus the low-rank term if an adapter is attached (`lora.attach`).
+    """Computes `x @ kernel`, plus the low-rank term of an adapter (`lora.attach`).
 
     A quantised kernel has scales beside it: `(x @ codes) * scale`, where XLA widens the
     codes inside of the product.
@@ -70,7 +70,7 @@ def linear(
 
 
 def matmul(module: nn.Module, name: str, kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """`x @ kernel` in the dtype of x [N, in]; the kernel may be quantised."""
+    """Computes `x @ kernel` in the dtype of x [N, in]; the kernel may be quantised."""
     scale = scales(module, name)
     if scale is None:
         return x @ kernel.astype(x.dtype)
@@ -79,7 +79,7 @@ def matmul(module: nn.Module, name: str, kernel: jax.Array, x: jax.Array) -> jax
 
 
 def scales(module: nn.Module, name: str) -> jax.Array | None:
-    """float32 [out] of a quantised kernel; None: the kernel is a plain one."""
+    """Returns float32 [out] of a quantised kernel, None of a plain one."""
     scale = name + SCALE_SUFFIX
     if not module.has_variable("params", scale):
         return None
@@ -123,7 +123,7 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig, name: str | None = None) -> nn.Module:
-    """The normalisation that the config names."""
+    """Makes the normalisation that the config names."""
     norms = {"layernorm1p": LayerNorm1P, "rmsnorm": RMSNorm}
     return norms[config.norm](config.norm_epsilon, name=name)
 

@@ -39,7 +39,7 @@ class Head(NamedTuple):
 
 
 def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) -> Any:
-    """The head's values for all rows.
+    """Returns the head's values for all rows.
 
     Args:
       config: sizes.
@@ -60,7 +60,7 @@ def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) 
 def run_weighted(
     config: ModelConfig, head: Head, layout: Layout | None, params, weights, *batch
 ) -> Any:
-    """The weighted sum of `run`'s values, and the values, which carry no gradient.
+    """Returns the weighted sum of `run`'s values, and the values, without gradient.
 
     Where 1F1B goes through the layers a second time for the gradient of `run`, this is
     one pass, since a sum's derivatives are known before it.
@@ -149,7 +149,8 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
         (rest, sums), back_to_params, layers = jax.vjp(given, params, has_aux=True)
 
         def ends(rest):
-            """What stands before the layers and behind them, of what is not a layer."""
+            """Applies the parameters outside the layers: embedding, and heads' input.
+            """
             x_MBSD = split(stages.embed(config, rest, tokens))
             tops = head.params(config, rest, over)
             return x_MBSD, (tops, {"final_norm": rest["final_norm"]})

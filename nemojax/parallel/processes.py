@@ -16,7 +16,7 @@ class FirstProcessError(UserError):
 
 
 def is_first() -> bool:
-    """Whether this process writes and tells for all."""
+    """Returns whether this process writes and reports for all."""
     return jax.process_index() == 0
 
 
@@ -27,14 +27,14 @@ def barrier(name: str) -> None:
 
 
 def total(number: int) -> int:
-    """The sum over all processes."""
+    """Sums a number over all processes."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).sum())
 
 
 def of_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, on every process.
+    """Calls a function in process 0 and returns its result on every process.
 
     For what one process alone may do or see at a time: locks, folders, small files.
 
@@ -69,7 +69,7 @@ def of_first(make: Callable[[], Any]) -> Any:
 
 
 def array_of_first(array: np.ndarray) -> np.ndarray:
-    """The first process's array, bit for bit, where all have that shape and dtype."""
+    """Returns process 0's array, bit for bit; all have its shape and dtype."""
     if jax.process_count() == 1:
         return array
     # As bits: values go through a sum, which loses -0 and what is not normal.
@@ -79,7 +79,7 @@ def array_of_first(array: np.ndarray) -> np.ndarray:
 
 
 def whole(leaf: Any) -> np.ndarray:
-    """An array on the host, with what other processes hold."""
+    """Gathers an array on the host, with what other processes hold."""
     if getattr(leaf, "is_fully_addressable", True):
         return np.asarray(leaf)
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))

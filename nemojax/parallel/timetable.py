@@ -85,16 +85,16 @@ class Timetable:
         return -(-self.virtual_stages // 2) if several else 0
 
     def forwards(self, tick) -> Work:
-        """The forward pass of this stage."""
+        """Returns the forward pass of this stage."""
         return self._work(tick - self.stage)
 
     def ends(self, tick) -> Work:
-        """The micro-batch that leaves the last stage; the same for every stage."""
+        """Returns the micro-batch that leaves the last stage, on every stage."""
         work = self._work(tick - (self.stages - 1))
         return work._replace(real=work.real & (work.chunk == self.virtual_stages - 1))
 
     def backwards(self, tick) -> Work:
-        """The backward pass of this stage in 1F1B."""
+        """Returns the backward pass of this stage in 1F1B."""
         behind = self.delay + self.stages - 1 - self.stage
         return self._work(tick - behind, backwards=True)
 

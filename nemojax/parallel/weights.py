@@ -23,7 +23,7 @@ from nemojax.parallel.mesh import AXES
 def gather(
     shard: jax.Array, dim: int, axes: tuple[str, ...], dtype: jax.typing.DTypeLike
 ) -> jax.Array:
-    """The whole weight in `dtype`, put together along `dim` over mesh axes.
+    """Gathers the whole weight in `dtype` along `dim` over mesh axes.
 
     A quantised one, of a byte a number, is gathered as it is.
     """
@@ -60,7 +60,8 @@ accumulator.defvjp(_accumulator_forward, _accumulator_backward)
 
 @jax.custom_vjp
 def attach(weight: jax.Array, into: jax.Array) -> jax.Array:
-    """`weight`, whose cotangent goes to `into`, of its shape and dtype, instead."""
+    """Returns `weight`; its cotangent goes to `into`, of its shape and dtype, instead.
+    """
     del into
     return weight
 

@@ -30,7 +30,7 @@ FLAGS = {"h100": _H100, "h200": _H100}
 
 
 def text(hardware: str) -> str:
-    """The value of XLA_FLAGS.
+    """Returns the value of XLA_FLAGS.
 
     Raises:
       ValueError: there is no table for that hardware.

@@ -145,7 +145,7 @@ def lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def _batch(scenario: Scenario, passes: int) -> Any:
-    """A batch of a stage of alignment, in passes."""
+    """Returns a batch of a stage of alignment, in passes."""
     assert scenario.alignment is not None
     one = scenario.alignment.batch(scenario.global_batch // passes, scenario.length)
     return programs.as_passes([one] * passes)
@@ -174,7 +174,7 @@ def _with_reference(scenario: Scenario, mesh: Mesh, found: Compiled) -> Compiled
 
 
 def _problems(scenario: Scenario, program: hlo.Program):
-    """What would make the loop over ticks slow."""
+    """Lists what would make the loop over ticks slow."""
     exchanges = [
         one for one in program.collectives() if one.opcode == "collective-permute"
     ]
@@ -235,7 +235,7 @@ def _tpus(hardware: Hardware, count: int) -> list[Any]:
 
 
 def _target(hardware: Hardware) -> str:
-    """The device's facts in the text form that XLA reads."""
+    """Returns the device's facts in the text form that XLA reads."""
     major, minor = hardware.compute_capability
     feature = " feature_extension: ACCELERATED_FEATURES" if major == 9 else ""
     shared = 228 if major == 9 else 164

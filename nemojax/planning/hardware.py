@@ -67,7 +67,7 @@ HARDWARE = {hardware.name: hardware for hardware in _ALL}
 
 
 def get(name: str) -> Hardware:
-    """The accelerator of that name.
+    """Returns the accelerator of that name.
 
     Raises:
       UserError: there is none; names those that there are.

@@ -81,7 +81,7 @@ class Program:
         return frozenset(found)
 
     def collectives(self, *, in_loops: bool | None = None) -> list[Instruction]:
-        """All collectives, or those inside (outside) of loops."""
+        """Lists all collectives, or those inside (outside) of loops."""
         return [
             instruction
             for name, instructions in self.computations.items()
@@ -91,7 +91,7 @@ class Program:
         ]
 
     def large_loop_results(self, nbytes: int) -> list[Instruction]:
-        """What loops compute anew in arrays of at least `nbytes`.
+        """Lists arrays of at least `nbytes` that loops compute anew.
 
         Updates in place are left out: a dynamic-update-slice, or a fusion that ends
         with one.

@@ -98,7 +98,7 @@ def _adapters(config: ModelConfig, alignment: Alignment) -> list[tuple[int, ...]
 def _leaves(
     config: ModelConfig, layout: Layout, alignment: Alignment | None
 ) -> list[tuple[Any, Placement]]:
-    """Shape and placement of every parameter."""
+    """Yields shape and placement of every parameter."""
     params = partition.pack(config, _shapes(config, alignment), layout)
     plan = partition.placements(params, layout)
     return list(zip(jax.tree.leaves(params), jax.tree.leaves(plan), strict=True))
@@ -137,8 +137,10 @@ def _kept(scenario: Scenario) -> float:
 
 
 def _pipeline(scenario: Scenario) -> float:
-    """All micro-batches of a replica, as they enter the layers, or their gradients;
-    1F1B has both."""
+    """Estimates the bytes of a replica's micro-batches as they enter the layers.
+
+    1F1B holds their gradients too.
+    """
     both = scenario.spec.pipeline == "1f1b"
     if scenario.spec.pipe * scenario.spec.virtual_stages == 1 and not both:
         return 0.0
@@ -149,7 +151,7 @@ def _pipeline(scenario: Scenario) -> float:
 
 
 def _layer(scenario: Scenario) -> float:
-    """The backward pass of one layer and micro-batch."""
+    """Estimates the bytes of the backward pass of one layer and micro-batch."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
     tokens = scenario.rows * scenario.length
@@ -160,7 +162,7 @@ def _layer(scenario: Scenario) -> float:
 
 
 def _head(scenario: Scenario) -> float:
-    """A chunk of logits and its gradient, and the hidden states, of a device's rows."""
+    """Estimates the bytes of logits, their gradient and a device's hidden states."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
     share = config.vocab_size / scenario.spec.tensor

@@ -43,7 +43,7 @@ def command(scenario: Scenario, model: str) -> str:
 
 
 def _of_alignment(alignment: Alignment, flags: dict[str, Any]) -> str:
-    """The command of a stage; how many examples fill its rows is not known."""
+    """Returns the command of a stage; how many examples fill its rows is unknown."""
     del flags["batch"]
     if alignment.in_step:
         flags["reference"] = alignment.reference
@@ -61,7 +61,7 @@ def result(
     compiled: Compiled | None = None,
     tokens: float = 0.0,
 ) -> dict[str, Any]:
-    """Everything that is known of a scenario.
+    """Returns everything that is known of a scenario.
 
     Args:
       scenario: what is planned.
@@ -125,7 +125,7 @@ def layout_of(scenario: Scenario) -> dict[str, Any]:
 
 
 def compiled_result(compiled: Compiled) -> dict[str, Any]:
-    """What the compiler found, as JSON."""
+    """Returns what the compiler found, as JSON."""
     return {
         "per_device_bytes": compiled.per_device_bytes,
         "arguments_bytes": compiled.arguments_bytes,
@@ -144,7 +144,7 @@ def compiled_result(compiled: Compiled) -> dict[str, Any]:
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The plan for a terminal."""
+    """Returns the plan for a terminal."""
     number, layout = found["parameters"], found["layout"]
     lines = [
         f"{number['total']:,} parameters ({number['embedding']:,} embedding), "
@@ -204,7 +204,7 @@ def _compiled_lines(compiled: Mapping[str, Any], device: float) -> list[str]:
 def bars(
     parts: Mapping[str, float], whole: float, notes: Mapping[str, str] | None = None
 ) -> list[str]:
-    """A line for each part of a whole, with its number, a bar and what it is."""
+    """Returns a line for each part of a whole: its number, a bar and its name."""
     lines = []
     for name, value in parts.items():
         bar = "█" * round(_BAR * min(value / whole, 1.0))
@@ -238,7 +238,7 @@ def candidates_text(candidates: list[Candidate], model: str, most: int = 10) -> 
 
 
 def too_large(scenario: Scenario, found: Mapping[str, Any]) -> str:
-    """By how much it does not fit, why, and what would."""
+    """Explains by how much a plan does not fit, why, and what would."""
     parts = {name: found["memory"][name] for name in memory.KINDS}
     largest = max(parts, key=parts.__getitem__)
     room = USABLE * scenario.hardware.memory_bytes

@@ -123,15 +123,18 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
 
 
 def _more_forwards(scenario: Scenario) -> int:
-    """Forward passes beside the gradient's: the reference's, and one that 1F1B needs
-    for losses that are not linear in the log-probs."""
+    """Counts forward passes beside the gradient's.
+
+    They are the reference's, and one that 1F1B needs for losses that are not linear in
+    the log-probs.
+    """
     alignment = scenario.alignment
     in_step = alignment is not None and alignment.in_step
     return int(in_step) + int(scenario.replays)
 
 
 def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, float]:
-    """Forward and backward of a layer and a micro-batch; and what is done again."""
+    """Returns seconds of a layer and micro-batch, and of what is done again."""
     config, length = scenario.config, scenario.length
     matrices = 2.0 * counts.layer_matrix_parameters(config) * length
     scores = counts.attention_flops(config, length, causal=True)
@@ -194,7 +197,7 @@ def _head_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 
 def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
-    """A micro-batch's travel between stages, forwards and backwards."""
+    """Returns the seconds of a micro-batch between stages, both ways."""
     if scenario.spec.pipe == 1:
         return 0.0
     tokens = scenario.rows * scenario.length / scenario.spec.tensor

@@ -133,7 +133,7 @@ def per_device(serving: Serving) -> dict[str, float]:
 
 
 def loading_bytes(serving: Serving) -> float:
-    """Per device at the most while a checkpoint in the compute dtype is loaded.
+    """Returns a device's peak bytes while a checkpoint is loaded in compute dtype.
 
     Leaf by leaf, the largest first: in full, quantised, and what is there already; then
     leaf by leaf to trees for each layer.
@@ -174,7 +174,8 @@ def _decoding(serving: Serving) -> float:
 
 
 def _prefill(serving: Serving) -> float:
-    """Residual stream and sums, the MLP's hidden layer, scores of a tile of keys."""
+    """Estimates the bytes of residual stream, MLP's hidden layer and attention scores.
+    """
     c, s = serving.config, serving.engine
     rows = s.prefill_slots / serving.data
     hidden = (2 if c.activation == "swiglu" else 1) * 6 * c.d_ff / serving.tensor
@@ -234,7 +235,7 @@ def _inputs(engine: EngineConfig, mesh: Mesh) -> tuple[Any, Any]:
 def result(
     serving: Serving, found: Mapping[str, Compiled] | None = None
 ) -> dict[str, Any]:
-    """Everything that is known, for programs.
+    """Returns everything that is known, for programs.
 
     Args:
       serving: what is planned.
@@ -284,7 +285,7 @@ def result(
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The plan for a terminal."""
+    """Returns the plan for a terminal."""
     memory, cache = found["memory"], found["cache"]
     device = memory["device_bytes"] / report.GIB
     layout = ", ".join(f"{name}={value}" for name, value in found["layout"].items())
@@ -323,7 +324,7 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 def too_large(found: Mapping[str, Any]) -> str:
-    """By how much it does not fit, and why."""
+    """Explains by how much a plan does not fit, and why."""
     memory = found["memory"]
     room = USABLE * memory["device_bytes"]
     over = (memory["per_device_bytes"] - room) / report.GIB

@@ -45,7 +45,7 @@ def render(
     lead: str = "",
     highlights: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """The page as an HTML document.
+    """Renders the page as an HTML document.
 
     Args:
       template: "run" or "recipe", which name the sections and explain them.
@@ -87,12 +87,12 @@ def section(name: str, *blocks: Block | None) -> Block | None:
 
 
 def about(text: str) -> Block:
-    """A paragraph that explains what follows."""
+    """Makes a paragraph that explains what follows."""
     return {"kind": "about", "text": text}
 
 
 def estimate(found: Mapping[str, Any] | None, *, signed: bool = False) -> Cell:
-    """A share in percent over its interval."""
+    """Formats a share in percent over its interval."""
     if found is None:
         return Cell(tables.MISSING, strong=True)
     interval = ""
@@ -107,7 +107,7 @@ def table(
     rows: Iterable[tuple[str, Sequence[Cell | str]]],
     style: str = "",
 ) -> Block | None:
-    """A table; None without rows.
+    """Makes a table; None without rows.
 
     Args:
       header: names of the columns.
@@ -131,7 +131,7 @@ def legend(*entries: tuple[str, str]) -> Block:
 
 
 def plot(title: str, svg: str, note: str = "") -> Block:
-    """A plot with its title, for `plots_of`."""
+    """Makes a plot with its title, for `plots_of`."""
     return {"title": title, "svg": svg, "note": note}
 
 
@@ -141,7 +141,7 @@ def plots_of(drawn: Sequence[Block]) -> Block | None:
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block | None:
-    """The losses of stages against their steps, as a section."""
+    """Plots the losses of stages against their steps, as a section."""
     drawn = []
     for name, points in stages.items():
         if (svg := plots.curve_svg(name, points)) is not None:

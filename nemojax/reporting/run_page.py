@@ -12,7 +12,7 @@ _STATES: Any = {True: ("good", "reached"), False: ("bad", "not reached")}
 
 
 def render(report: Report) -> str:
-    """The page as one self-contained HTML document; text of the run is escaped.
+    """Renders one self-contained HTML document; text of the run is escaped.
 
     Args:
       report: as `report.write_report` takes it.
@@ -61,7 +61,7 @@ def _stages(report: Report, families: Sequence[str]) -> Any:
 
 
 def _counts(rows: Sequence[Report], family: str) -> str:
-    """ "n = 1,000", or the range where the rows differ."""
+    """Returns "n = 1,000", or the range where the rows differ."""
     counts = {row["metrics"][family]["n"] for row in rows if family in row["metrics"]}
     low, high = min(counts), max(counts)
     return f"n = {low:,}" if low == high else f"n = {low:,} to {high:,}"
@@ -90,7 +90,7 @@ def _by_family(report: Report, families: Sequence[str]) -> Any:
 
 
 def _students(report: Report, families: Sequence[str]) -> Any:
-    """The final model against the teacher on the families that both have."""
+    """Compares the final model with the teacher on the families that both have."""
     recipe = [stage for stage in report["stages"] if not stage.get("control")]
     if not recipe:
         return None

@@ -31,7 +31,7 @@ class Estimate:
     interval: tuple[float, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with the keys `value`, `n`, `interval`."""
+        """Returns a JSON object with the keys `value`, `n`, `interval`."""
         interval = None if self.interval is None else list(self.interval)
         return {"value": self.value, "n": self.n, "interval": interval}
 
@@ -53,7 +53,7 @@ class PairedComparison:
     p_value: float
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with `value, n, interval, won, lost, p_value`."""
+        """Returns a JSON object with `value, n, interval, won, lost, p_value`."""
         return {
             **self.difference.to_json(),
             "won": self.won,
@@ -63,7 +63,7 @@ class PairedComparison:
 
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
-    """A share with Wilson's score interval (E. B. Wilson, 1927).
+    """Estimates a share with Wilson's score interval (E. B. Wilson, 1927).
 
     The interval stays inside [0, 1] and is not empty at 0 or n successes, unlike the
     one from the normal approximation.
@@ -78,7 +78,7 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
 
 
 def share(outcomes: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
-    """`wilson` of a vector of right and wrong.
+    """Applies `wilson` to a vector of right and wrong.
 
     Raises:
       ValueError: no outcomes, or values other than 0 and 1.
@@ -88,7 +88,7 @@ def share(outcomes: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
 
 
 def mean(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
-    """A mean over independent runs with Student's t interval; None for a single run.
+    """Averages independent runs with Student's t interval; None for a single run.
 
     Raises:
       ValueError: no values, or one that is not finite.
@@ -108,7 +108,7 @@ def mean(values: ArrayLike, confidence: float = CONFIDENCE) -> Estimate:
 
 
 def mcnemar_p_value(won: int, lost: int) -> float:
-    """Exact two-sided McNemar test: are `won` and `lost` the fall of a fair coin?
+    """Computes the exact two-sided McNemar test of `won` against `lost`.
 
     Twice the smaller binomial tail, at most 1. Examples on which both models agree
     say nothing and do not enter.
@@ -125,7 +125,7 @@ def paired_bootstrap(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """mean(after - before) with the percentile interval of resampled examples.
+    """Estimates mean(after - before) with the interval of resampled examples.
 
     Args:
       before: float [N] scores of the first model.
@@ -154,7 +154,7 @@ def paired_bootstrap(
 
 
 def compare(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> PairedComparison:
-    """Two models' right and wrong on the same examples.
+    """Compares two models' right and wrong on the same examples.
 
     Raises:
       ValueError: no examples, lengths that differ, or values other than 0 and 1.
@@ -170,7 +170,7 @@ def compare(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> PairedComp
 def pairwise_accuracy(
     chosen: ArrayLike, rejected: ArrayLike, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """The share of pairs whose chosen response has strictly the higher reward.
+    """Estimates the share of pairs whose chosen reward is strictly higher.
 
     A tie is wrong: a reward model that says the same of everything has accuracy 0.
 

@@ -70,7 +70,7 @@ class Judged:
             raise ValueError(f"verified scores {self.scores} are not all in [0, 1]")
 
     def known_scores(self) -> list[float]:
-        """The scores of the responses that could be checked."""
+        """Returns the scores of the responses that could be checked."""
         return [score for score in self.scores or () if score is not None]
 
     @functools.cached_property
@@ -80,7 +80,7 @@ class Judged:
         return 1 in known and min(known) < 1
 
     def advantage(self, chosen: int, rejected: int) -> float:
-        """How much better the judge finds `chosen`, in its own unit."""
+        """Returns how much better the judge finds `chosen`, in its own unit."""
         values = self.rewards if self.scores is None else self.scores
         better, worse = values[chosen], values[rejected]
         if better is None or worse is None:
@@ -94,7 +94,7 @@ class Judged:
 def candidates(
     row: Judged, *, min_gap: float, min_score_gap: float, floor: float
 ) -> tuple[list[Indices], str]:
-    """All allowed pairs of a prompt, in the order of the responses.
+    """Returns all allowed pairs of a prompt, in the order of the responses.
 
     Differences in case, spaces and punctuation are no ground for a reward model's
     preference, but a verifier may ask for exactly these.
@@ -133,7 +133,7 @@ def candidates(
 def order(
     row: Judged, pairs: Sequence[Indices], mode: Mode, rng: random.Random
 ) -> list[Indices]:
-    """The pairs, the most wanted first.
+    """Sorts the pairs, the most wanted first.
 
     "dpo" wants the largest advantage, and of equal ones the largest reward difference.
     "rpo" wants the best chosen response with a random rejected one.
@@ -152,7 +152,7 @@ def order(
 
 
 def distinct(row: Judged, pairs: Iterable[Indices], count: int) -> list[Indices]:
-    """The first `count` pairs, without those whose two texts were taken before."""
+    """Returns the first `count` pairs, none with the two texts of an earlier one."""
     taken: dict[tuple[str, str], Indices] = {}
     for chosen, rejected in pairs:
         taken.setdefault((row.texts[chosen], row.texts[rejected]), (chosen, rejected))
@@ -169,5 +169,5 @@ def _quality(row: Judged, response: int) -> tuple[float, float]:
 
 
 def _bare(text: str) -> str:
-    """The text without case, spaces and punctuation."""
+    """Returns the text without case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())

@@ -64,7 +64,7 @@ class PairSet:
     statistics: dict[str, FamilyStatistics]
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """The statistics as a JSON object: family -> field -> value."""
+        """Returns the statistics as a JSON object: family -> field -> value."""
         return {family: asdict(row) for family, row in self.statistics.items()}
 
 
@@ -81,7 +81,7 @@ def build_pairs(
     min_score_gap: float = 0.25,
     chosen_quantile: float = 0.0,
 ) -> PairSet:
-    """Preference pairs from K responses to each of N prompts.
+    """Builds preference pairs from K responses to each of N prompts.
 
     Args:
       items: [N] tasks with a family and a prompt.
@@ -179,7 +179,7 @@ def _pair(row: pairing.Judged, chosen: int, rejected: int) -> PreferencePair:
 
 
 def _thresholds(rows: Sequence[pairing.Judged], quantile: float) -> dict[str, float]:
-    """family -> the quantile of its rewards, over prompts without a verifier."""
+    """Returns the quantile of rewards by family, over prompts without a verifier."""
     rewards: dict[str, list[float]] = {}
     for row in rows:
         if row.scores is None and row.rewards:
@@ -211,7 +211,7 @@ def _statistics(
 
 
 def _overruled(pair: PreferencePair) -> bool:
-    """Whether the reward prefers the rejected response."""
+    """Returns whether the reward prefers the rejected response."""
     if pair.chosen_reward is None or pair.rejected_reward is None:
         return False
     return pair.chosen_reward < pair.rejected_reward

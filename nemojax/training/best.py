@@ -34,7 +34,7 @@ class Best:
         processes.of_first(lambda: self._replace(loss, number))
 
     def params(self, like: Any) -> Any:
-        """What is kept, shaped and placed as `like`; that itself where nothing is."""
+        """Returns the kept parameters, placed as `like`, or `like` if none are kept."""
         record = self._record()
         if record is None:
             return like

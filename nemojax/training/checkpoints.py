@@ -67,7 +67,7 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Saved steps, oldest first; whether they are whole is not looked at."""
+        """Lists saved steps, oldest first; does not check that they are whole."""
         self._wait()
         folders = _folders(self.directory)
         return sorted(step for step in folders if manifest.parts(folders[step]))
@@ -98,7 +98,7 @@ class Checkpoints:
         self._thread.start()
 
     def restore(self, like: Any) -> Any:
-        """The newest whole state; damaged ones are put aside, with a message.
+        """Restores the newest whole state; puts damaged ones aside with a message.
 
         Args:
           like: gives shapes, dtypes and shardings, which may be of another mesh.
@@ -118,7 +118,7 @@ class Checkpoints:
         return None
 
     def _require_same(self, step: int, abstract: Any) -> None:
-        """Orbax would cast to another dtype without a word."""
+        """Refuses another dtype, to which Orbax would cast without a word."""
         saved = _kinds(self._manager.item_metadata(step))
         wanted = _kinds(abstract)
         for name in sorted(saved.keys() | wanted.keys()):
@@ -149,7 +149,7 @@ class Checkpoints:
         self.check()
 
     def _finish(self, step: int) -> None:
-        """In the background: waits for Orbax, writes checksums, then deletes."""
+        """Waits for Orbax, writes checksums, then deletes, in the background."""
         try:
             self._manager.wait_until_finished()
             folder, count = self.directory / str(step), jax.process_count()
@@ -199,7 +199,7 @@ def _folders(directory: Path) -> dict[int, Path]:
 
 
 def _remove_unfinished(directory: Path) -> list[int]:
-    """What saves wrote that did not end: the next one may need the space.
+    """Removes unfinished saves: the next one may need the space.
 
     Returns:
       The steps of those that Orbax had ended, but that have no checksums.
@@ -214,7 +214,7 @@ def _remove_unfinished(directory: Path) -> list[int]:
 
 
 def _kinds(tree: Any) -> dict[str, str]:
-    """ "dtype[shape]" by name."""
+    """Returns "dtype[shape]" by name."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"

@@ -27,7 +27,7 @@ class Watch:
         self._in_a_row = 0
 
     def remember(self, path: pathlib.Path, start: int) -> None:
-        """What an interrupted run saw until step `start`, from its metrics."""
+        """Reads what an interrupted run saw until step `start` from its metrics."""
         for row in metrics.read_metrics(path):
             if row["step"] <= start:
                 if row.get("skipped"):
@@ -36,7 +36,7 @@ class Watch:
                     self.applied(row["step"], row)
 
     def limit(self, before: int) -> float | None:
-        """The longest gradient that is applied after `before` steps; None: any.
+        """Returns the gradient norm above which a step is refused; None: no limit.
 
         It depends on the steps before the last one, which are known when the next is
         taken, and so is the same for a run that was interrupted.
@@ -49,7 +49,7 @@ class Watch:
         return self._factor * statistics.median(seen[-_WINDOW:])
 
     def applied(self, step: int, row: Mapping[str, float]) -> None:
-        """Step `step` was applied; `row` are its metrics."""
+        """Records that step `step` was applied, with `row`, its metrics."""
         self._in_a_row = 0
         if self._factor:
             self._norms[step] = row["grad_norm"]
@@ -64,7 +64,7 @@ class Watch:
         row: Mapping[str, float],
         again: Mapping[str, Any],
     ) -> None:
-        """Step `step` was not applied: writes down why, and what it gave once more.
+        """Records why step `step` was not applied, and its metrics once more.
 
         Args:
           name: of the run.

@@ -65,7 +65,7 @@ def write(directory: pathlib.Path, seconds: dict[str, float]) -> None:
 
 
 def total(directory: pathlib.Path) -> dict[str, float]:
-    """Over all attempts that could write their line."""
+    """Sums over all attempts that could write their line."""
     found = dict.fromkeys(KINDS, 0.0)
     path = directory / GOODPUT
     if path.exists():
@@ -76,7 +76,7 @@ def total(directory: pathlib.Path) -> dict[str, float]:
 
 
 def text(seconds: dict[str, float]) -> str:
-    """`productive 97.1% (compile 1.2%, save 0.9%, ...)`."""
+    """Formats `productive 97.1% (compile 1.2%, save 0.9%, ...)`."""
     whole = max(sum(seconds.values()), 1e-9)
     others = ", ".join(
         f"{kind} {value / whole:.1%}"

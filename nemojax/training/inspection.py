@@ -35,7 +35,7 @@ class Saved:
 
 
 def steps(path: pathlib.Path) -> list[Saved]:
-    """The steps of a run's folder, of its `checkpoints` folder, or the one step given.
+    """Lists the steps of a run's or `checkpoints` folder, or the one step given.
 
     Raises:
       UserError: there is none.
@@ -53,7 +53,7 @@ def steps(path: pathlib.Path) -> list[Saved]:
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> dict[str, str]:
-    """How two states, or parameter trees, differ.
+    """Lists how two states, or parameter trees, differ.
 
     Args:
       one, other: folders of a step, or of parameters.

@@ -259,7 +259,7 @@ class _Steps:
             )
 
     def _overdue(self, done: int) -> bool:
-        """Whether the last save is too long ago; the same on every process."""
+        """Returns whether the last save is too long ago, the same on every process."""
         minutes = self.settings.checkpoint_minutes
         if not minutes:
             return False

@@ -43,7 +43,7 @@ def _batch_shardings(batch: Any, layout: Layout, before: tuple[None, ...]) -> An
 
 
 def everywhere(layout: Layout) -> NamedSharding:
-    """The whole of an array on every device, and so on every process."""
+    """Copies the whole of an array to every device, and so every process."""
     return NamedSharding(layout.mesh, PartitionSpec())
 
 
@@ -65,7 +65,7 @@ def put(tree: Any, shardings: Any) -> Any:
 def reshaped(
     config: ModelConfig | None, layout: Layout, state: TrainState, reshape: Any
 ) -> TrainState:
-    """The state with `partition.pack` or `unpack` on its parameters and moments.
+    """Applies `partition.pack` or `unpack` to parameters and moments of the state.
 
     Without a config it stays as it is.
     """

@@ -97,7 +97,7 @@ class ReferenceCache:
             self._file.flush()
 
     def of(self, members: Sequence[int]) -> np.ndarray:
-        """float32 [2 * len(members)]: chosen and rejected in turn.
+        """Returns float32 [2 * len(members)]: chosen and rejected in turn.
 
         Raises:
           UserError: a value is missing.

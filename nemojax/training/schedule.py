@@ -100,7 +100,7 @@ class Schedule:
         return sum(phase.steps for phase in self.phases)
 
     def at(self, step: int) -> tuple[int, int]:
-        """(samples before a step, its batch)."""
+        """Returns (samples before a step, its batch)."""
         for phase in reversed(self.phases):
             if step >= phase.first_step:
                 before = (step - phase.first_step) * phase.batch
@@ -108,7 +108,7 @@ class Schedule:
         raise UserError(f"step {step}")
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Returns the learning rate of a step."""
         return self.learning_rate.at(self.at(step)[0], self.samples)
 
     @property
@@ -130,7 +130,7 @@ class Schedule:
         return low if low < self.steps else None
 
     def of_steps(self, steps: int) -> "Schedule":
-        """The same, as short as so many steps of the last batch, in proportion."""
+        """Shortens the schedule in proportion to so many steps of the last batch."""
         samples = steps * self.batch
         scale = samples / self.samples
         return dataclasses.replace(
@@ -150,7 +150,7 @@ _SAMPLES = 1_953_125_000  # 8e12 tokens
 
 
 def _pretraining(peak: float) -> LearningRate:
-    """NVIDIA's released training script has the numbers, the report has not."""
+    """Makes a schedule with numbers of NVIDIA's training script, not the report."""
     return LearningRate(peak, 0.1, warmup=3_906_252, decay=1_949_218_748)
 
 
@@ -171,7 +171,7 @@ PRESETS = {
 
 
 def get(name: str) -> Schedule:
-    """The preset of that name.
+    """Returns the preset of that name.
 
     Raises:
       UserError: there is none; the message lists the valid names.
@@ -189,7 +189,7 @@ def chosen(
     rate: Mapping[str, Any],
     steps: int = 0,
 ) -> Schedule:
-    """The preset, or the model's own, or a default, with what is asked for.
+    """Returns the preset, or the model's own, or a default, with the given values.
 
     Args:
       preset: its name; None: `{model}_pretrain` if there is one.

@@ -177,7 +177,7 @@ def float32(params: Any, *, consume: bool = False) -> Any:
 
 
 def _steps(stage: Stage, options: Options, frozen: Any) -> Callable[..., Any]:
-    """The train step of whatever number of rows a batch has."""
+    """Makes the train step of whatever number of rows a batch has."""
     mesh = options.layout.mesh
 
     def train_step(state, batch, rate, **limits):
@@ -217,7 +217,7 @@ def _training_run(
 
 
 def _validate(stage: Stage, layout: Layout, best: Best | None, frozen: Any) -> Any:
-    """(trained parameters) -> held-out values; keeps what did best."""
+    """Makes (trained parameters) -> held-out values, which keeps the best ones."""
     if stage.measure is None:
         return None
     combine = programs.combine(stage.adapters)

@@ -97,7 +97,7 @@ class Component(NamedTuple):
 
 
 def read(path: str | pathlib.Path) -> dict[str, ClassBlend]:
-    """The blend in a YAML file.
+    """Reads the blend in a YAML file.
 
     Raises:
       DataError: no such file, or something in it that makes no blend.
@@ -133,14 +133,14 @@ def _class_blend(name: Any, value: Any) -> ClassBlend:
 
 
 def fingerprint(blend: Blend) -> str:
-    """Of what a blend says."""
+    """Returns a fingerprint of the classes, parts and weights of a blend."""
     return hashlib.sha256(repr(sorted(blend.items())).encode()).hexdigest()
 
 
 def components(
     blend: Blend, tokens: Mapping[Group, int], budget: float
 ) -> list[Component]:
-    """What a blend makes of a corpus.
+    """Returns the components into which a blend divides a corpus.
 
     Args:
       blend: shares by class.
@@ -185,7 +185,7 @@ def _parts(
 def _weights(
     name: str, one: ClassBlend, sizes: Mapping[str, int], budget: float
 ) -> dict[str, float]:
-    """Of the parts of a class; they add up to 1."""
+    """Returns the weights of the parts of a class, which add up to 1."""
     if one.weights:
         chosen = {part: weight for part, weight in one.weights if weight}
         if absent := sorted(set(chosen) - set(sizes)):

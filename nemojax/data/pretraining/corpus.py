@@ -81,12 +81,12 @@ class RecipeData:
 
 
 def utf8_bytes(text: str) -> int:
-    """Number of bytes of the text in UTF-8, the unit of blends and bits per byte."""
+    """Counts the bytes of a text in UTF-8, the unit of blends and bits per byte."""
     return len(text.encode("utf-8"))
 
 
 def find_corpus(folder: files.PathLike, *, whole: bool = True) -> Corpus:
-    """The pretraining text in the data folder `folder`.
+    """Finds the pretraining text in the data folder `folder`.
 
     Args:
       folder: as the module's docstring says.
@@ -104,7 +104,7 @@ def find_corpus(folder: files.PathLike, *, whole: bool = True) -> Corpus:
 
 
 def find_recipe_data(folder: files.PathLike) -> RecipeData:
-    """The files in the data folder `folder` for all stages of the recipe.
+    """Finds the files of all stages of the recipe in the data folder `folder`.
 
     Raises:
       files.DataError: the folder is missing, or has no file for some stage.
@@ -182,7 +182,7 @@ def read_documents(
 def read_numbered(
     path: files.PathLike, text_class: str, quarantine: files.Quarantine
 ) -> Iterator[tuple[Document, int]]:
-    """The documents of one file with the numbers of their rows; as `read_documents`."""
+    """Yields the documents of one file with the numbers of their rows."""
     _check_class(text_class)
     for row in quarantine.keep(files.read_rows(path)):
         try:

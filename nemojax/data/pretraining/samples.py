@@ -51,7 +51,7 @@ class Stream:
         return int(self._end[-1])
 
     def place(self, rank: np.ndarray, length: int, seed: int) -> np.ndarray:
-        """Where in the stream the samples of these ranks begin, int64."""
+        """Returns where in the stream the samples of these ranks begin, int64."""
         per_epoch = max(1, self.tokens // length)
         epoch, index = np.divmod(rank, per_epoch)
         begin = np.empty(len(rank), np.int64)
@@ -166,7 +166,7 @@ class Samples:
         return found
 
     def expected(self, n: int) -> dict[str, float]:
-        """What the blends want of each component among the first n."""
+        """Returns how many of the first n samples the blends give each component."""
         found = dict.fromkeys(self._streams, 0.0)
         for number, part in enumerate(self._parts):
             size = max(0, min(n, self._stop(number)) - part.first)
@@ -175,11 +175,12 @@ class Samples:
         return found
 
     def epochs(self, name: str, samples: int) -> float:
-        """How often a component's text is seen in so many of its samples."""
+        """Returns how often a component's text is seen in so many of its samples."""
         return samples * self.length / self._streams[name].tokens
 
     def places(self, first: int, count: int) -> list[tuple[str, int]]:
-        """Component and place in its text of samples `first` to `first + count - 1`."""
+        """Returns component and place in its text of `count` samples from `first` on.
+        """
         found: list[tuple[str, int]] = []
         for number, part in enumerate(self._parts):
             start, stop = max(first, part.first), self._stop(number)
@@ -248,7 +249,7 @@ class Samples:
 def validation_batches(
     corpus: TokenCorpus, split: str, length: int, rows: int, most: int
 ) -> dict[str, list[Batch]]:
-    """Held-out text by class: batches [rows, S] from its beginning, at most so many.
+    """Yields batches [rows, S] from the beginning of held-out text by class.
 
     What does not fill a row at the end is padded; rows without text fill up a batch.
     """

@@ -25,7 +25,7 @@ INDEX, TOKENIZER = "index.json", "tokenizer.model"
 def jobs(
     data: files.PathLike, out: files.PathLike, validation_share: float = 0.0
 ) -> list[Job]:
-    """What there is to do for the text in a data folder, as `corpus` describes it.
+    """Lists the tokenization jobs for the text in a data folder.
 
     Args:
       data: with files pretrain/<class>-* and pretrain/dev-<class>*.

@@ -64,7 +64,7 @@ class Job:
     validation_share: float = 0.0
 
     def settings(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """What makes a finished output the one that this job would write."""
+        """Returns the settings that a finished output of this job must have."""
         return {
             "version": VERSION,
             "input": self.path.name,
@@ -78,7 +78,7 @@ class Job:
 
 
 def dtype(tokenizer_size: int) -> np.dtype:
-    """Little-endian, of 2 bytes where the ids fit."""
+    """Returns the little-endian dtype of token ids: 2 bytes where the ids fit."""
     return np.dtype("<u2" if tokenizer_size <= 65_536 else "<u4")
 
 
@@ -126,7 +126,8 @@ def _finished(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | N
 
 
 def damage(out: pathlib.Path, facts: dict[str, Any]) -> str:
-    """What is wrong with a finished file, by its checksums; "" if nothing is."""
+    """Describes the damage of a finished file, by its checksums; "" if there is none.
+    """
     for suffix, digest in facts["sha256"].items():
         path = _with(out, suffix)
         if not path.exists():
@@ -223,7 +224,7 @@ class TokenFile:
         return reader
 
     def read(self, record: int) -> np.ndarray:
-        """Token ids of a record, uint16 or uint32 [its tokens]; no copy is made.
+        """Returns the token ids of a record, uint16 or uint32 [tokens], uncopied.
 
         Raises:
           DataError: the record is damaged; names file, record and row of the input.

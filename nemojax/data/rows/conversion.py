@@ -62,7 +62,7 @@ def find(
     target: str,
     drop_labels: bool = False,
 ) -> list[Source]:
-    """The files to convert, with their formats, before any work is done.
+    """Finds the files to convert, with their formats, before any work is done.
 
     Args:
       paths: files and folders.
@@ -140,7 +140,7 @@ def convert(
 
 
 def require_free(out: files.PathLike) -> pathlib.Path:
-    """The file to write, as a path.
+    """Returns the file to write as a path.
 
     Raises:
       DataError: it exists, its folder does not, or it does not end in .jsonl.

@@ -58,12 +58,12 @@ class ReadResult(Generic[Record]):
 
 
 def detect(row: dict[str, Any]) -> str | None:
-    """Name of the format that a row is in, or None if it is in none we know."""
+    """Returns the name of the format of a row, None if it is in none we know."""
     return next((name for name, f in _FORMATS.items() if f.recognises(row)), None)
 
 
 def kind_of(name: str) -> str:
-    """The kind of records, a key of `FORMATS`, that the format of that name gives."""
+    """Returns the kind of records, a key of `FORMATS`, that a format gives."""
     return _KINDS[name]
 
 
@@ -143,7 +143,7 @@ def read(
 def _detected(
     rows: Sequence[files.Row | files.BadRow], path: files.PathLike
 ) -> str | None:
-    """The format of the first row that is in any; None without good rows."""
+    """Returns the format of the first row that is in any; None without good rows."""
     values = [row.value for row in rows if isinstance(row, files.Row)]
     for value in values:
         if found := detect(value):

@@ -68,7 +68,7 @@ class Examples:
         return digest.hexdigest()
 
     def with_share(self, other: "Examples", share: float, seed: int) -> "Examples":
-        """These and so many of others that they are a share of all, behind these.
+        """Appends so many of other examples that they are a share of all.
 
         Args:
           other: of the same kind.

@@ -37,7 +37,7 @@ def weights_of(text: str) -> tuple[float, ...]:
 
 
 def read(folder: str | Path, weights: Sequence[float]) -> Rewards:
-    """The rewards in a folder of `experiments.score`.
+    """Reads the rewards in a folder of `experiments.score`.
 
     Args:
       folder: with part-NNNNN.jsonl.

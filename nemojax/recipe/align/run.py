@@ -83,7 +83,7 @@ class Data:
     def read(
         self, encode: Encode, settings: Settings, values: int
     ) -> tuple[Examples, Examples | None]:
-        """The examples to train on and those to measure on.
+        """Reads the examples to train on and those to measure on.
 
         Raises:
           DataError: as `examples.read`.
@@ -256,7 +256,7 @@ def history(directory: Path) -> list[dict[str, float]]:
 def _finish(
     directory: Path, trained: Trained, digest: str, train: Examples
 ) -> dict[str, Any]:
-    """The picture and the facts; what only a resumed attempt reads goes."""
+    """Writes the plot and the facts; deletes what only a resumed attempt reads."""
     rows = trained.history
     report.picture(rows, directory / "curve.png")
     facts = {

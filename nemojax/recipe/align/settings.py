@@ -72,7 +72,7 @@ class Settings:
                 raise UserError(f"{name}={getattr(self, name)} must be positive")
 
     def to_json(self) -> dict[str, Any]:
-        """For the configuration of a work folder."""
+        """Returns the settings for the configuration of a work folder."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 

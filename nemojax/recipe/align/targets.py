@@ -38,7 +38,7 @@ class StageBatches(Sequence[Any]):
         values: np.ndarray,
         reference: ReferenceCache | None = None,
     ):
-        """Nothing is made before it is asked for.
+        """Keeps its arguments; makes each batch when it is requested.
 
         Args:
           settings: of the stage.
@@ -74,7 +74,7 @@ class StageBatches(Sequence[Any]):
     def pairs(
         self, packed: PackedBatch, reference: ReferenceCache | None
     ) -> PreferenceBatch:
-        """The batch of pairs; without a cache its reference log-probs are 0."""
+        """Returns the batch of pairs; without a cache its reference log-probs are 0."""
         count = packed.num_sequences
         rewards, log_probs = np.zeros((2, len(packed.last_token)), np.float32)
         found = np.nan_to_num(self._values[list(packed.members)])
@@ -101,7 +101,7 @@ def pack(
     *,
     held_out: bool = False,
 ) -> ExampleBatches:
-    """The examples of a stage by step: of all epochs, or once and in their order.
+    """Packs the examples of a stage by step: of all epochs, or once in their order.
 
     Args:
       settings: of the stage.

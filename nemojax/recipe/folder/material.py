@@ -161,7 +161,7 @@ class _Reader:
 
 
 def spread(rows: Sequence[Record], most: int) -> list[Record]:
-    """At most `most` rows, evenly spread over all."""
+    """Returns at most `most` rows, evenly spread over all."""
     count = min(most, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
 

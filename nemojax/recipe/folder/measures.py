@@ -72,7 +72,7 @@ class Measures:
         }
 
     def bits_per_byte(self, score: Score) -> dict[str, Estimate]:
-        """-log2 p of the text per byte of UTF-8, by class; comparable over tokenizers.
+        """Measures bits per byte of UTF-8 by class, comparable over tokenizers.
 
         Rows are scored by themselves, so a document's context starts anew every
         `length` tokens.
@@ -89,7 +89,7 @@ class Measures:
         return found
 
     def losses(self, score: Score) -> dict[str, Estimate]:
-        """Mean negative log-likelihood, in nats, of a trained token, by set."""
+        """Measures mean negative log-likelihood, in nats, of a trained token by set."""
         found = {}
         for name, rows in self.demonstrations.items():
             scores = score(rows)
@@ -97,7 +97,7 @@ class Measures:
         return found
 
     def preferences(self, score: Score) -> dict[str, list[int]]:
-        """Whether chosen is strictly more likely than rejected: by sum, and by mean.
+        """Measures how often chosen is likelier than rejected: by sum, and by mean.
 
         DPO and RPO raise the sum of the token log-probs, which also favours the
         shorter response; the mean over tokens does not.
@@ -121,7 +121,7 @@ class Measures:
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
-    """A ratio of sums over independent examples, with its 95 % interval.
+    """Returns a ratio of sums over independent examples with its 95 % interval.
 
     The variance is that of the residuals `numerator - ratio * denominator` (Cochran,
     Sampling Techniques, section 6.4), so that long examples weigh what they should.
@@ -148,7 +148,7 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 def texts(
     tokenizer: Tokenizer, documents: Sequence[Document], length: int, num_bytes: int
 ) -> list[Text]:
-    """The beginnings of documents, about `num_bytes` together.
+    """Returns the beginnings of documents, about `num_bytes` together.
 
     Args:
       tokenizer: gives the tokens.

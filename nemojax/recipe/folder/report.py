@@ -38,7 +38,7 @@ def build(
     data_files: Mapping[str, str],
     quarantine: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The report as a JSON object.
+    """Builds the report as a JSON object.
 
     `stages[]` hold `name, metrics, seconds, counts`; a metric is `value, n, interval`.
     `comparisons[]` are paired, on the same pairs; `checks[]` say what had to hold.
@@ -87,7 +87,7 @@ def build(
 
 
 def _comparisons(stages: Mapping[str, StageOutput]) -> list[dict[str, Any]]:
-    """Preference accuracy, policy by policy, on the same pairs."""
+    """Compares policies by preference accuracy on the same pairs."""
     policies = [name for name in stages if name == "dpo" or name.startswith("rpo")]
     steps = list(zip(["general_sft", *policies[:-1]], policies, strict=True))
     if len(policies) > 1:
@@ -106,7 +106,7 @@ def _comparisons(stages: Mapping[str, StageOutput]) -> list[dict[str, Any]]:
 def checks(
     rows: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, float]]
 ) -> list[dict[str, Any]]:
-    """What the run had to show: `name, before, after, holds` of each.
+    """Returns `name, before, after, holds` of each improvement the run had to show.
 
     Args:
       rows: the report's stages.
@@ -142,7 +142,7 @@ def checks(
 
 
 def table(report: Mapping[str, Any]) -> tables.Table:
-    """The stages against the measures."""
+    """Tabulates the stages against the measures."""
     rows = []
     for row in report["stages"]:
         cells = [
@@ -156,7 +156,7 @@ def table(report: Mapping[str, Any]) -> tables.Table:
 
 
 def _sizes(report: Mapping[str, Any]) -> list[str]:
-    """How many documents, rows or pairs each measure rests on."""
+    """Counts the documents, rows or pairs that each measure rests on."""
     found = {
         measure: cell["n"]
         for row in report["stages"]
@@ -172,7 +172,7 @@ def _cell(estimate: Mapping[str, Any] | None, is_share: bool) -> str:
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """The table, its key, the comparisons, and the checks that do not hold."""
+    """Returns the table, its key, the comparisons, and the checks that do not hold."""
     lines = [table(report).to_text(), "", KEY]
     for row in report["comparisons"]:
         if row["measure"] == measures.SUM:
@@ -195,7 +195,7 @@ def write(directory: Path, report: Mapping[str, Any]) -> None:
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as one HTML page that needs nothing but itself."""
+    """Returns the report as one HTML page that needs nothing but itself."""
     total = tables.duration(report["seconds"])
     counts = {row["name"]: row["counts"] for row in report["stages"] if "counts" in row}
     sections = (

@@ -48,12 +48,12 @@ Answered = tuple[Task, str]
 
 
 def stream(settings: Settings, name: str) -> random.Random:
-    """The random stream of one stage: no stage depends on what another one drew."""
+    """Returns a stage's random stream, independent of what other stages drew."""
     return random.Random(f"miniature/{settings.seed}/{name}")
 
 
 def train_tokenizer(settings: Settings) -> Tokenizer:
-    """SentencePiece BPE on pretraining text and training prompts."""
+    """Trains SentencePiece BPE on pretraining text and training prompts."""
     rng = stream(settings, "tokenizer")
     texts = text.sample_documents(rng, 12_000, phase=1)
     for task in tasks.sample_tasks(rng, "train", 2_000):
@@ -97,7 +97,7 @@ def pretraining_batches(
 
 
 def evaluation_tasks(settings: Settings) -> list[Task]:
-    """Held-out tasks: `eval_tasks` of each family, and each held-out fact once."""
+    """Returns `eval_tasks` held-out tasks a family, and each held-out fact once."""
     rng = stream(settings, "evaluation")
     found: list[Task] = []
     for family in ("math", "code", "instruction"):
@@ -110,7 +110,7 @@ def evaluation_tasks(settings: Settings) -> list[Task]:
 def annotated(
     rng: random.Random, answered: Sequence[Answered]
 ) -> list[AttributeLabels]:
-    """HelpSteer2-like labels of responses."""
+    """Returns HelpSteer2-like labels of responses."""
     return [
         AttributeLabels(
             Conversation.of(task.prompt, response),
@@ -126,7 +126,7 @@ def teacher_responses(
     split: str,
     weights: Mapping[str, float] | None = None,
 ) -> list[Answered]:
-    """Two responses a prompt by teachers of all kinds and strengths, some very weak."""
+    """Returns two responses a prompt by teachers of all kinds and strengths."""
     found = []
     for task in tasks.sample_tasks(rng, split, prompts, weights):
         for _ in range(2):
@@ -152,7 +152,7 @@ def generator_responses(
 
 
 def teacher_generator(teacher: ScriptedTeacher, found: Sequence[Task]) -> Generator:
-    """The scripted teacher behind the generator protocol, for these tasks in order."""
+    """Wraps the scripted teacher as a generator for these tasks in order."""
 
     def answer(request: Request, rng: random.Random) -> str:
         index, _, _ = request.id.partition("/")
@@ -169,7 +169,7 @@ def demonstrations(
     scorer: LoadedModel | None,
     directory: Path,
 ) -> tuple[list[Answered], dict[str, Any]]:
-    """Teacher answers, of which the reward model lets the better ones through.
+    """Returns teacher answers, the better ones of them by the reward model.
 
     As in the report (section 3.2.2) an answer has to reach a threshold, here that of
     the best `keep` of its family. Of a prompt's answers that do, one is drawn: the
@@ -220,7 +220,7 @@ def demonstrations(
 def score(
     scorer: LoadedModel, found: Sequence[Task], texts: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """Aggregated rewards [N, K] with the published weights of the 340B model."""
+    """Aggregates rewards [N, K] with the published weights of the 340B model."""
     flat = [
         Conversation.of(task.prompt, answer)
         for task, row in zip(found, texts, strict=True)
@@ -241,7 +241,7 @@ def load_demonstrations(path: Path) -> list[tuple[str, str]]:
 
 
 def scripted_teacher(settings: Settings) -> ScriptedTeacher:
-    """The teacher that the settings name."""
+    """Returns the teacher that the settings name."""
     return ScriptedTeacher(cast(teachers.Errors, settings.teacher))
 
 

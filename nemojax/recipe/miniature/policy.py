@@ -46,7 +46,7 @@ class Policy:
         return Engine(model.config, model.params, model.mesh, sizes)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """See `Generator.generate`."""
+        """Implements `Generator.generate`."""
         requests = list(requests)
         stop_id = self._stop_id
         prompts = [self._prompt(request.prompt) for request in requests]

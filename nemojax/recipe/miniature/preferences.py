@@ -67,7 +67,7 @@ def preference_data(
 def policy_answers(
     policy: Policy, rng: random.Random, prompts: int, split: str
 ) -> list[tuple[Task, str]]:
-    """Two answers of the policy to each of new prompts, at temperature 1."""
+    """Samples two answers of the policy to each of new prompts, at temperature 1."""
     found = tasks.sample_tasks(rng, split, prompts)
     texts = data.generator_responses(policy, found, 2, rng.randrange(2**31))
     return [
@@ -78,7 +78,7 @@ def policy_answers(
 def pairwise(
     scorer: LoadedModel, answered: Sequence[tuple[Task, str]]
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy on pairs of which exactly one response is right, by family and all.
+    """Measures accuracy on pairs with one right response, by family and all.
 
     Args:
       scorer: a reward model.

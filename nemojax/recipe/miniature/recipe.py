@@ -149,7 +149,7 @@ class Recipe:
         }
 
     def _teacher(self, directory: Path) -> dict[str, Any]:
-        """The teacher on the evaluation tasks, one answer each."""
+        """Evaluates the teacher on the evaluation tasks, one answer each."""
         rng = data.stream(self.settings, "teacher-evaluation")
         teacher = data.scripted_teacher(self.settings)
         graded = evaluation.grade(
@@ -233,7 +233,7 @@ class Recipe:
         }
 
     def _synthetic_data(self, directory: Path) -> dict[str, Any]:
-        """Teacher data for both SFT stages, filtered and (control) as it comes."""
+        """Makes teacher data for both SFT stages, filtered and (control) unfiltered."""
         scorer = self.load("reward_model")
         statistics = {}
         for name, filtered in (("", scorer), ("unfiltered_", None)):

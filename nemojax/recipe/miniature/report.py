@@ -45,7 +45,7 @@ NOTES = (
 
 
 def build(settings: Settings, stages: Stages, tasks: Sequence[Task]) -> dict[str, Any]:
-    """The report of a finished run, as `nemojax.reporting.report` takes it."""
+    """Builds the report of a finished run, as `nemojax.reporting.report` takes it."""
     teacher = stages["teacher"]
     pretrain = stages["pretrain"].result
     report: dict[str, Any] = {
@@ -93,7 +93,7 @@ def build(settings: Settings, stages: Stages, tasks: Sequence[Task]) -> dict[str
 
 
 def comparisons(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Paired comparisons of neighbouring stages, math, code and instructions."""
+    """Compares neighbouring stages, pairwise, on math, code and instructions."""
     order = [
         n for n in ("general_sft", "dpo", "rpo_1", "rpo_2", "rpo_3") if n in stages
     ]
@@ -142,7 +142,7 @@ def samples(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def terminal_table(report: Mapping[str, Any]) -> str:
-    """The stage table for the terminal, the teacher on top."""
+    """Returns the stage table for the terminal, the teacher on top."""
     return tables.stage_table(report).to_text()
 
 

@@ -74,7 +74,7 @@ class Settings:
     eval_tasks: int = 1000
 
     def model(self, vocab_size: int) -> ModelConfig:
-        """The model, with the tokenizer's vocabulary rounded up to a multiple of 64."""
+        """Returns the model; its vocabulary is rounded up to a multiple of 64."""
         return presets.miniature(-(-vocab_size // 64) * 64)
 
     def stages(self) -> dict[str, Stage]:
@@ -105,7 +105,7 @@ class Settings:
 
 
 def quick(seed: int = 0, teacher: str = "random") -> Settings:
-    """Every stage, small: shows that it works, not how well."""
+    """Returns small settings of every stage, which show that it works, not how well."""
     return Settings(
         seed=seed,
         teacher=teacher,

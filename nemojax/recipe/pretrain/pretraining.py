@@ -61,12 +61,12 @@ class Settings:
     max_bad_fraction: float = 0.001
 
     def to_json(self) -> dict[str, Any]:
-        """For the configuration of a work folder."""
+        """Returns the settings for the configuration of a work folder."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def model_config(name: str, vocab_size: int | None = None) -> ModelConfig:
-    """A preset; small ones take the vocabulary of their tokenizer.
+    """Returns a preset; small ones take the vocabulary of their tokenizer.
 
     Raises:
       UserError: no such preset, or the tokenizer has more pieces than it.
@@ -120,7 +120,7 @@ def open_samples(
     blends: Sequence[Blend],
     faults: Path | None = None,
 ) -> Samples:
-    """The samples of a run: of one blend, or of two with the change in between.
+    """Opens the samples of a run: of one blend, or of two with the change in between.
 
     Raises:
       DataError: a blend names text that there is not.
@@ -184,7 +184,7 @@ def bits_per_byte(
     length: int,
     most_rows: int,
 ) -> Callable[[Any], dict[str, float]]:
-    """(params) -> mean loss and bits per byte of the held-out text, by class.
+    """Makes (params) -> mean loss and bits per byte of held-out text, by class.
 
     A token's loss counts if it has a token before it in its row; bits are divided by
     the bytes that a token of the class stands for. Without held-out text: nothing.
@@ -214,7 +214,7 @@ def bits_per_byte(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
-    """Sum over the targets of a batch, and how many there are."""
+    """Sums the loss over the targets of a batch, and counts them."""
     objective = objectives.language_model_objective(config, layout)
     return objective(params, batch)[:2]
 
@@ -222,7 +222,7 @@ def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
 def speed(
     settings: Settings, devices: int, peak_flops: float
 ) -> Callable[[int, dict[str, float]], dict[str, float]]:
-    """(step, its metrics) -> tokens, tokens per second, and utilisation.
+    """Makes (step, its metrics) -> tokens, tokens per second, and utilisation.
 
     Args:
       settings: of the run.
@@ -254,7 +254,7 @@ def speed(
 
 
 def peak_flops(device: Any) -> float:
-    """Of an accelerator that `planning.hardware` knows by its kind; 0 for others."""
+    """Returns the peak of an accelerator in `planning.hardware`, by its kind, or 0."""
     kinds = {one.title: one.peak_flops for one in hardware.HARDWARE.values()}
     return kinds.get(device.device_kind, 0.0)
 

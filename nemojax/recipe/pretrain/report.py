@@ -83,7 +83,7 @@ def _predicted(scenario: Scenario) -> dict[str, Any]:
 
 
 def plan_text(found: dict[str, Any]) -> str:
-    """The plan as a table."""
+    """Returns the plan as a table."""
     lines = [
         f"{found['parameters']:,} parameters; a checkpoint takes "
         f"{found['checkpoint_bytes'] / 1e9:,.1f} GB",
@@ -122,7 +122,7 @@ def plan_text(found: dict[str, Any]) -> str:
 
 
 def mix(source: Samples, samples: int) -> dict[str, dict[str, float]]:
-    """The realised mix by component: samples, share, epochs of its text."""
+    """Returns the realised mix by component: samples, share, epochs of its text."""
     counts = source.counts(samples)
     wanted = source.expected(samples)
     return {

@@ -94,7 +94,7 @@ def _outputs(source: str) -> tuple[code_interpreter.Value | None, ...] | None:
 
 
 def is_program(response: str) -> bool:
-    """Whether a function of the language can be read out of the response."""
+    """Returns whether a function of the language can be read out of the response."""
     return _outputs(extract_program(response)) is not None
 
 
@@ -140,7 +140,7 @@ class CodeTask:
         return write_program(self.operations, self.reducer)
 
     def grade(self, response: str) -> Grade:
-        """The score is the share of the test inputs with the right result."""
+        """Scores the share of the test inputs with the right result."""
         expected = _outputs(write_program(self.operations, self.reducer))
         actual = _outputs(extract_program(response))
         if expected is None:

@@ -58,7 +58,7 @@ class FactTask:
         return self.answer
 
     def grade(self, response: str) -> Grade:
-        """Correct if the true value, and no other value, is named."""
+        """Accepts a response that names the true value, and no other value."""
         named = _VALUES.intersection(_WORD.findall(response.lower()))
         correct = named == {self.answer}
         checks = {"answer": correct}

@@ -30,11 +30,11 @@ class Task(Protocol):
         ...
 
     def parse_completion(self, text: str) -> str:
-        """The response inside a base model's continuation of the prompt."""
+        """Returns the response inside a base model's continuation of the prompt."""
         ...
 
     def gold(self, rng: random.Random) -> str:
-        """A fully correct response."""
+        """Returns a fully correct response."""
         ...
 
     def grade(self, response: str) -> Grade:

@@ -109,7 +109,7 @@ class InstructionTask:
         return self.write(rng.sample(self.allowed_words, self.count), self.constraints)
 
     def grade(self, response: str) -> Grade:
-        """The score is the share of checks passed, count and content among them."""
+        """Scores the share of checks passed, count and content among them."""
         text = response.strip()
         checks: dict[str, bool] = {}
         if "brackets" in self.constraints:

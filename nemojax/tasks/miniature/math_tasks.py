@@ -124,7 +124,7 @@ class MathTask:
         return f"{chain} #### {value}"
 
     def grade(self, response: str) -> Grade:
-        """Half of the score is the final number, half the share of right steps.
+        """Scores half for the final number, half for the share of right steps.
 
         So a correct response never scores below an incorrect one.
         """

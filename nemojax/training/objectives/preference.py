@@ -115,7 +115,7 @@ class PreferenceConfig:
         return self.loss not in losses.REFERENCE_FREE
 
     def __call__(self, pairs: Pairs) -> Loss:
-        """The loss of pairs."""
+        """Computes the loss of pairs."""
         return losses.PREFERENCES[self.loss](pairs, **self._options())
 
     def _options(self) -> dict[str, Any]:
@@ -129,14 +129,14 @@ PreferenceLoss = Callable[[Pairs], Loss]
 
 
 def needs_reference(loss: PreferenceLoss) -> bool:
-    """Whether a loss looks at the reference: unless its `needs_reference` is False."""
+    """Returns whether a loss looks at the reference: by default it does."""
     return getattr(loss, "needs_reference", True)
 
 
 def preference_objective(
     config: ModelConfig, loss: PreferenceLoss, layout: Layout | None = None
 ) -> Objective:
-    """Any loss on pairs, on a `PreferenceBatch`.
+    """Makes any loss on pairs an objective on a `PreferenceBatch`.
 
     The loss is given float32 arrays, in which all is 0 where there is no pair but the
     token counts, which are at least 1; its values there are left out.
@@ -187,7 +187,7 @@ def kto_objective(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Objective:
-    """Kahneman-Tversky optimisation, on a `KTOBatch`; see `losses.kto`.
+    """Makes Kahneman-Tversky optimisation, on a `KTOBatch`; see `losses.kto`.
 
     Its baseline is that of the batch: micro-batches would each have their own.
     """
