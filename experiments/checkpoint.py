@@ -1,4 +1,4 @@
-"""What lies in a run's checkpoints.
+"""Contents of a run's checkpoints.
 
     python -m experiments.checkpoint list RUN
     python -m experiments.checkpoint verify RUN
@@ -29,7 +29,7 @@ _MOST = 20  # arrays that are shown
 
 
 def list_steps(path: pathlib.Path) -> int:
-    """Tells a table of steps."""
+    """Prints a table of steps."""
     steps = inspection.steps(path)
     lines = [f"{'step':>10}{'GB':>9}{'files':>7}  saved"]
     for saved in steps:
@@ -66,7 +66,7 @@ def verify(path: pathlib.Path) -> int:
 
 
 def diff(one: pathlib.Path, other: pathlib.Path) -> int:
-    """Tells in which arrays two states differ."""
+    """Prints in which arrays two states differ."""
     found = inspection.differences(one, other)
     lines = [f"{name}: {what}" for name, what in list(found.items())[:_MOST]]
     if len(found) > _MOST:

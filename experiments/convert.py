@@ -49,8 +49,7 @@ PAIRS = (("from_hf", "out"), ("from_nemo", "out"), ("model", "to_hf"))
 def to_model(
     directory: pathlib.Path, target: pathlib.Path, reader: Any, files: Any
 ) -> int:
-    """Writes a checkpoint, which `reader` reads, to a model folder; returns its params.
-    """
+    """Writes a checkpoint that `reader` reads to a model folder; returns its leaves."""
     total = 0
 
     def counted():

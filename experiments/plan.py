@@ -1,4 +1,4 @@
-"""Will it fit, how fast will it be, and why: a training run without the hardware.
+"""Plan of a training run without the hardware: does it fit, how fast, and why.
 
     python -m experiments.plan --model=nemotron4_340b --hardware=h100 \\
         --parallel.data=16 --parallel.pipe=12 --parallel.tensor=8 \\
@@ -100,7 +100,7 @@ def assumptions() -> roofline.Assumptions:
 
 
 def serve() -> int:
-    """Plans answering."""
+    """Plans a server of the model."""
     parallel = layout_flags.chosen()
     if parallel.pipe != 1 or FLAGS.search or FLAGS.picture:
         raise UserError("--serve takes no pipeline, no --search and no --picture")

@@ -1,4 +1,4 @@
-"""What one-byte weights do to a model: KL divergence and perplexity against its own.
+"""Cost of one-byte weights: KL divergence and perplexity against the model's own.
 
     python -m experiments.quantize --model=MODEL --data=FILE[,FILE...]
 
@@ -46,7 +46,7 @@ def texts(path: str, quarantine: files.Quarantine) -> Iterator[str]:
 
 
 def take(tokenizer, quarantine: files.Quarantine) -> Iterator[list[int]]:
-    """Tokens of texts, of each file the same number."""
+    """Returns tokens of texts, of each file the same number."""
     for path in FLAGS.data:
         left = FLAGS.tokens // len(FLAGS.data)
         for text in texts(path, quarantine):

@@ -1,4 +1,4 @@
-"""Serves a checkpoint to OpenAI's clients, and to lm-evaluation-harness.
+"""A server of a checkpoint for OpenAI's clients, and for lm-evaluation-harness.
 
     python -m experiments.serve --model=models/mine
     curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\

@@ -1,4 +1,4 @@
-"""Text to tokenized files, once, for any number of pretraining runs.
+"""Tokenization of text into files, once, for any number of pretraining runs.
 
     python -m experiments.tokenize --data=DATA --tokenizer=tokenizer.model --out=tokens
 

@@ -1,4 +1,4 @@
-"""Flags that the scripts of all stages have, and what they say.
+"""Flags that the scripts of all stages share, and the settings made of them.
 
 `define(preset)` makes them with the values of a preset; `settings`, `options` and
 `data` read them; `train` does what they say.
@@ -33,7 +33,7 @@ _FIELDS = ("batch", "epochs", "length", "seed", "pack", "validate_every")
 
 @dataclasses.dataclass
 class Lora:
-    """The adapters that are trained in place of the model, see `models.lora`.
+    """Adapters that are trained in place of the model, see `models.lora`.
 
     Attributes:
       rank: width of the adapters; 0: the model itself is trained.

@@ -1,4 +1,4 @@
-"""What every command has in common: its devices, and how it ends.
+"""Frame of every command: its devices, and how it ends.
 
 A command that cannot go on says why in one line on stderr and what to do, without a
 traceback; a traceback is for our own mistakes. This module does not import jax, so

@@ -1,4 +1,4 @@
-"""What a command asks of the machine it runs on, before jax starts.
+"""Settings of the machine that a command makes before jax starts.
 
 This module does not import jax, so that the devices can still be chosen.
 """
@@ -46,7 +46,7 @@ def keep_memory() -> None:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

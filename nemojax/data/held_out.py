@@ -4,7 +4,7 @@ import hashlib
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """Tells whether a share of all keys, which are measured on alone, has this one.
+    """Returns whether a share of all keys, which are measured on alone, has this one.
 
     The key alone decides, on every machine and for every seed: what comes twice, in
     whatever file, is on one side, and a smaller share is a part of a larger one.

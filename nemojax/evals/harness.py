@@ -129,7 +129,7 @@ class NemojaxLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """For the names of the harness's caches."""
+        """Name of the tokenizer in the harness's caches."""
         return f"{NAME}-{self._model.tokenizer.fingerprint}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
@@ -160,7 +160,7 @@ class NemojaxLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Tokens of a text; what `apply_chat_template` gave may stand in it."""
+        """Encodes a text, in which the output of `apply_chat_template` may stand."""
         del kwargs
         tokenizer = self._model.tokenizer
         begin, *chats = self._chat.split(string)
@@ -240,7 +240,7 @@ class NemojaxLM(TemplateLM):
     def generate_until(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[str]:
-        """Answers up to a stop string of the task, or the end of the text."""
+        """Generates up to a stop string of the task, or the end of the text."""
         asked = [self._generation(*request.args) for request in requests]
         found = [""] * len(requests)
 

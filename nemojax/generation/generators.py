@@ -1,4 +1,4 @@
-"""Where responses come from: requests go in, responses come out as they are ready.
+"""Generators of responses: requests go in, responses come out as they are ready.
 
 The stages of data generation know a generator by its name and by `generate` alone; a
 scripted teacher, a policy in this process and a remote server look the same to them.
@@ -108,7 +108,7 @@ def sample(
     temperature: float,
     seed: int,
 ) -> list[list[Response]]:
-    """Asks for `samples` answers to each prompt and waits for all of them.
+    """Requests `samples` responses to each prompt and waits for all of them.
 
     Answer k to prompt i depends on the generator, (seed, i, k) and the prompt alone.
     Greedy answers are generated once and repeated.

@@ -1,4 +1,4 @@
-"""A task as the stages of data generation see it.
+"""Tasks as the stages of data generation see them.
 
 Any object with a family and a prompt will do: the embedded world's tasks, rows of a
 benchmark, prompts that a model wrote.

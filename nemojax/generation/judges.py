@@ -1,4 +1,4 @@
-"""How good responses are: what a verifier says, and what a reward model makes of it.
+"""Judges of responses: a verifier's verdict, and a reward model's blend with it.
 
 The order is the report's (section 3.2.3): where an answer can be checked it is
 checked, and the reward model judges the rest.

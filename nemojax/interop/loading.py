@@ -106,7 +106,7 @@ class LoadedModel:
 
     @property
     def is_reward_model(self) -> bool:
-        """Whether the model gives attribute values."""
+        """True for a model that gives attribute values."""
         return "reward_head" in self.params
 
     @property

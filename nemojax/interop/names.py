@@ -28,7 +28,7 @@ class Tensor:
 
     @property
     def stacked(self) -> bool:
-        """Whether the leaf's first dimension is the layer."""
+        """True where the leaf's first dimension is the layer."""
         return "{layer}" in self.name
 
     def names(self, num_layers: int) -> list[str]:

@@ -1,6 +1,1 @@
-(
-    """Reads and writes files: rows, quarantine, work folders, parts, journals."""
-    """Reads and writes files: rows, quarantine, work folders, parts, journals."""
-)
-
 """Reads and writes files: rows, quarantine, work folders, parts, journals."""

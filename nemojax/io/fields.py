@@ -30,7 +30,7 @@ class Reject(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How the rows of one published layout are recognised and read.
+    """Recogniser and reader of the rows of one published layout.
 
     Attributes:
       name: short name, shown to the user.

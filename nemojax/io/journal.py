@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was found when a journal was opened.
+    """Facts found when a journal was opened.
 
     Attributes:
       rows: rows that were read.

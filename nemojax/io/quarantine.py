@@ -66,7 +66,7 @@ class BadRow:
 
     @property
     def malformed(self) -> bool:
-        """Whether the row is broken, rather than sound and of no use here."""
+        """True where the row is broken, rather than sound and of no use here."""
         return self.reason not in SKIP_REASONS
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What every loss gives: a value and a weight for each example."""
+"""Results of losses: a value and a weight for each example."""
 
 from typing import NamedTuple
 
@@ -38,6 +38,6 @@ def reduce(loss: Loss) -> tuple[jax.Array, jax.Array, Metrics]:
 
 
 def select(values: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Values as float32, 0 where they are not valid, NaN or not."""
+    """Returns values as float32, 0 where they are not valid, NaN or not."""
     values = jnp.asarray(values, jnp.float32)
     return values if valid is None else jnp.where(valid > 0, values, 0.0)

@@ -42,7 +42,7 @@ class Responses(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """N pairs of responses to one prompt each: what a preference loss is given.
+    """N pairs of responses to one prompt each: the argument of a preference loss.
 
     A loss uses what it needs; losses of this package name what is missing. Training
     fills in all fields, with 0 where the data say nothing.
@@ -61,7 +61,7 @@ class Pairs(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """N responses, each judged by itself: what KTO is given.
+    """N responses, each judged by itself: the argument of KTO.
 
     Attributes:
       responses: the responses.

@@ -212,10 +212,7 @@ def reward_distance(
 
 
 def _bernoulli_kl(x_N: jax.Array, y_N: jax.Array) -> jax.Array:
-    """Computes KL(Bernoulli(sigmoid(x))
-
-    Bernoulli(sigmoid(y))) stably.
-    """
+    """Computes KL(Bernoulli(sigmoid(x)) || Bernoulli(sigmoid(y))) stably."""
     log_sigmoid = jax.nn.log_sigmoid
     return jax.nn.sigmoid(x_N) * (log_sigmoid(x_N) - log_sigmoid(y_N)) + jax.nn.sigmoid(
         -x_N

@@ -55,7 +55,7 @@ def orpo(
     sft_average: bool = True,
     preference_weight: float = 1.0,
 ) -> Loss:
-    """Odds ratio preference optimisation (Hong et al. 2024, equations 6 and 7).
+    """Computes odds ratio preference optimisation (Hong et al. 2024, eq. 6 and 7).
 
     -mean log pi(chosen) - beta log sigmoid(log odds(chosen) - log odds(rejected)), the
     odds p / (1 - p) being those of p = exp(mean log pi).

@@ -73,7 +73,7 @@ def splash(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """Pallas splash attention; heads are padded to a multiple of 128 numbers.
+    """Calls Pallas splash attention; heads are padded to a multiple of 128 numbers.
 
     Raises:
       UserError: S is no multiple of 128.

@@ -82,7 +82,6 @@ def logits(
 
     Args: as `token_log_probs`.
     """
-
     layout = dataclasses.replace(layout or Layout(), pipeline="gpipe")
     found = sharded.run(config, _LOGITS, layout, params, tokens, positions, segment_ids)
     return found[..., : config.vocab_size]
@@ -117,7 +116,6 @@ def token_log_probs(
       ValueError: an unknown remat policy, or sizes that the layout cannot split; the
         message says what would do.
     """
-
     return sharded.run(
         config, _LOG_PROBS, layout, params, tokens, positions, segment_ids
     )

@@ -1,4 +1,4 @@
-"""What stands before and after the layers: embedding, LM head, reward head."""
+"""Parts before and after the layers: embedding, LM head, reward head."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from nemojax.parallel import collectives
 
 
 def local_rows(config: ModelConfig) -> int:
-    """Rows of a vocabulary table on this device, padding included."""
+    """Returns the rows of a vocabulary table on this device, padding included."""
     return -(-config.vocab_size // collectives.axis_size("tensor"))
 
 
@@ -56,7 +56,7 @@ class LanguageModelHead(nn.Module):
         self.kernel = self.param("kernel", init, (rows, c.d_model), jnp.float32)
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
-        """Logits of this device's vocabulary rows, float32 [B, S, V / tensor]."""
+        """Computes this device's logits, float32 [B, S, V / tensor]."""
         kernel = self.kernel.astype(x_BSD.dtype)
         logits = jnp.einsum(
             "bsd,vd->bsv", x_BSD, kernel, preferred_element_type=jnp.float32

@@ -28,7 +28,7 @@ LINEAR = (
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Which linear layers are adapted, and how.
+    """Choice of the linear layers that are adapted, and how.
 
     Attributes:
       rank: width of the adapters.
@@ -46,7 +46,7 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What the low-rank product is multiplied by."""
+        """Factor of the low-rank product."""
         return self.alpha / self.rank
 
     def names(self, params: Any) -> list[str]:

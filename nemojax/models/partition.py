@@ -1,4 +1,4 @@
-"""Where each parameter lives: the one table of what the mesh splits.
+"""Placement of every parameter: the one table of what the mesh splits.
 
 Trees come in two shapes. The plain one stacks layers on axis 0, `[L, ...]`: that is
 what `init` makes, what is saved, and what a mesh without a pipeline trains; stage p
@@ -45,7 +45,7 @@ _VOCABULARIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where one parameter lives.
+    """Place of one parameter on the mesh.
 
     Attributes:
       spec: of the whole array.
@@ -227,7 +227,7 @@ def is_plain(config: ModelConfig, layout: Layout) -> bool:
 
 
 def padded_vocab(config: ModelConfig, layout: Layout) -> int:
-    """Rows of the embedding tables: a multiple of the tensor axis."""
+    """Returns the rows of the embedding tables, a multiple of the tensor axis."""
     tensor = layout.size("tensor")
     return -(-config.vocab_size // tensor) * tensor
 

@@ -126,7 +126,7 @@ def dequantize(params: Any, dtype: jax.typing.DTypeLike = jnp.float32) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _quantize(kernel: jax.Array, kind: str, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Codes and scales; `axis` is the side that comes in, over which a channel runs."""
+    """Returns codes and scales; `axis` is the input side, which each channel spans."""
     dtype, largest = KINDS[kind]
     wide = kernel.astype(jnp.float32)
     scale = jnp.max(jnp.abs(wide), axis=axis) / largest

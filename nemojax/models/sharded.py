@@ -23,7 +23,7 @@ BATCH = PartitionSpec(stages.ROWS)
 
 
 class Head(NamedTuple):
-    """What is computed from the last layer's output.
+    """Values that are computed from the last layer's output.
 
     Attributes:
       params: (config, parameters without layers, over) -> those of the head; `over`
@@ -135,7 +135,7 @@ def _values(config: ModelConfig, head: Head, layout: Layout, params, batch):
 
 
 def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
-    """Values, and a gradient like `params`, by interleaved 1F1B."""
+    """Returns values, and a gradient like `params`, by interleaved 1F1B."""
     plan = partition.placements(params, layout)
     specs = partition.param_specs(params, layout)
     over = ("pipe", "tensor")
@@ -149,8 +149,7 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
         (rest, sums), back_to_params, layers = jax.vjp(given, params, has_aux=True)
 
         def ends(rest):
-            """Applies the parameters outside the layers: embedding, and heads' input.
-            """
+            """Applies the parameters outside the layers: embedding, heads' input."""
             x_MBSD = split(stages.embed(config, rest, tokens))
             tops = head.params(config, rest, over)
             return x_MBSD, (tops, {"final_norm": rest["final_norm"]})

@@ -1,4 +1,4 @@
-"""What a device does inside the forward functions' `shard_map`, with local sizes."""
+"""Work of one device inside the forward functions' `shard_map`, with local sizes."""
 
 import functools
 from typing import Any
@@ -58,8 +58,10 @@ def hidden_states(
 
     def stage(chunk, m, x_BSD):
         def of_chunk():
-            """Zeros that take up a chunk's gradients; backwards they are added to all,
-            in place."""
+            """Makes zeros that take up a chunk's gradients.
+
+            Backwards they are added to all, in place.
+            """
             return jax.tree.map(
                 lambda total: jax.lax.dynamic_index_in_dim(
                     total, chunk, 0, keepdims=False

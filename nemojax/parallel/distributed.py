@@ -1,4 +1,4 @@
-"""Starts jax on many hosts: finds out where it runs, or is told.
+"""Start of jax on many hosts, found in the environment or given by flags.
 
 One process a host (or a GPU). SLURM, Open MPI and Cloud TPUs are recognised by jax
 itself; Kubernetes by the three variables that `experiments/launch/jobset.yaml` sets.
@@ -20,7 +20,7 @@ _VARIABLES = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where this process belongs.
+    """Place of this process in a cluster.
 
     Attributes:
       kind: "flags", "environment", "slurm", "open mpi", "cloud tpu", or "none" for a
@@ -96,7 +96,7 @@ def initialize(cluster: Cluster) -> None:
 
 
 def by_network(devices: Sequence[Any], tensor: int) -> list[Any]:
-    """Devices in the order in which a mesh of `data, pipe, tensor` takes them.
+    """Returns devices in the order in which a mesh of `data, pipe, tensor` takes them.
 
     `tensor` is the innermost axis and stays inside of a host or a slice wherever it
     fits there; `data` is the outermost and goes over the slowest network.

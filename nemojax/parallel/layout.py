@@ -1,4 +1,4 @@
-"""How a step is spread over a mesh: the pipeline, the weights, what is recomputed."""
+"""Layout of a step on a mesh: the pipeline, the weights, what is recomputed."""
 
 import dataclasses
 import functools
@@ -215,7 +215,7 @@ class LayoutSpec(LayoutOptions):
 
     @property
     def pipelined(self) -> bool:
-        """Whether the micro-batches of a step go through the layers together."""
+        """True where the micro-batches of a step go through the layers together."""
         return self.pipe * self.virtual_stages > 1 or self.pipeline == "1f1b"
 
     def of_pass(self, rows: int, mesh: Any = None) -> Layout:

@@ -27,7 +27,7 @@ Head = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 class Gradients(NamedTuple):
-    """What a pass over all micro-batches gives.
+    """Results of a pass over all micro-batches.
 
     Attributes:
       values: [M, ...] what the head makes of each micro-batch.
@@ -118,7 +118,7 @@ def run(
 
 
 class _Chunk:
-    """The layers of a chunk forwards, and backwards out of what was kept of that."""
+    """Layers of a chunk forwards, and backwards out of what was kept of that."""
 
     def __init__(self, stage: Stage, constants: Any, sums: Any, x: jax.Array):
         """Traces one chunk for `kept`, the shapes of what it keeps."""
@@ -148,7 +148,7 @@ class _Chunk:
         return y, self._without_constants(jax.tree.leaves(pull))
 
     def backwards(self, kept: list[jax.Array], dy) -> tuple[Any, jax.Array]:
-        """Gradients of the chunk's weights and of its input."""
+        """Computes the gradients of the chunk's weights and of its input."""
         rest = iter(kept)
         leaves = [
             next(rest) if place is None else self._constants[place]
@@ -214,8 +214,7 @@ class _Passes(NamedTuple):
         return state._replace(gradients=gradients), dy
 
     def backwards(self, state: _State, t, dy=None) -> _State:
-        """Runs a tick's backward pass; `dy` is the gradient of a head that ends in it.
-        """
+        """Runs a tick's backward pass; `dy` is the gradient of a head that ends."""
         work = self.timetable.backwards(t)
         cotangent = state.dx
         if dy is not None:

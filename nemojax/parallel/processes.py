@@ -1,4 +1,4 @@
-"""What the processes of a run agree on. With one process nothing is sent anywhere."""
+"""Agreement of the processes of a run. With one process nothing is sent anywhere."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from nemojax.errors import UserError
 
 
 class FirstProcessError(UserError):
-    """What the first process could not do; raised in the others."""
+    """Error of the first process, raised in the others."""
 
 
 def is_first() -> bool:

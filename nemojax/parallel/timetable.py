@@ -1,4 +1,4 @@
-"""Which stage of a pipeline does what at which tick, in the interleaved orders.
+"""Work of each stage of a pipeline at each tick, in the interleaved orders.
 
 Groups of P micro-batches go through all V chunks of every stage before the next group
 enters (Megatron's order). At tick t, stage s is at place k = t - s of its work:
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 
 class Work(NamedTuple):
-    """Arrays like the ticks that were asked for.
+    """Work of one stage: arrays of the shape of the given ticks.
 
     Attributes:
       real: whether there is anything to do; if not, the rest is the nearest work.
@@ -38,7 +38,7 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
-    """What one stage does.
+    """Work of one stage by tick.
 
     Attributes:
       micro_batches: M, a multiple of the number of stages.
@@ -54,7 +54,7 @@ class Timetable:
 
     @property
     def forward_ticks(self) -> int:
-        """Until all micro-batches have passed all layers."""
+        """Number of ticks until all micro-batches have passed all layers."""
         return self.micro_batches * self.virtual_stages + self.stages - 1
 
     @property
@@ -64,7 +64,7 @@ class Timetable:
 
     @property
     def ticks(self) -> int:
-        """Of 1F1B."""
+        """Number of ticks of 1F1B."""
         return self.forward_ticks + self.delay
 
     @property
@@ -79,8 +79,11 @@ class Timetable:
 
     @property
     def _twice(self) -> int:
-        """Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group
-        comes after V P: of so many chunks two groups are there."""
+        """Number of chunks of which two groups wait at the same time.
+
+        Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group comes
+        after V P.
+        """
         several = self.micro_batches > self.stages
         return -(-self.virtual_stages // 2) if several else 0
 

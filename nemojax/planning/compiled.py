@@ -40,7 +40,7 @@ _TPUS = {"tpu_v5p": ("v5p", _V5P), "tpu_v6e": ("v6e", _V6E)}
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a step.
+    """Facts of a step that the compiler reports.
 
     Attributes:
       seconds: that tracing and compiling took.
@@ -196,7 +196,7 @@ def _problems(scenario: Scenario, program: hlo.Program):
 
 
 def topology(hardware: Hardware, count: int) -> list[Any]:
-    """Descriptions of `count` absent devices.
+    """Returns descriptions of `count` absent devices.
 
     Raises:
       UserError: no compiler is installed, or there is no such topology.

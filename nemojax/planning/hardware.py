@@ -1,4 +1,4 @@
-"""What accelerators can do, as their makers publish it."""
+"""Performance of accelerators, as their makers publish it."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Reads compiled programs: which collectives there are, and what loops compute."""
+"""Reader of compiled programs: their collectives, and what their loops compute."""
 
 import dataclasses
 import functools

@@ -28,7 +28,7 @@ KINDS = {
 
 
 def per_device(scenario: Scenario) -> dict[str, float]:
-    """Bytes by kind, as `KINDS` explains them: an estimate, `--compile` measures.
+    """Estimates bytes by kind, as `KINDS` explains them; `--compile` measures.
 
     The sum is what the layers' backward pass needs, or the head if that is more; of
     the two embeddings only one is there then.
@@ -105,13 +105,13 @@ def _leaves(
 
 
 def _numbers(leaf: Any, place: Placement, scenario: Scenario) -> float:
-    """Elements of a leaf on each device."""
+    """Counts the elements of a leaf on each device."""
     axes = [axis for entry in place.spec for axis in partition.axes_of(entry)]
     return math.prod(leaf.shape) / scenario.layout.size(*axes)
 
 
 def _kept(scenario: Scenario) -> float:
-    """Bytes that one layer keeps of one micro-batch: its input, and by policy more."""
+    """Returns the bytes a layer keeps of a micro-batch: its input, by policy more."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
     tokens = scenario.rows * scenario.length

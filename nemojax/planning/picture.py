@@ -1,4 +1,4 @@
-"""The orders of a pipeline as a picture, drawn from `parallel.timetable`."""
+"""Plots of the orders of a pipeline, drawn from `parallel.timetable`."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""A plan as a JSON object, as text for a terminal, and as a picture."""
+"""A plan as a JSON object, as text for a terminal, and as a plot."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""How long a training step takes: a model of its parts, every assumption a number.
+"""Prediction of the time of a training step by part, every assumption a number.
 
 Compute at a share of the peak, collectives at a share of the bandwidth, the pipeline's
 bubble, and what of the communication hides behind compute. Nothing here was measured.
@@ -21,7 +21,7 @@ _PASSES = {"hidden": 5, "residual": 20, "heads": 6, "logits": 6}
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What the prediction takes for granted.
+    """Numbers that the prediction takes for granted.
 
     Attributes:
       efficiency: share of the peak that matrix products reach.
@@ -71,7 +71,7 @@ class Prediction:
 
     @property
     def step_seconds(self) -> float:
-        """Of one step."""
+        """Seconds of one step."""
         return sum(self.parts.values())
 
     @property
@@ -210,7 +210,10 @@ def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 
 def _data_seconds(scenario: Scenario, assumed: Assumptions) -> float:
-    """Gradients scattered and weights gathered, once a step (ZeRO-3: every layer)."""
+    """Returns the seconds to scatter gradients and gather weights, once a step.
+
+    ZeRO-3 gathers at every layer.
+    """
     number = counts.parameters(scenario.config)
     share = (scenario.spec.data - 1) / scenario.spec.data
     split = scenario.spec.tensor * scenario.spec.pipe
@@ -236,7 +239,7 @@ def _data_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 
 def _between(scenario: Scenario, assumed: Assumptions) -> float:
-    """Bytes per second between stages, and between replicas."""
+    """Returns bytes per second between stages, and between replicas."""
     if scenario.devices <= scenario.hardware.fast_domain:
         return scenario.hardware.fast_bandwidth * assumed.fast_efficiency
     return scenario.hardware.slow_bandwidth * assumed.slow_efficiency

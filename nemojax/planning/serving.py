@@ -1,4 +1,4 @@
-"""Will a model fit where it answers: weights, cache and working memory of a device.
+"""Memory of a device that serves a model: weights, cache and working memory.
 
 Weights and cache are counted on the shapes of the very arrays that the engine keeps
 (`inference.paged`); working memory is an estimate, which `compile_programs` replaces by
@@ -99,18 +99,18 @@ class Serving:
 
     @property
     def token_bytes(self) -> float:
-        """Of the keys and values of a token, per device."""
+        """Bytes per device of the keys and values of a token."""
         c = self.config
         item = np.dtype(c.compute_dtype).itemsize
         heads = c.num_kv_heads / self.tensor
         return 2.0 * item * c.num_layers * heads * c.head_dim
 
     def parameters(self, mesh: Any = None) -> Any:
-        """Shapes of the parameters as the engine keeps them, with shardings."""
+        """Returns shapes of the parameters as the engine keeps them, with shardings."""
         return paged.by_layer(self.config, self.stored(), mesh or self.mesh)
 
     def stored(self) -> Any:
-        """Shapes of the stacked parameters, in the compute dtype or quantised."""
+        """Returns shapes of the stacked parameters, in compute dtype or quantised."""
         params = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.config.compute_dtype),
             forward.shapes(self.config),
@@ -121,7 +121,7 @@ class Serving:
 
 
 def per_device(serving: Serving) -> dict[str, float]:
-    """Bytes by kind, as `KINDS` explains them."""
+    """Returns bytes by kind, as `KINDS` explains them."""
     state = paged.state_shapes(serving.config, serving.mesh, serving.engine)
     cache = _bytes((state.keys, state.values))
     return {
@@ -164,7 +164,7 @@ def _bytes(tree: Any) -> float:
 
 
 def _shard(leaf: Any, sharding: NamedSharding) -> float:
-    """Bytes of a leaf on each device."""
+    """Returns the bytes of a leaf on each device."""
     return float(math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)
 
 
@@ -174,8 +174,7 @@ def _decoding(serving: Serving) -> float:
 
 
 def _prefill(serving: Serving) -> float:
-    """Estimates the bytes of residual stream, MLP's hidden layer and attention scores.
-    """
+    """Estimates bytes of residual stream, the MLP's hidden layer, attention scores."""
     c, s = serving.config, serving.engine
     rows = s.prefill_slots / serving.data
     hidden = (2 if c.activation == "swiglu" else 1) * 6 * c.d_ff / serving.tensor

@@ -79,7 +79,7 @@ def _environment() -> jinja2.Environment:
 
 
 def section(name: str, *blocks: Block | None) -> Block | None:
-    """Blocks under a name of the template; None where none shows more than text."""
+    """Makes blocks under a name of the template; None where all of them are text."""
     shown = [block for block in blocks if block is not None]
     if all(block["kind"] in ("about", "legend") for block in shown):
         return None
@@ -126,7 +126,7 @@ def _cell(value: Cell | str) -> Cell:
 
 
 def legend(*entries: tuple[str, str]) -> Block:
-    """Kinds of marks and their names."""
+    """Makes a legend of the kinds of marks and their names."""
     return {"kind": "legend", "entries": entries}
 
 
@@ -136,7 +136,7 @@ def plot(title: str, svg: str, note: str = "") -> Block:
 
 
 def plots_of(drawn: Sequence[Block]) -> Block | None:
-    """Plots beside each other; None without any."""
+    """Lays plots beside each other; None without any."""
     return {"kind": "plots", "plots": drawn} if drawn else None
 
 
@@ -151,22 +151,22 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block | None:
 
 
 def pair(*blocks: Block | None) -> Block:
-    """Blocks side by side."""
+    """Lays blocks side by side."""
     return {"kind": "pair", "blocks": [one for one in blocks if one is not None]}
 
 
 def notes(title: str, texts: Sequence[str]) -> Block | None:
-    """Remarks in a frame; None without any."""
+    """Makes remarks in a frame; None without any."""
     return {"kind": "notes", "title": title, "notes": texts} if texts else None
 
 
 def samples(found: Sequence[Mapping[str, Any]]) -> Block | None:
-    """Prompts with two answers each, as `report` describes them; None without any."""
+    """Makes prompts with two responses each, as `report` describes them, or None."""
     return {"kind": "samples", "samples": found} if found else None
 
 
 def bars(seconds: Mapping[str, float]) -> Block | None:
-    """Times as bars, of which the longest is full; None where none was taken."""
+    """Draws times as bars, of which the longest is full; None where none was taken."""
     longest = max(seconds.values(), default=0)
     if not longest:
         return None
@@ -182,7 +182,7 @@ def bars(seconds: Mapping[str, float]) -> Block | None:
 
 
 def lists(groups: Mapping[str, Any]) -> Block | None:
-    """Names and values by group; values that are no group come first, untitled."""
+    """Lists names and values by group; values without a group come first, untitled."""
     plain = {k: v for k, v in groups.items() if not isinstance(v, Mapping)}
     found = {"": plain} if plain else {}
     found |= {k: v for k, v in groups.items() if isinstance(v, Mapping)}

@@ -224,8 +224,7 @@ def running_mean(values: np.ndarray, window_share: float = 0.06) -> np.ndarray:
 
 
 def stage_lines(report: Mapping[str, Any], family: str) -> list[Line]:
-    """Returns every stage's share of a task family; a stage without one keeps its row.
-    """
+    """Returns every stage's share of a task family; stages without one keep a row."""
     lines = []
     for stage in report["stages"]:
         kind = "control" if stage.get("control") else "stage"

@@ -1,4 +1,4 @@
-"""What a measured difference is worth: intervals and paired tests.
+"""Significance of measured differences: intervals and paired tests.
 
 All intervals are 95 % unless asked otherwise. Shares of tasks get Wilson's interval,
 means over seeds Student's t, two models on the same tasks an exact McNemar test or a

@@ -31,8 +31,7 @@ class Table:
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def to_markdown(self) -> str:
-        """Returns a Markdown table, readable as it stands, without a final line break.
-        """
+        """Returns a Markdown table, readable as it is, without a final line break."""
         cells = [
             tuple(_one_line(cell).replace("|", "\\|") for cell in line)
             for line in (self.header, *self.rows)
@@ -71,7 +70,7 @@ def plus_minus(cell: Mapping[str, Any] | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as "42 s", "3 min 20 s" or "2 h 05 min"."""
+    """Formats seconds as "42 s", "3 min 20 s" or "2 h 05 min"."""
     if seconds is None:
         return MISSING
     if seconds < 9.95:
@@ -112,7 +111,7 @@ def stage_table(report: Mapping[str, Any]) -> Table:
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Cells filled up with spaces: the first column to the left, numbers right."""
+    """Fills cells up with spaces: the first column to the left, numbers right."""
     spaces = [
         " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)
     ]
@@ -125,7 +124,7 @@ def _one_line(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal: wide characters take two, combining marks none."""
+    """Counts a terminal's columns: wide characters take two, combining marks none."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     marks = sum(unicodedata.combining(character) > 0 for character in text)
     return len(text) + wide - marks

@@ -1,4 +1,4 @@
-"""What is kept of generated data: the best share of a family.
+"""Filters of generated data: the best share of a family.
 
 The report keeps an answer if its reward is above a preset threshold that it does not
 print (section 3.2.2). Here the threshold is a quantile of each family's rewards, and
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class TopShare:
-    """What `keep_top_share` kept.
+    """Result of `keep_top_share`.
 
     Attributes:
       keep: bool [N].

@@ -1,4 +1,4 @@
-"""Which two responses to one prompt may be compared, and in which order of preference.
+"""Pairs of responses to one prompt that may be compared, in order of preference.
 
 Where a verifier passed some responses and failed others, that difference alone counts.
 Where it passed none, its grades must differ enough. Where it has not spoken, the
@@ -29,7 +29,7 @@ REASONS = (
     "near_identical",  # the texts differ in case, spaces and punctuation only
     "below_threshold",  # even the best response is not good enough
 )
-"""Why a prompt gives no pair; it is counted under the first reason that holds."""
+"""Reasons why a prompt gives no pair; the first one that holds is counted."""
 
 # A difference such as 0.6 - 0.4, which rounds down, must still reach a gap of 0.2.
 _TOLERANCE = 1e-9
@@ -75,7 +75,7 @@ class Judged:
 
     @functools.cached_property
     def passed_some(self) -> bool:
-        """Whether the verifier passed some responses and failed others."""
+        """True where the verifier passed some responses and failed others."""
         known = self.known_scores()
         return 1 in known and min(known) < 1
 

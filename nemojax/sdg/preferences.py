@@ -1,4 +1,4 @@
-"""From judged responses to preference pairs (report, section 3.2.3).
+"""Judged responses turned into preference pairs (report, section 3.2.3).
 
 Where a verifier has spoken, the chosen response is one that it passed and the rejected
 response one that it failed; the reward only orders the responses inside each side.
@@ -23,7 +23,7 @@ from nemojax.sdg import pairing
 
 @dataclass(frozen=True)
 class FamilyStatistics:
-    """What became of one family's prompts.
+    """Counts of what became of one family's prompts.
 
     Attributes:
       prompts: equal to `prompts_with_pairs + sum(rejected.values())`.
@@ -135,7 +135,7 @@ def build_pairs(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one prompt gave: pairs, or the reason why it gave none."""
+    """Result of one prompt: pairs, or the reason why it gave none."""
 
     family: str
     pairs: list[PreferencePair]

@@ -188,7 +188,7 @@ class Checkpoints:
 
 
 def _folders(directory: Path) -> dict[int, Path]:
-    """Folders named by a step."""
+    """Returns the folders named by a step."""
     if not directory.is_dir():
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Steps that went wrong: which to refuse, what it was, and when to give up."""
+"""Steps that went wrong: which to refuse, what went wrong, and when to give up."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _FEWEST = 20  # before that nothing is
 
 
 class Watch:
-    """Looks at the steps of one run; the same on every process."""
+    """Observer of the steps of one run, the same on every process."""
 
     def __init__(self, directory: pathlib.Path, spike_factor: float, max_skipped: int):
         self._path = directory / FAULTS

@@ -1,4 +1,4 @@
-"""Where the time of a run went: productive steps, and all that is not."""
+"""Time of a run by kind: productive steps, and all that is not."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Until now, by kind; they add up to all that went by."""
+        """Seconds until now, by kind; they add up to all that went by."""
         other = sum(self._spent.values())
         step = max(0.0, time.monotonic() - self._began - other)
         return {kind: round(s, 3) for kind, s in (self._spent | {"step": step}).items()}

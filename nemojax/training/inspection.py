@@ -1,4 +1,4 @@
-"""What lies in a run's checkpoints, for people: which are whole, and how two differ."""
+"""Contents of a run's checkpoints, for people: which are whole, how two differ."""
 
 import dataclasses
 import pathlib

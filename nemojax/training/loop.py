@@ -202,7 +202,7 @@ class _Steps:
             self.profiling = False
 
     def _batch(self, k: int, state: TrainState) -> Any:
-        """Gives the batch of step k, and begins the one after it where that may be."""
+        """Returns the batch of step k, and begins the next one where that may be."""
         if self.source.on_policy:
             return self.source.batch(k, state.params)
         if self.next is not None and self.next[0] == k:

@@ -1,4 +1,4 @@
-"""Checksums of a folder's files, written last: what has them was saved whole.
+"""Checksums of a folder's files, written last: a folder with them was saved whole.
 
 Orbax restores flipped bytes without a word. Here each process of a run hashes its
 share of a checkpoint's files and writes `manifest.<part>.json`; a folder is whole if

@@ -1,4 +1,4 @@
-"""Where the parts of a training run live on the mesh, and in which form.
+"""Placement of the parts of a training run on the mesh, and their form.
 
 Batches go in and parameters come out in the plain shape, which checkpoints have too;
 while steps are taken they may be packed.
@@ -48,7 +48,7 @@ def everywhere(layout: Layout) -> NamedSharding:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Arrays to their places on the mesh, also where other processes hold a part.
+    """Moves arrays to their places on the mesh, also where other processes hold a part.
 
     What is no global array yet is the same on every process.
     """
@@ -88,7 +88,7 @@ def reshaped(
 
 
 def state_shardings(state: TrainState, layout: Layout) -> TrainState:
-    """Moments live where their parameters live; scalars on every device."""
+    """Returns shardings: moments as their parameters, scalars on every device."""
     shardings = partition.param_shardings(state.params, layout)
     by_structure = jax.tree.structure(state.params)
 

@@ -31,7 +31,7 @@ class Phase(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What changes while a run goes on.
+    """Learning rate, batch and blend of a run, by samples seen.
 
     Attributes:
       samples: sequences of the whole run.
@@ -69,7 +69,7 @@ class Schedule:
             raise UserError("the warm-up is longer than the run")
 
     def batch_after(self, samples: int) -> int:
-        """Sequences of the step that `samples` samples went before."""
+        """Returns the batch of the step that `samples` samples went before."""
         if not self.ramp_start or self.ramp_start == self.batch:
             return self.batch
         increments = (self.batch - self.ramp_start) // self.ramp_increment
@@ -78,7 +78,7 @@ class Schedule:
 
     @functools.cached_property
     def phases(self) -> tuple[Phase, ...]:
-        """All steps; the last is the one that reaches the samples of the run."""
+        """Phases of all steps; the last step reaches the samples of the run."""
         found, step, sample = [], 0, 0
         while sample < self.samples:
             batch = self.batch_after(sample)
@@ -96,7 +96,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Number of steps of the whole run."""
         return sum(phase.steps for phase in self.phases)
 
     def at(self, step: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Where a run's batches come from."""
+"""Sources of a run's batches."""
 
 import dataclasses
 from collections.abc import Sequence

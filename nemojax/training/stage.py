@@ -31,7 +31,7 @@ LOSS = VALIDATION + "loss"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What is trained, on what, and how.
+    """A model, an objective and batches, with all that decides the trained model.
 
     Attributes:
       name: Name in the progress line.
@@ -69,7 +69,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a stage is done.
+    """Options of how a stage is done, which do not decide its result.
 
     Attributes:
       spec: Mesh sizes and layout.
@@ -97,7 +97,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a stage gives.
+    """Result of a stage.
 
     Attributes:
       params: Parameters of the whole model in the plain shape, adapters merged.

@@ -12,7 +12,7 @@ Objective = Callable[[Any, Any], tuple[jax.Array, jax.Array, dict[str, Any]]]
 
 
 class TrainState(NamedTuple):
-    """What a training run is: parameters, optimizer state, steps done (int32)."""
+    """State of a run: parameters, optimizer state, steps done (int32)."""
 
     params: Any
     opt_state: Any

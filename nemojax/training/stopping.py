@@ -1,4 +1,4 @@
-"""How a run ends before its end.
+"""Ends of a run before its last step.
 
 SIGTERM tells it to stop, between two steps, with everything saved; and it ends where it
 does not get on any more. Does not import jax before it is needed.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 
 class Stopped(Exception):
-    """A run was told to stop, and has saved what it has."""
+    """A run was requested to stop, and has saved its state."""
 
 
 class Diverged(ArithmeticError):
@@ -20,7 +20,7 @@ class Diverged(ArithmeticError):
 
 @contextlib.contextmanager
 def asked() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that tells at a step whether to stop after it.
+    """Makes a function that says at a step whether to stop after it.
 
     All processes of a run get the same answer, also if one alone has the signal: jax's
     coordinator agrees on a step. Outside of the main thread nothing is listened to.

@@ -1,4 +1,4 @@
-"""Blends: what share of the samples each kind of text has.
+"""Blends: the share of the samples that each kind of text has.
 
 A blend file names, for each class of text, its share and how that is divided:
 
@@ -39,7 +39,7 @@ PARTS = ("language", "source")
 
 @dataclasses.dataclass(frozen=True)
 class ClassBlend:
-    """How one class of text takes part.
+    """One class of text in a blend, and how it is divided into components.
 
     Attributes:
       share: of the samples, in any scale.
@@ -204,7 +204,7 @@ def _weights(
 
 
 def unimax(sizes: Sequence[float], budget: float, max_epochs: float) -> list[float]:
-    """Shares that are equal but for parts that would be seen too often.
+    """Returns shares that are equal but for parts that would be seen too often.
 
     Each gets its equal part of what is left, or `max_epochs` times its size if that is
     less, the smallest first (Chung et al. 2023, algorithm 1). If all reach the cap,

@@ -1,4 +1,4 @@
-"""Which component a sample belongs to, and which of its text: arithmetic, no state.
+"""Component of a sample and its place in the component's text: arithmetic, no state.
 
 Sample g stands at the point g * phi mod 1 of the unit interval (phi the golden ratio),
 which is divided among the components by their weights. Such points are spread as evenly
@@ -44,7 +44,7 @@ class Mixture:
         self._start = mixed(np.array([seed], np.uint64), 0)[0]
 
     def counts(self, n: int) -> np.ndarray:
-        """Samples of each component among the first n, int64 [components]."""
+        """Counts each component's samples among the first n, int64 [components]."""
         below = [0, *(_points_below(n, int(self._start), end) for end in self._ends)]
         return np.diff(np.array(below, np.int64))
 

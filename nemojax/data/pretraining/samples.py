@@ -47,7 +47,7 @@ class Stream:
 
     @property
     def tokens(self) -> int:
-        """Of an epoch."""
+        """Tokens of an epoch."""
         return int(self._end[-1])
 
     def place(self, rank: np.ndarray, length: int, seed: int) -> np.ndarray:
@@ -65,7 +65,7 @@ class Stream:
     def read(
         self, begin: int, length: int, damaged: Callable[[TokenFile, int, str], None]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens int32 [length] from a place on, round the end, and which are there.
+        """Reads tokens int32 [length] from a place on, cyclically, and a mask of them.
 
         A damaged record is told, and its tokens are 0 and False.
         """
@@ -155,7 +155,7 @@ class Samples:
         self.lost: set[int] = set()
 
     def counts(self, n: int) -> dict[str, int]:
-        """Samples of each component among the first n."""
+        """Counts the samples of each component among the first n."""
         found = dict.fromkeys(self._streams, 0)
         for number, part in enumerate(self._parts):
             size = min(n, self._stop(number)) - part.first
@@ -179,8 +179,7 @@ class Samples:
         return samples * self.length / self._streams[name].tokens
 
     def places(self, first: int, count: int) -> list[tuple[str, int]]:
-        """Returns component and place in its text of `count` samples from `first` on.
-        """
+        """Returns component and place in its text of `count` samples from `first`."""
         found: list[tuple[str, int]] = []
         for number, part in enumerate(self._parts):
             start, stop = max(first, part.first), self._stop(number)
@@ -202,7 +201,7 @@ class Samples:
         return found
 
     def batch(self, first: int, count: int) -> Batch:
-        """Samples `first` to `first + count - 1` as a batch [count, S].
+        """Returns samples `first` to `first + count - 1` as a batch [count, S].
 
         Raises:
           DataError: too many samples have damaged text; names the last record.

@@ -190,7 +190,7 @@ class TokenCorpus:
         self.tokenizer = Tokenizer((self.folder / TOKENIZER).read_bytes())
 
     def totals(self, split: str) -> dict[Group, int]:
-        """Tokens of each group of a split."""
+        """Returns the tokens of each group of a split."""
         found = token_files.totals(file.facts for file in self.files)
         return {
             group: counts["tokens"]
@@ -199,13 +199,13 @@ class TokenCorpus:
         }
 
     def bytes_per_token(self, text_class: str, split: str) -> float:
-        """Bytes of UTF-8 that a token of a class stands for."""
+        """Returns the bytes of UTF-8 that a token of a class stands for."""
         totals = self.index["totals"][f"{text_class} {split}"]
         return totals["bytes"] / totals["tokens"]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the files, their contents and the tokenizer, not their place."""
+        """Fingerprint of the files, contents and tokenizer, not of their place."""
         facts = [
             (name, file.facts["sha256"])
             for name, file in zip(self.index["files"], self.files, strict=True)

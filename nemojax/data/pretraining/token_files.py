@@ -37,7 +37,7 @@ _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Group(NamedTuple):
-    """What blends tell apart. Its text has `text_class`, `language` and `source`."""
+    """Text that blends tell apart by its `text_class`, `language` and `source`."""
 
     text_class: str
     language: str
@@ -126,8 +126,7 @@ def _finished(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | N
 
 
 def damage(out: pathlib.Path, facts: dict[str, Any]) -> str:
-    """Describes the damage of a finished file, by its checksums; "" if there is none.
-    """
+    """Describes the damage of a finished file, by its checksums; "" if it has none."""
     for suffix, digest in facts["sha256"].items():
         path = _with(out, suffix)
         if not path.exists():
@@ -138,7 +137,7 @@ def damage(out: pathlib.Path, facts: dict[str, Any]) -> str:
 
 
 class _Writer:
-    """Writes the records, and what is known of them at the end."""
+    """Writer of records, and of the facts about them at the end."""
 
     def __init__(self, out: pathlib.Path, ids_dtype: np.dtype):
         self._out, self._dtype = out, ids_dtype
@@ -180,7 +179,7 @@ class _Writer:
 
 
 class TokenFile:
-    """Reads a tokenized file."""
+    """Reader of a tokenized file."""
 
     def __init__(self, out: pathlib.Path):
         """Opens what `tokenize` wrote.
@@ -253,7 +252,7 @@ def _first_line(error: Exception) -> str:
 
 
 def totals(facts: Iterable[dict[str, Any]]) -> dict[Group, collections.Counter]:
-    """Documents, tokens and bytes of each group in all files."""
+    """Counts documents, tokens and bytes of each group in all files."""
     found: dict[Group, collections.Counter] = {}
     for one in facts:
         for group in one["groups"]:

@@ -42,7 +42,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What was written.
+    """Result of a conversion.
 
     Attributes:
       rows: met in all files.

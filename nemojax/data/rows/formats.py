@@ -42,7 +42,7 @@ _ROWS_TO_DETECT = 100
 
 @dataclasses.dataclass(frozen=True)
 class ReadResult(Generic[Record]):
-    """What a reader gave.
+    """Result of a reader.
 
     Attributes:
       records: in the order of the files and their rows.

@@ -207,7 +207,7 @@ def _by_strength(
 
 
 def _numbers(row: fields.Fields) -> dict[str, float | None]:
-    """Rewards and margin, where there are any."""
+    """Returns rewards and margin, where there are any."""
     names = ("chosen_reward", "rejected_reward")
     found = {name: fields.optional_number(row, name, "reward") for name in names}
     missing = [name for name, value in found.items() if value is None]

@@ -87,7 +87,7 @@ def to_row(record: AnyRecord, target: str) -> Fields:
 
 
 def _turns(messages: tuple[Message, ...]) -> list[Fields]:
-    """Messages as OpenAI and TRL write them."""
+    """Returns messages as OpenAI and TRL write them."""
     _require_unlabelled(messages)
     return [{"role": turn.role, "content": turn.content} for turn in messages]
 

@@ -1,4 +1,4 @@
-"""Renders a checkpoint's own `chat_template` at arm's length.
+"""A checkpoint's own `chat_template`, rendered in a process with limits.
 
 The template never sees what a message says: it renders placeholders, with the white
 space around each text, and the texts are put in afterwards. So no text can pass for a

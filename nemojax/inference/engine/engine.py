@@ -102,7 +102,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether `step` still has something to do or to report."""
+        """True while `step` still has something to do or to report."""
         return bool(self._requests or self._cancelled or self._pending)
 
     @property

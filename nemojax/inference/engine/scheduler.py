@@ -52,12 +52,12 @@ class Request:
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether calls so far put the whole prompt into the cache."""
+        """True once calls have put the whole prompt into the cache."""
         return self.prefilled == len(self.prompt)
 
     @property
     def may_share(self) -> bool:
-        """Whether blocks of others will do.
+        """True where blocks of others will do.
 
         They will not where every token of the prompt has to pass through the model for
         this request: for its log-probs, or to mark it for the repetition penalty.

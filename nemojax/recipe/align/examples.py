@@ -56,8 +56,10 @@ class Examples:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of tokens, targets and values: another one with another tokenizer, template,
-        limit or file."""
+        """Fingerprint of tokens, targets and values.
+
+        It changes with the tokenizer, the template, the limit and the files.
+        """
         digest = hashlib.sha256()
         for group in self.groups:
             for tokens, mask in group:

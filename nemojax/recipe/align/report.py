@@ -1,4 +1,4 @@
-"""What a stage of alignment tells at its end: a table, and a picture."""
+"""Report of a stage of alignment: a table, and a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +70,7 @@ def picture(rows: Rows, path: Path) -> None:
 
 
 def table(rows: Rows) -> list[str]:
-    """Metrics of the first and the last step, and the last ones held out."""
+    """Tabulates metrics of the first and the last step, and the last ones held out."""
     skip = {"step", "seconds", "learning_rate", "weight", "skipped", "tokens"}
     skip |= {"tokens_per_second", "padding"}
     first, last = rows[0], rows[-1]

@@ -16,7 +16,9 @@ SIDES = ("chosen", "rejected")
 
 
 def weights_of(text: str) -> tuple[float, ...]:
-    """Weights of the five attributes: a name of `losses.ATTRIBUTE_WEIGHTS`, or numbers.
+    """Parses the weights of the five attributes: a name, or numbers.
+
+    The names are those of `losses.ATTRIBUTE_WEIGHTS`.
 
     Raises:
       DataError: neither.

@@ -1,4 +1,4 @@
-"""Stages of alignment in a work folder: begun, gone on with, and told of at the end.
+"""Stages of alignment in a work folder: begun, resumed, and reported at the end.
 
 Any number of processes do it together: all read and train, the first writes and tells.
 
@@ -64,7 +64,7 @@ class Data:
     reward_weights: str = "nemotron4_340b"
 
     def configuration(self) -> dict[str, Any]:
-        """Names and sizes, as JSON.
+        """Returns names and sizes, as JSON.
 
         Raises:
           DataError: a file is missing.

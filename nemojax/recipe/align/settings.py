@@ -1,4 +1,4 @@
-"""What decides what a stage of alignment gives, and the published values."""
+"""Settings that decide the result of a stage of alignment, and the published values."""
 
 import dataclasses
 import json

@@ -44,7 +44,7 @@ class Part:
     packed: ExampleBatches
 
     def batches(self, settings: Settings, cache: ReferenceCache | None) -> StageBatches:
-        """Gives what the objective takes, by step."""
+        """Returns the batches of the objective, by step."""
         return StageBatches(settings, self.packed, self.examples.values, cache)
 
 
@@ -182,7 +182,7 @@ def _speed(packed: ExampleBatches, k: int, row: dict[str, float]) -> dict[str, f
 
 
 def start_params(settings: Settings, model: LoadedModel) -> Any:
-    """Gives the model's parameters; a reward model has its head in the LM head's place.
+    """Returns the model's parameters, a reward head in the LM head's place if due.
 
     Raises:
       UserError: a policy is to be trained and the model has a reward head, or a head

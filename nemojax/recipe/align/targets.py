@@ -1,4 +1,4 @@
-"""What the objective of a stage takes, by step; and the objective."""
+"""Batches of a stage by step, as its objective takes them; and the objective."""
 
 import functools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from nemojax.training.reference import ReferenceCache
 
 
 class StageBatches(Sequence[Any]):
-    """`batches[k]` is what the objective takes at step k.
+    """Batches of a stage: `batches[k]` is the argument of the objective at step k.
 
     Attributes:
       packed: the batches as sequences in rows.
@@ -125,7 +125,7 @@ def pack(
 
 
 def objective(config: ModelConfig, settings: Settings) -> ByLayout:
-    """Gives what a stage minimises."""
+    """Returns the objective that a stage minimises."""
     if settings.preference is not None:
         options = (("loss", settings.preference),)
         return ByLayout(objectives.preference_objective, config, options)

@@ -27,7 +27,7 @@ Counts = dict[str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Split(Generic[Record]):
-    """The rows of one kind, and what became of those that are in neither list."""
+    """Rows of one kind, and what became of those that are in neither list."""
 
     train: list[Record]
     held_out: list[Record]
@@ -111,7 +111,7 @@ class _Reader:
     def conversations(
         self, stage: str, paths: corpus.Files, barred: set[str]
     ) -> Split[Conversation]:
-        """Demonstrations; those whose prompt preference pairs hold out are dropped."""
+        """Reads demonstrations without those whose prompt preference pairs hold out."""
         share, most = self.settings.held_out_share, self.settings.max_rows_per_file
         train, held_out = [], []
         counts: Counts = dict.fromkeys(

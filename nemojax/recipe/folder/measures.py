@@ -1,4 +1,4 @@
-"""What is measured after every stage, on rows that no stage trains on."""
+"""Measures of every stage, on rows that no stage trains on."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """Measures policies on fixed held-out rows.
+    """Measures of policies on fixed held-out rows.
 
     Attributes:
       mesh: Where the models run.

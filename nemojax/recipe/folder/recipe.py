@@ -43,7 +43,7 @@ CURVE_POINTS = 200
 
 @dataclasses.dataclass
 class Recipe:
-    """Runs the stages in a work folder.
+    """The stages of the recipe in a work folder.
 
     Attributes:
       settings: Every number.
@@ -105,7 +105,7 @@ class Recipe:
 
     @functools.cached_property
     def measures(self) -> measures.Measures:
-        """What every policy is measured on."""
+        """Measures of every policy."""
         settings, material = self.settings, self.material
         texts = {
             name: measures.texts(

@@ -1,4 +1,4 @@
-"""What a run of the recipe on real data says: table, `report.json`, `report.html`."""
+"""Report of the recipe on real data: table, `report.json`, `report.html`."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a run of the miniature recipe must show, and what it is hoped to show.
+"""Results that a run of the miniature recipe must show, and those hoped for.
 
 Floors hold on every run. Goals are claims: each is made only where the interval of
 several fresh seeds lies above it, which `experiments/miniature_table.py` computes.

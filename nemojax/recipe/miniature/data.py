@@ -143,7 +143,7 @@ def teacher_responses(
 def generator_responses(
     generator: Generator, found: Sequence[Task], samples: int, seed: int
 ) -> list[list[str]]:
-    """Samples of a generator at temperature 1, [N][K] texts."""
+    """Samples a generator at temperature 1: [N][K] texts."""
     prompts = [Conversation.of(task.prompt) for task in found]
     responses = generators.sample(
         generator, prompts, samples=samples, temperature=1.0, seed=seed

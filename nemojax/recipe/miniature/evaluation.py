@@ -1,4 +1,4 @@
-"""Held-out tasks: what a policy answers, and what the verifiers say."""
+"""Held-out tasks: the responses of a policy, and the verdicts of the verifiers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def completions(policy: Policy, tasks: Sequence[Task]) -> list[str]:
 
 
 def grade(tasks: Sequence[Task], texts: Sequence[str]) -> dict[str, Any]:
-    """Verdicts of the tasks' own verifiers, as JSON.
+    """Returns the verdicts of the tasks' own verifiers, as JSON.
 
     Returns:
       `correct`: 0 or 1 a task; `score`: share of the checks met a task; `texts`.

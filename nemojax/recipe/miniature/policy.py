@@ -1,4 +1,4 @@
-"""A trained model as the later stages use it: it answers, or it scores."""
+"""A trained model as the later stages use it: it responds, or it scores."""
 
 import dataclasses
 import functools

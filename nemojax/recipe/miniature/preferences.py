@@ -28,7 +28,7 @@ def preference_data(
     rng: random.Random,
     mode: str,
 ) -> PairSet:
-    """Pairs from the policy's own samples on fresh training prompts.
+    """Makes pairs from the policy's own samples on new training prompts.
 
     The families here have verifiers, which decide what is chosen; the reward model's
     other attributes and the checked correctness make the reward.

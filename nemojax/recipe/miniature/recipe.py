@@ -49,7 +49,7 @@ PRETRAIN_BATCH = 4
 
 @dataclasses.dataclass
 class Recipe:
-    """Runs the stages in a work folder.
+    """The stages of the recipe in a work folder.
 
     Attributes:
       settings: Every number.

@@ -1,4 +1,4 @@
-"""The report of the miniature recipe, from what its stages left."""
+"""Report of the miniature recipe, from what its stages left."""
 
 import dataclasses
 import itertools
@@ -120,7 +120,7 @@ def comparisons(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def samples(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Answers of the SFT model and of the final one, by family."""
+    """Returns responses of the SFT model and of the final one, by family."""
     final = [name for name in NAMES if name in stages and _is_step(name)][-1]
     sides = {}
     for side, name in (("before", "general_sft"), ("after", final)):

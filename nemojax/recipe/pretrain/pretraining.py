@@ -36,7 +36,7 @@ BITS, LOSS = "bits_per_byte_", "validation_loss_"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the parameters that come out.
+    """Settings that decide the parameters that come out.
 
     Attributes:
       config: of the model.
@@ -260,7 +260,7 @@ def peak_flops(device: Any) -> float:
 
 
 def fresh(settings: Settings, layout: Layout) -> Any:
-    """Parameters to begin with; made in their places."""
+    """Initialises parameters in their places on the mesh."""
     make = functools.partial(forward.init, settings.config)
     shapes = jax.eval_shape(make, jax.random.key(0))
     shardings = partition.param_shardings(shapes, layout)

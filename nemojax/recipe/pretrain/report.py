@@ -1,4 +1,4 @@
-"""What is told of a pretraining run: the plan before, the picture and table after."""
+"""Report of a pretraining run: the plan before, the plot and table after."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,7 +137,7 @@ def mix(source: Samples, samples: int) -> dict[str, dict[str, float]]:
 
 
 def classes(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Shares of the samples by class."""
+    """Returns the shares of the samples by class."""
     shares: dict[str, float] = {}
     for name, one in found.items():
         key = name.partition("/")[0]

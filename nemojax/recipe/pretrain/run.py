@@ -1,4 +1,4 @@
-"""A pretraining run in its folder: begun, gone on with, and told of at its end."""
+"""A pretraining run in its folder: begun, resumed, and reported at its end."""
 
 from collections.abc import Sequence
 from pathlib import Path

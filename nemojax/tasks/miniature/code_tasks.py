@@ -1,4 +1,4 @@
-"""Write a function of a list: one to three list operations, then a reduction."""
+"""Tasks to write a function of a list: one to three operations, then a reduction."""
 
 import dataclasses
 import functools
@@ -100,7 +100,7 @@ def is_program(response: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class CodeTask:
-    """Write f: its operations in order, its reducer, and how it is put in words."""
+    """A task to write f: its operations in order, its reducer, its wording."""
 
     operations: tuple[Operation, ...]
     reducer: str

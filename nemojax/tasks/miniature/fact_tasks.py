@@ -27,7 +27,7 @@ def make_key(country: str, attribute: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FactTask:
-    """Say one attribute of one country from memory."""
+    """A task to say one attribute of one country from memory."""
 
     country: str
     attribute: str

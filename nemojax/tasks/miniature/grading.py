@@ -1,4 +1,4 @@
-"""What every task offers: a prompt, a key, gold answers and a verifier."""
+"""Interface of every task: a prompt, a key, gold answers and a verifier."""
 
 import random
 from typing import Protocol
@@ -21,7 +21,7 @@ class Task(Protocol):
 
     @property
     def prompt(self) -> str:
-        """What a user asks."""
+        """Text of the user."""
         ...
 
     @property

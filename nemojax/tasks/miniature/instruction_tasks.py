@@ -1,4 +1,4 @@
-"""Name some words of a kind, in a language, under up to five constraints of form."""
+"""Tasks to name words of a kind, in a language, under constraints of form."""
 
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ class Demand:
 
 @dataclasses.dataclass(frozen=True)
 class InstructionTask:
-    """As in: "Name 3 animals in French. Use upper case. End with done."."""
+    """A task such as "Name 3 animals in French. Use upper case. End with done."."""
 
     verb: str
     category: str

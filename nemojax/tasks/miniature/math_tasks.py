@@ -71,7 +71,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class MathTask:
-    """Follow a count through one to three changes; all values are in 0..20."""
+    """A count followed through one to three changes; all values are in 0..20."""
 
     person: str
     thing: str

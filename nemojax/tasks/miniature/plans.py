@@ -1,4 +1,4 @@
-"""What a scripted teacher is about to answer: right at first, then altered."""
+"""Plans of a scripted teacher's answers: right at first, then altered."""
 
 import dataclasses
 import random

@@ -1,4 +1,4 @@
-"""Which task tuples are held out of everything that is ever trained on.
+"""Choice of the task tuples that are held out of all training.
 
 A tuple's side is a function of its key alone (an MD5 hash), so that every generator
 agrees on it without sharing any state.

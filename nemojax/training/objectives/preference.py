@@ -111,7 +111,7 @@ class PreferenceConfig:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss looks at log-probs of a reference policy."""
+        """True where the loss looks at log-probs of a reference policy."""
         return self.loss not in losses.REFERENCE_FREE
 
     def __call__(self, pairs: Pairs) -> Loss:
