@@ -80,7 +80,8 @@ class NemojaxLM(TemplateLM):
           max_length: tokens of a text that is scored, or of a prompt and its answer.
           max_gen_toks: tokens of an answer where the task does not say.
           batch_size: texts at a time; "auto" is 16.
-          max_batch_size: is ignored, and so is `device`: jax chooses.
+          max_batch_size: ignored.
+          device: ignored: jax chooses.
           cache_tokens: see `inference.engine.config.serving`.
           data, tensor: axes of the mesh.
 

@@ -13,10 +13,12 @@ class Item(Protocol):
     """Something to answer: `prompt` is one user message or a whole conversation."""
 
     @property
-    def family(self) -> str: ...
+    def family(self) -> str:
+        """Kind of task, which groups results."""
 
     @property
-    def prompt(self) -> str | Conversation: ...
+    def prompt(self) -> str | Conversation:
+        """One user message, or a whole conversation."""
 
 
 def conversation(item: Item) -> Conversation:

@@ -126,7 +126,8 @@ def split_qkv(
 
     Args:
       qkv_RD: [(heads + 2 kv_heads) * head_dim, D].
-      num_heads, num_kv_heads: of the model.
+      num_heads: query heads of the model.
+      num_kv_heads: key/value heads of the model.
     """
     width = qkv_RD.shape[1]
     queries = num_heads // num_kv_heads

@@ -24,8 +24,9 @@ def kto(
     Args:
       judged: log-probs and reference are used.
       beta: KL coefficient; the paper uses 0.1.
-      desirable_weight, undesirable_weight: weights of the two kinds; the paper wants
-        their sums over the data within 1 to 4/3 of each other.
+      desirable_weight: weight of a desirable response.
+      undesirable_weight: weight of an undesirable response; the paper wants the sums
+        of both over the data within 1 to 4/3 of each other.
 
     Raises:
       ValueError: the responses lack a field.

@@ -133,8 +133,11 @@ def combined(
     Args:
       pairs: as `prepared` gives them.
       loss_N: the preference loss of each pair.
-      chosen_reward_N, rejected_reward_N: implicit rewards, for the metrics.
-      preference_weight, sft_weight, sft_average: see `Terms`.
+      chosen_reward_N: implicit rewards, for the metrics.
+      rejected_reward_N: implicit rewards, for the metrics.
+      preference_weight: see `Terms`.
+      sft_weight: see `Terms`.
+      sft_average: see `Terms`.
 
     Raises:
       ValueError: both weights are 0, or a mean is asked for without token counts.

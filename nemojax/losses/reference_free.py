@@ -63,8 +63,9 @@ def orpo(
     Args:
       pairs: log-probs and tokens are used.
       beta: weight of the odds ratio, the paper's lambda: 0.1 to 0.25.
-      sft_weight, sft_average, preference_weight: see `Terms`; the paper's are the
-        defaults.
+      sft_weight: see `Terms`; the defaults of all three are the paper's.
+      sft_average: see `Terms`.
+      preference_weight: see `Terms`.
 
     Raises:
       ValueError: as `losses.dpo`.

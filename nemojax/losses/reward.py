@@ -80,7 +80,8 @@ def bradley_terry(
     """Computes -scale * log sigmoid(chosen - rejected - margin) of each pair.
 
     Args:
-      chosen_N, rejected_N: rewards of the responses.
+      chosen_N: rewards of the chosen responses.
+      rejected_N: rewards of the rejected responses.
       margin: [N], by how much chosen should win (Llama 2, section 3.2.2).
       scale: [N], weight of a pair by the strength of its preference
         (HelpSteer2-Preference).

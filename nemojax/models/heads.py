@@ -33,6 +33,7 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BS: jax.Array) -> jax.Array:
+        """Embeds tokens [B, S]."""
         c = self.config
         rows = local_rows(c)
         shape = (rows, c.d_model)
@@ -50,6 +51,7 @@ class LanguageModelHead(nn.Module):
     config: ModelConfig
 
     def setup(self):
+        """Makes the table of this device's rows."""
         c = self.config
         rows = local_rows(c)
         init = nn.initializers.normal(c.init_std)
@@ -191,6 +193,7 @@ class RewardHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_ND: jax.Array) -> jax.Array:
+        """Computes attribute values, float32 [N, attributes]."""
         shape = (self.d_model, self.num_attributes)
         kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)

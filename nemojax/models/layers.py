@@ -97,6 +97,7 @@ class LayerNorm1P(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last dimension of x."""
         width = x.shape[-1]
         weight = self.param("weight", nn.initializers.zeros, (width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
@@ -114,6 +115,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last dimension of x."""
         width = x.shape[-1]
         weight = self.param("weight", nn.initializers.ones, (width,), jnp.float32)
         x32 = x.astype(jnp.float32)
@@ -141,6 +143,7 @@ class Attention(nn.Module):
     def __call__(
         self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
     ) -> tuple[jax.Array, Any]:
+        """Attends; returns the output and what `attend` returned beside it."""
         c = self.config
         heads = local_size("num_heads", c.num_heads)
         kv_heads = local_size("num_kv_heads", c.num_kv_heads)
@@ -178,6 +181,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
+        """Applies the MLP to each token."""
         c = self.config
         d_ff = local_size("d_ff", c.d_ff)
         plain = nn.initializers.normal(c.init_std)
@@ -217,6 +221,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
     ) -> tuple[jax.Array, Any]:
+        """Applies attention and MLP; returns also what `attend` returned."""
         y = self._gather(make_norm(self.config, "attention_norm")(x_BSD))
         y, handed_back = Attention(self.config, name="attention")(
             y, positions_BS, attend

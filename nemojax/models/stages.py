@@ -101,7 +101,8 @@ def make_stage(
       params: the branch "layers", as `partition.local_params` gives it.
       plan: `partition.placements` of the whole tree.
       layout: of the step.
-      positions_MBS, segment_ids_MBS: of all micro-batches.
+      positions_MBS: positions of all micro-batches.
+      segment_ids_MBS: segment ids of all micro-batches.
     """
     layer = layers.DecoderLayer(config)
     attention = attention_of(layout)

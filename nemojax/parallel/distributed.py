@@ -45,8 +45,10 @@ def detect(
     """Finds out which cluster this process is part of.
 
     Args:
-      coordinator_address, num_processes, process_id: all or none; go first.
-      environment: default: that of this process.
+      coordinator_address: HOST:PORT of process 0; goes before the environment.
+      num_processes: number of processes; goes with the address.
+      process_id: number of this process; goes with the address.
+      environment: variables; by default those of this process.
 
     Raises:
       UserError: some of the three are missing, or an environment variable is no

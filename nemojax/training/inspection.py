@@ -56,7 +56,8 @@ def differences(one: pathlib.Path, other: pathlib.Path) -> dict[str, str]:
     """Lists how two states, or parameter trees, differ.
 
     Args:
-      one, other: folders of a step, or of parameters.
+      one: folder of a step, or of parameters.
+      other: another one.
 
     Returns:
       For each array that differs or is in one of them only, what is different. Reads

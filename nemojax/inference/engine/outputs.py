@@ -89,7 +89,8 @@ def token_scores(
     """Converts arrays of one sequence to lists.
 
     Args:
-      tokens, log_probs: [S].
+      tokens: ids [S].
+      log_probs: their log-probs [S].
       top: likeliest tokens [S, A], if there are any.
       count: how many of them are kept.
     """

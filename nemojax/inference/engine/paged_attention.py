@@ -38,7 +38,8 @@ def cached(
     """Makes the tile reader over one layer's blocks.
 
     Args:
-      keys_NGZK, values_NGZK: the blocks.
+      keys_NGZK: keys of the blocks.
+      values_NGZK: values of the blocks.
       table_BW: block tables.
       tiles: how many hold the longest sequence.
       tile: T, keys of a tile.

@@ -72,9 +72,10 @@ def compare(
 
     Args:
       config: sizes.
-      reference, changed: as `models.forward.init` or `models.quantized.quantize` make
-        them.
-      tokens_NS, segments_NS: as `rows_of` makes them.
+      reference: parameters of `models.forward.init` or `models.quantized.quantize`.
+      changed: likewise.
+      tokens_NS: tokens of `rows_of`.
+      segments_NS: segments of `rows_of`.
       mesh: where it runs.
       rows: of a call.
     """

@@ -110,6 +110,7 @@ class CodeTask:
 
     @functools.cached_property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key((name for name, _ in self.operations), self.reducer)
 
     @functools.cached_property
@@ -126,17 +127,21 @@ class CodeTask:
 
     @property
     def prompt(self) -> str:
+        """Text of the user."""
         return f"Write f. {self.description}"
 
     @property
     def completion_prompt(self) -> str:
+        """Prompt that a base model continues."""
         return f"# {self.description}\n{HEADER}"
 
     def parse_completion(self, text: str) -> str:
+        """Returns the response inside a base model's continuation."""
         # The indent of the first line is part of the program: nothing is stripped.
         return extract_program(HEADER + text).rstrip()
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         return write_program(self.operations, self.reducer)
 
     def grade(self, response: str) -> Grade:

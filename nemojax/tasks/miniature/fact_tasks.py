@@ -36,17 +36,21 @@ class FactTask:
 
     @property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key(self.country, self.attribute)
 
     @property
     def prompt(self) -> str:
+        """Text of the user."""
         return QUESTIONS[self.attribute].format(country=self.country)
 
     @property
     def completion_prompt(self) -> str:
+        """Prompt that a base model continues."""
         return grading.question_prompt(self.prompt)
 
     def parse_completion(self, text: str) -> str:
+        """Returns the response inside a base model's continuation."""
         return grading.first_line(text)
 
     @property
@@ -55,6 +59,7 @@ class FactTask:
         return world.FACTS[self.country][self.attribute]
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         return self.answer
 
     def grade(self, response: str) -> Grade:

@@ -73,10 +73,12 @@ class InstructionTask:
 
     @functools.cached_property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key(self.category, self.count, self.language, self.constraints)
 
     @functools.cached_property
     def prompt(self) -> str:
+        """Text of the user."""
         language = "" if self.language == "English" else f" in {self.language}"
         request = f"{self.verb} {self.count} {self.category}{language}."
         worded = (d.phrase.format(word=d.word) for d in self.demands)
@@ -84,9 +86,11 @@ class InstructionTask:
 
     @property
     def completion_prompt(self) -> str:
+        """Prompt that a base model continues."""
         return grading.question_prompt(self.prompt)
 
     def parse_completion(self, text: str) -> str:
+        """Returns the response inside a base model's continuation."""
         return grading.first_line(text)
 
     @property
@@ -106,6 +110,7 @@ class InstructionTask:
         return text.upper() if "upper" in constraints else text
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         return self.write(rng.sample(self.allowed_words, self.count), self.constraints)
 
     def grade(self, response: str) -> Grade:

@@ -82,6 +82,7 @@ class MathTask:
 
     @functools.cached_property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key(self.start, ((s.operator, s.amount) for s in self.steps))
 
     @functools.cached_property
@@ -95,14 +96,17 @@ class MathTask:
 
     @functools.cached_property
     def prompt(self) -> str:
+        """Text of the user."""
         story = " ".join(self.sentences)
         return f"{story} How many {self.thing} does {self.person} have?"
 
     @property
     def completion_prompt(self) -> str:
+        """Prompt that a base model continues."""
         return grading.question_prompt(self.prompt)
 
     def parse_completion(self, text: str) -> str:
+        """Returns the response inside a base model's continuation."""
         return grading.first_line(text)
 
     @functools.cached_property
@@ -119,6 +123,7 @@ class MathTask:
         return self.values[-1]
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         steps = ((step.operator, step.amount, 0) for step in self.steps)
         chain, value = write_chain(self.start, steps)
         return f"{chain} #### {value}"
