@@ -104,8 +104,8 @@ def tell(result: Any, text: str, to: str | None) -> None:
     """Prints the text, and writes the result as JSON where it is wanted.
 
     Args:
-      result: for programs.
-      text: for people.
+      result: result for programs.
+      text: result for people.
       to: a file; "-" for stdout, and then the text goes to stderr; None: nowhere.
     """
     say(text, to)

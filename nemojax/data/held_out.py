@@ -11,7 +11,7 @@ def is_held_out(key: str, share: float) -> bool:
 
     Args:
       key: the text of a document, or the first turn of a user of a conversation.
-      share: in [0, 1].
+      share: held-out share, in [0, 1].
     """
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -73,9 +73,9 @@ class NemojaxLM(TemplateLM):
 
         Args:
           checkpoint: a model folder or a Hugging Face checkpoint.
-          pretrained: the same, as other models of the harness call it.
+          pretrained: checkpoint, as other models of the harness call it.
           template: see `interop.loading.load`.
-          dtype: of the computation; default: the checkpoint's.
+          dtype: dtype of the computation; default: the checkpoint's.
           quantize: "int8" or "fp8" weights; default: as they are.
           max_length: tokens of a text that is scored, or of a prompt and its answer.
           max_gen_toks: tokens of an answer where the task does not say.
@@ -83,7 +83,8 @@ class NemojaxLM(TemplateLM):
           max_batch_size: ignored.
           device: ignored: jax chooses.
           cache_tokens: see `inference.engine.config.serving`.
-          data, tensor: axes of the mesh.
+          data: replicas, an axis of the mesh.
+          tensor: devices that share a layer, an axis of the mesh.
 
         Raises:
           ValueError: there is no such model.

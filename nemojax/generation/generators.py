@@ -21,7 +21,7 @@ class Request:
       id: names the request among all of a generator's; its response carries it.
       prompt: ends with a user turn.
       temperature: 0 is greedy.
-      seed: with `id` the only source of chance of the answer.
+      seed: seed; with `id` the only source of chance of the answer.
 
     Raises:
       ValueError: a negative temperature, or one that is no number.
@@ -50,11 +50,11 @@ class Response:
     """One answer of a generator.
 
     Attributes:
-      id: of its request.
+      id: id of its request.
       text: the answer, without control tokens.
       finish_reason: "stop" where the generator ended the answer itself, "length"
         where the token limit cut it.
-      tokens: how many tokens were generated.
+      tokens: number of tokens that were generated.
     """
 
     id: str
@@ -117,8 +117,8 @@ def sample(
       generator: answers.
       prompts: conversations that end with a user turn.
       samples: answers to each prompt, at least 1.
-      temperature: of all answers.
-      seed: of all answers.
+      temperature: temperature of all answers.
+      seed: seed of all answers.
 
     Returns:
       The answers [N][samples], in the order of `prompts`.

@@ -58,7 +58,7 @@ def blended_reward(
     Args:
       attributes: float [N, 5], the reward model's values in the order of
         `records.ATTRIBUTES`.
-      weights: of the five attributes.
+      weights: weights of the five attributes.
       verified: [N] score in [0, 1], or None where nothing could be checked.
 
     Raises:

@@ -53,9 +53,9 @@ def load(
     """Reads a checkpoint.
 
     Args:
-      directory: with `config.json` and safetensors; if `save` put a reward head
+      directory: folder with `config.json` and safetensors; if `save` put a reward head
         beside them, it is read too.
-      layout: where the parameters go, as `models.partition` says; default: one
+      layout: layout that the parameters get, as `models.partition` says; default: one
         device.
       progress: called with leaves done and all leaves.
 
@@ -140,15 +140,15 @@ def save(
 
     Args:
       directory: must not exist, or be empty.
-      config: of the model.
+      config: sizes of the model.
       params: the tree; written in its dtypes. A leaf may have a method `load` that
         gives the array, which is then read only when it is written.
       tokenizer: written so that `AutoTokenizer` reads it.
-      files: are copied beside the weights, by name: those of a tokenizer for one.
+      files: files copied beside the weights, by name: those of a tokenizer for one.
       vocab_size: rows of the embeddings that are written, without the padding that
         follows them; default: all.
       fields: further fields of `config.json`, such as token ids.
-      max_file_bytes: of one safetensors file.
+      max_file_bytes: most bytes of one safetensors file.
       progress: called with tensors done and all tensors.
 
     Raises:

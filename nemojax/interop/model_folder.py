@@ -66,7 +66,7 @@ def write(
 
     Args:
       directory: must not exist, or be empty.
-      config: of the model.
+      config: sizes of the model.
       leaves: path in the parameter tree and value; taken one at a time.
       files: name in the folder -> a file to copy, or its content; those of a
         tokenizer for one (`tokenizer_files.find`).
@@ -129,12 +129,12 @@ def save(
 
     Args:
       directory: must not exist, or be empty.
-      config: of the model.
+      config: sizes of the model.
       params: the parameter tree, on any mesh or on the host.
       like: a tree of the dtypes that parameters are written in, such as those of the
         model that training began with, `jax.tree.map(lambda leaf: leaf.dtype, it)`;
         a parameter that is not in it keeps its own. Default: all do.
-      files: as in `write`.
+      files: files as in `write`.
       exist_ok: whether a directory that is there already is left as it is: one that
         `save` wrote is whole.
 
@@ -184,8 +184,8 @@ def stored(directory: PathLike, layout: Layout | None = None) -> Any:
     """Returns the parameter tree of a model folder, with `StoredLeaf` leaves.
 
     Args:
-      directory: of the model.
-      layout: where the leaves go when they are read; default: one device.
+      directory: folder of the model.
+      layout: layout of the leaves when they are read; default: one device.
     """
     params = str(pathlib.Path(directory).absolute() / PARAMS)
     found = ocp.metadata(params).metadata
@@ -213,8 +213,8 @@ def leaves(
     """Yields paths and leaves, read one at a time, the largest first.
 
     Args:
-      directory: of the model.
-      layout: where the leaves go; default: one device.
+      directory: folder of the model.
+      layout: layout of the leaves; default: one device.
     """
     found = trees.items(stored(directory, layout))
     for path, leaf in sorted(found, key=lambda pair: pair[1].size, reverse=True):

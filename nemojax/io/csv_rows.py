@@ -25,8 +25,9 @@ def read(
     Empty lines between the rows are no rows.
 
     Args:
-      lines: of the file with their numbers, those that cannot be used as bad rows.
-      file: its name, for messages.
+      lines: lines of the file with their numbers, those that cannot be used as bad
+        rows.
+      file: name of the file, for messages.
       after: rows up to this number are passed over.
 
     Raises:

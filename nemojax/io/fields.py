@@ -35,7 +35,7 @@ class Format:
     Attributes:
       name: short name, shown to the user.
       required: fields whose presence tells this format.
-      parse: gives the record of a row, or raises `Reject`.
+      parse: function that gives the record of a row, or raises `Reject`.
       any_of: fields of which one at least must be there; () for none.
       matches: further condition where the fields alone do not tell.
     """

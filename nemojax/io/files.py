@@ -84,7 +84,7 @@ def read_rows(path: PathLike, after: int = 0) -> Iterator[Row | BadRow]:
     held. Blank lines are no rows. Lines may end in LF or CRLF.
 
     Args:
-      path: of the file.
+      path: path of the file.
       after: rows up to this number are passed over, unread where the kind of file
         allows it.
 

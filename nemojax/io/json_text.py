@@ -42,7 +42,7 @@ def check_object(value: Any, has_escapes: bool) -> dict[str, Any]:
     """Returns `value` as an object whose strings can be tokenized and written again.
 
     Args:
-      value: what `parse` gave.
+      value: value that `parse` gave.
       has_escapes: whether the text had an escape `\\u`; without one there is nothing
         to look for, since `parse` lets no lone surrogate or NUL byte through.
 

@@ -12,8 +12,8 @@ class Progress:
         """Shows nothing yet.
 
         Args:
-          name: what is under way.
-          stream: to write to; default: stderr.
+          name: name of what is under way.
+          stream: stream to write to; default: stderr.
         """
         self._name, self._stream = name, stream or sys.stderr
         self._first: tuple[int, float] | None = None  # done, and when

@@ -52,7 +52,7 @@ class BadRow:
 
     Attributes:
       file: the file as it was named by the caller.
-      row: counts from 1; 0 stands for the file as a whole.
+      row: number of the row from 1; 0 stands for the file as a whole.
       field: the field at fault, or "" where the whole row is.
       reason: a short phrase, the same for all rows with the same fault.
       excerpt: the beginning of the row's text.

@@ -34,8 +34,8 @@ class StageOutput:
 
     Attributes:
       name: the stage.
-      directory: its files.
-      result: what it returned, as JSON gives it back.
+      directory: folder of the stage's files.
+      result: result of the stage, as JSON gives it back.
       seconds: wall-clock time it took, over all attempts that left their time.
     """
 
@@ -50,7 +50,7 @@ class Workdir:
 
     Attributes:
       path: absolute; the same folder on every host.
-      configuration: as JSON gives it back.
+      configuration: configuration as JSON gives it back.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Workdir:
         """Opens or creates the folder, which is locked until `close`.
 
         Args:
-          path: of the folder.
-          configuration: what decides what comes out, as JSON.
-          flag: how users name the folder, for messages.
+          path: path of the folder.
+          configuration: everything that decides the results, as JSON.
+          flag: flag by which users name the folder, for messages.
 
         Raises:
           WorkdirError: the folder holds a run of another configuration or something

@@ -13,8 +13,8 @@ class Loss(NamedTuple):
     """Losses of examples; all arrays are float32 and of one shape.
 
     Attributes:
-      values: of each example; 0 where the weight is 0.
-      weights: of each example in the mean; 0 for padding.
+      values: values of each example; 0 where the weight is 0.
+      weights: weights of each example in the mean; 0 for padding.
       metrics: further values to report, weighted alike.
     """
 

@@ -131,7 +131,7 @@ def combined(
     falls, too, while the gap grows.
 
     Args:
-      pairs: as `prepared` gives them.
+      pairs: pairs that `prepared` gave.
       loss_N: the preference loss of each pair.
       chosen_reward_N: implicit rewards, for the metrics.
       rejected_reward_N: implicit rewards, for the metrics.

@@ -32,8 +32,8 @@ def simpo(
     Args:
       pairs: log-probs and tokens are used.
       beta: scale of the mean log-probs; the paper uses 2 to 10.
-      gamma: by how much the chosen reward is to win; the paper's gamma / beta is 0.1 to
-        0.8.
+      gamma: margin by which the chosen reward is to win; the paper's gamma / beta is
+        0.1 to 0.8.
       label_smoothing: probability that a label is wrong.
       **terms: see `Terms`.
 

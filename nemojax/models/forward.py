@@ -100,13 +100,13 @@ def token_log_probs(
 
     Args:
       config: sizes.
-      params: as `init` makes them, or as `partition.pack` does.
+      params: parameters as `init` makes them, or as `partition.pack` does.
       tokens: int32 [B, S].
       positions: int32 [B, S]; default 0..S-1 in each row.
       segment_ids: int32 [B, S]; tokens attend within equal ids only; default: one
         segment a row. Id 0 is padding.
-      layout: default: one device. B must divide over `data` times `pipe`, S over
-        `tensor`.
+      layout: layout of the computation; default: one device. B must divide over `data`
+        times `pipe`, S over `tensor`.
 
     Returns:
       float32 [B, S], aligned with `tokens`: entry t is log p(token t | before t),

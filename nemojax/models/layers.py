@@ -52,8 +52,8 @@ def linear(
 
     Args:
       module: owns the kernel.
-      name: of the kernel.
-      init: its initializer.
+      name: name of the kernel.
+      init: initializer of the kernel.
       shape: local [in, out].
       x: [..., in]; the product is in its dtype.
     """

@@ -73,8 +73,8 @@ def init(lora: LoraConfig, params: Any, key: jax.Array) -> dict[str, Any]:
     """Initialises float32 adapters: `a` normal with variance 1 / in, `b` zero.
 
     Args:
-      lora: which layers.
-      params: of the base model, arrays or shapes.
+      lora: choice of the layers.
+      params: parameters of the base model, arrays or shapes.
       key: PRNG key.
 
     Returns:

@@ -48,7 +48,7 @@ class Placement:
     """Place of one parameter on the mesh.
 
     Attributes:
-      spec: of the whole array.
+      spec: PartitionSpec of the whole array.
       zero_dim: the dim that ZeRO splits.
       zero_axes: the mesh axes that it is split over; empty: it is not.
       stacked: whether a dim for the layers comes first.
@@ -238,10 +238,10 @@ def local_params(
     """Returns the parameters of the forward functions, inside a `shard_map`.
 
     Args:
-      config: gives the compute dtype.
+      config: configuration with the compute dtype.
       params: this device's part of a tree.
       plan: `placements` of the whole tree.
-      layout: of the step.
+      layout: layout of the step.
 
     Returns:
       The tree, with whole weights where ZeRO gathers once a step; its branch "layers"
@@ -293,11 +293,11 @@ def layer_params(
     """Returns the parameters of one layer out of `local_params`' layers.
 
     Args:
-      config: gives the compute dtype.
+      config: configuration with the compute dtype.
       layers: the branch "layers".
       sums: this layer's part of what takes the gradients up.
       plan: `placements` of the branch.
-      layout: of the step.
+      layout: layout of the step.
       place: chunk and layer of the chunk, int32 scalars.
     """
     dtype = jnp.dtype(config.compute_dtype)

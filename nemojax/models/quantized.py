@@ -46,7 +46,7 @@ def quantize(params: Any, kind: str) -> Any:
     """Quantises the kernels of a parameter tree; the given one stays as it is.
 
     Args:
-      params: as `models.forward.init` makes them: arrays or shapes.
+      params: parameters as `models.forward.init` makes them: arrays or shapes.
       kind: a name of `KINDS`.
 
     Returns:

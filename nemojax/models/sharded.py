@@ -30,7 +30,7 @@ class Head(NamedTuple):
         names the mesh axes that share its work: `tensor`, in 1F1B also `pipe`.
       values: (config, head parameters, x [B, S / tensor, D] after the final norm,
         tokens, segment ids, over) -> values, of rows in dim 0.
-      spec: of the values of all rows.
+      spec: PartitionSpec of the values of all rows.
     """
 
     params: Callable[..., Any]
@@ -43,8 +43,8 @@ def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) 
 
     Args:
       config: sizes.
-      head: what to compute.
-      layout: default: one device.
+      head: values to compute.
+      layout: layout of the computation; default: one device.
       params: plain or packed.
       batch: tokens, positions and segment ids [B, S]; the last two may be None.
 

@@ -46,7 +46,7 @@ def hidden_states(
       config: sizes.
       params: this device's part of a tree.
       plan: `partition.placements` of the whole tree.
-      layout: of the step.
+      layout: layout of the step.
       batch: tokens, positions and segment ids [B, S] of this device's rows.
     """
     params, sums = partition.local_params(config, params, plan, layout)
@@ -100,7 +100,7 @@ def make_stage(
       config: sizes.
       params: the branch "layers", as `partition.local_params` gives it.
       plan: `partition.placements` of the whole tree.
-      layout: of the step.
+      layout: layout of the step.
       positions_MBS: positions of all micro-batches.
       segment_ids_MBS: segment ids of all micro-batches.
     """

@@ -26,8 +26,8 @@ class Cluster:
       kind: "flags", "environment", "slurm", "open mpi", "cloud tpu", or "none" for a
         process of its own.
       coordinator_address: host:port of process 0; None: jax finds it.
-      num_processes: of the run; None: jax finds it.
-      process_id: of this process; None: jax finds it.
+      num_processes: number of processes of the run; None: jax finds it.
+      process_id: number of this process; None: jax finds it.
     """
 
     kind: str = "none"
@@ -104,7 +104,7 @@ def by_network(devices: Sequence[Any], tensor: int) -> list[Any]:
     fits there; `data` is the outermost and goes over the slowest network.
 
     Args:
-      devices: of all processes.
+      devices: devices of all processes.
       tensor: size of that axis.
 
     Raises:

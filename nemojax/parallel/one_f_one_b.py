@@ -69,7 +69,7 @@ def run(
       constants: arrays that `stage` closes over, with the weights as `weights`: they
         are not kept for each chunk anew.
       sums: zeros, arrays `[V, ...]` that the layers' gradients are added to.
-      head_params: of the head.
+      head_params: parameters of the head.
       x_MBSD: all micro-batches, the same on every stage; M is a multiple of the number
         of stages.
       cotangents_M: derivatives of the loss by the values, of their shape and type.

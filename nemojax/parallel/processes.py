@@ -39,7 +39,7 @@ def of_first(make: Callable[[], Any]) -> Any:
     For what one process alone may do or see at a time: locks, folders, small files.
 
     Args:
-      make: is called in the first process; gives what JSON can hold.
+      make: function called in process 0; gives what JSON can hold.
 
     Raises:
       FirstProcessError: in the others, with the message, where it raises an error in

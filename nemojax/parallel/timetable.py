@@ -25,9 +25,9 @@ class Work(NamedTuple):
 
     Attributes:
       real: whether there is anything to do; if not, the rest is the nearest work.
-      chunk: of the stage's layers.
-      micro_batch: of all.
-      slot: where 1F1B keeps what undoes the chunk.
+      chunk: number of the chunk among the stage's.
+      micro_batch: number of the micro-batch among all.
+      slot: slot in which 1F1B keeps what undoes the chunk.
     """
 
     real: jax.Array
@@ -44,7 +44,7 @@ class Timetable:
       micro_batches: M, a multiple of the number of stages.
       virtual_stages: chunks V of a stage.
       stages: P, all that there are.
-      stage: which it is; may be traced.
+      stage: number of the stage; may be traced.
     """
 
     micro_batches: int

@@ -43,13 +43,13 @@ class Compiled:
     """Facts of a step that the compiler reports.
 
     Attributes:
-      seconds: that tracing and compiling took.
-      arguments_bytes: of the state and the batch, per device.
-      temporary_bytes: at the peak, per device.
+      seconds: seconds that tracing and compiling took.
+      arguments_bytes: bytes of the state and the batch, per device.
+      temporary_bytes: bytes of temporaries at the peak, per device.
       collectives: kind -> (instructions, bytes of their results), each instruction
         counted once however often a loop runs it.
       in_loops: kind -> instructions inside of loops.
-      schedule_problems: what a pipelined step should not have.
+      schedule_problems: faults that a pipelined step should not have.
     """
 
     seconds: float

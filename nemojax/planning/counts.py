@@ -16,7 +16,7 @@ class Parameters:
 
     Attributes:
       embedding: input and output embedding (once if they are tied).
-      non_embedding: all others, norms included.
+      non_embedding: number of all other parameters, norms included.
     """
 
     embedding: int

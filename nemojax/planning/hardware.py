@@ -12,19 +12,19 @@ class Hardware:
     """One accelerator and its networks.
 
     Attributes:
-      name: as given to `--hardware`.
-      title: its name in full.
+      name: name as given to `--hardware`.
+      title: name in full.
       platform: "cuda" or "tpu".
       peak_flops: dense bfloat16 operations per second.
-      memory_bytes: that a program can use.
+      memory_bytes: bytes that a program can use.
       memory_bandwidth: bytes per second.
       fast_bandwidth: bytes per second that a device sends over the network inside of
         a node (NVLink), or along one axis of a torus (ICI).
-      slow_bandwidth: the same between nodes.
+      slow_bandwidth: bandwidth between nodes, in the unit of `bandwidth`.
       fast_domain: devices that the fast network joins.
-      compute_capability: of a CUDA device.
+      compute_capability: compute capability of a CUDA device.
       cores: multiprocessors of a CUDA device.
-      clock_mhz: of a CUDA device.
+      clock_mhz: clock of a CUDA device, in MHz.
     """
 
     name: str

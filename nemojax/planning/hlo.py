@@ -36,9 +36,9 @@ class Instruction:
     """One line of a program.
 
     Attributes:
-      name: of its result.
-      opcode: of it, without the "-start" of an asynchronous one.
-      nbytes: of the largest array of its result.
+      name: name of the instruction's result.
+      opcode: opcode of the instruction, without the "-start" of an asynchronous one.
+      nbytes: bytes of the largest array of its result.
       text: the line.
     """
 

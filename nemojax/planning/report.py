@@ -23,7 +23,7 @@ def command(scenario: Scenario, model: str) -> str:
     """Returns the command line of the script that runs what is planned.
 
     Args:
-      scenario: what is planned.
+      scenario: scenario of the plan.
       model: name of the preset.
     """
     default = LayoutSpec()
@@ -64,10 +64,10 @@ def result(
     """Returns everything that is known of a scenario.
 
     Args:
-      scenario: what is planned.
-      assumptions: of the prediction.
-      compiled: what the compiler found, if it was asked.
-      tokens: to train on; 0: no duration is given.
+      scenario: scenario of the plan.
+      assumptions: assumptions of the prediction.
+      compiled: report of the compiler, if it ran.
+      tokens: tokens to train on; 0: no duration is given.
     """
     config, hardware = scenario.config, scenario.hardware
     number = counts.parameters(config)

@@ -29,9 +29,10 @@ class Assumptions:
       fast_efficiency: share of its bandwidth that the network in a node reaches.
       slow_efficiency: share of its bandwidth that the network between nodes reaches.
       tensor_overlap: share of the tensor-parallel exchange that hides behind compute.
-      pipe_overlap: the same of the exchange between stages.
-      data_overlap: the same of gathering weights and scattering gradients.
-      head: where the logits are computed: "balanced" over all stages, or the "last".
+      pipe_overlap: share of the exchange between stages that is hidden.
+      data_overlap: share of gathering weights and scattering gradients that is hidden.
+      head: place where the logits are computed: "balanced" over all stages, or the
+        "last".
       recompute: share of the forward pass that is computed again; None: by policy.
       gradient_bytes: bytes of a number in the gradients' reduce-scatter.
     """
@@ -62,7 +63,7 @@ class Prediction:
         "pipe", "bubble", "data", "optimizer" and, in alignment, "forward" passes
         beside the gradient's; they add up to the step.
       mfu: share of the peak, by the report's count of operations.
-      causal_mfu: the same without operations on masked scores.
+      causal_mfu: utilisation without operations on masked scores.
     """
 
     parts: dict[str, float]

@@ -237,8 +237,8 @@ def result(
     """Returns everything that is known, for programs.
 
     Args:
-      serving: what is planned.
-      found: what the compiler found, if it was asked.
+      serving: server of the plan.
+      found: report of the compiler, if it ran.
     """
     number = counts.parameters(serving.config)
     parts, device = per_device(serving), serving.hardware.memory_bytes

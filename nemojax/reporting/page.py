@@ -22,7 +22,7 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-      value: its text.
+      value: text of the cell.
       note: small text under it.
       strong: whether it is what the row is about.
       tag: a word in a frame behind it.
@@ -49,8 +49,8 @@ def render(
 
     Args:
       template: "run" or "recipe", which name the sections and explain them.
-      title: of the page.
-      sections: from `section`; None where there is nothing to show.
+      title: title of the page.
+      sections: results of `section`; None where there is nothing to show.
       lead: a sentence under the title.
       highlights: cards at the top, each with `label`, `value` and `note`.
     """

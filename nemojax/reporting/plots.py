@@ -113,8 +113,8 @@ def svg(figure: Figure, label: str) -> str:
     """Returns a figure as an element of a page, whose colours it takes.
 
     Args:
-      figure: to draw.
-      label: what it shows, for those who cannot see it.
+      figure: figure to draw.
+      label: text that says what it shows, for those who cannot see it.
     """
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata=_UNDATED["svg"], transparent=True)
@@ -149,8 +149,8 @@ def intervals(
     Controls are hollow; a reference is a dashed line across all rows.
 
     Args:
-      axes: to draw on.
-      lines: from top to bottom.
+      axes: axes to draw on.
+      lines: lines from top to bottom.
       reference: a share to compare with.
       include: shares that the axis must hold, so that panels can share one axis.
     """
@@ -246,7 +246,7 @@ def stage_figure(report: Mapping[str, Any]) -> Figure:
     The teacher is a dashed line, controls are hollow.
 
     Args:
-      report: as `report.write_report` takes it.
+      report: report as `report.write_report` takes it.
     """
     families = tables.families(report)
     columns = 2 if len(families) == 4 else min(3, len(families))

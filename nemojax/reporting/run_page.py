@@ -15,7 +15,7 @@ def render(report: Report) -> str:
     """Renders one self-contained HTML document; text of the run is escaped.
 
     Args:
-      report: as `report.write_report` takes it.
+      report: report as `report.write_report` takes it.
     """
     families = tables.families(report)
     sections = (

@@ -22,7 +22,7 @@ class Estimate:
 
     Attributes:
       value: the point estimate.
-      n: how many examples or seeds it rests on.
+      n: number of examples or seeds it rests on.
       interval: (low, high), or None where n is too small to say.
     """
 
@@ -131,8 +131,8 @@ def paired_bootstrap(
       before: float [N] scores of the first model.
       after: float [N] scores of the second model on the same examples.
       resamples: bootstrap samples.
-      seed: of the resampling; the result is a function of the arguments.
-      confidence: of the interval.
+      seed: seed of the resampling; the result is a function of the arguments.
+      confidence: confidence of the interval.
 
     Raises:
       ValueError: no examples, or lengths that differ.
@@ -177,7 +177,7 @@ def pairwise_accuracy(
     Args:
       chosen: float [N] rewards.
       rejected: float [N] rewards.
-      confidence: of the interval.
+      confidence: confidence of the interval.
 
     Raises:
       ValueError: no pairs, lengths that differ, or a reward that is not finite.

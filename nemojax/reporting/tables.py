@@ -98,7 +98,7 @@ def stage_table(report: Mapping[str, Any]) -> Table:
     """Tabulates a run's stages against the task families, like the report's Table 6.
 
     Args:
-      report: as `report.write_report` takes it; `teacher` and `stages` are read.
+      report: report as `report.write_report` takes it; `teacher` and `stages` are read.
     """
     columns = families(report)
     teacher = {**report["teacher"], "name": f"({report['teacher']['name']})"}

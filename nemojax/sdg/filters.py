@@ -35,7 +35,7 @@ def keep_top_share(scores: ArrayLike, groups: Sequence[str], share: float) -> To
     Args:
       scores: float [N].
       groups: [N] the family of each row; every family has its own threshold.
-      share: in (0, 1].
+      share: kept share, in (0, 1].
 
     Raises:
       ValueError: a share outside (0, 1], lengths that differ, or a score that is not

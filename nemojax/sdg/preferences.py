@@ -54,9 +54,9 @@ class PairSet:
     """Preference pairs, the family of each, and how they came about.
 
     Attributes:
-      pairs: in the order of the prompts.
+      pairs: pairs in the order of the prompts.
       families: the family of each pair.
-      statistics: by family.
+      statistics: statistics by family.
     """
 
     pairs: tuple[PreferencePair, ...]
@@ -97,8 +97,8 @@ def build_pairs(
       max_pairs_per_prompt: no pair of texts is used twice for a prompt.
       min_gap: smallest reward difference where the reward decides.
       min_score_gap: smallest score difference where a verifier passed none.
-      chosen_quantile: in [0, 1). Where the reward decides, a chosen response needs at
-        least this quantile of its family's rewards.
+      chosen_quantile: quantile in [0, 1). Where the reward decides, a chosen response
+        needs at least this quantile of its family's rewards.
 
     Raises:
       ValueError: lengths that differ, a reward that is not finite, a score outside

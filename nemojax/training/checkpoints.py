@@ -40,9 +40,8 @@ class Checkpoints:
         """Opens the folder, and removes what saves left that did not end.
 
         Args:
-          directory: of this run alone; every process must see it.
-          keep: how many of the newest steps stay: with two there is one to fall
-            back to.
+          directory: folder of this run alone; every process must see it.
+          keep: number of newest steps that stay: with two there is one to fall back to.
           keep_every: multiples of this stay, too; 0: none do.
         """
         options = ocp.CheckpointManagerOptions(
@@ -101,7 +100,7 @@ class Checkpoints:
         """Restores the newest whole state; puts damaged ones aside with a message.
 
         Args:
-          like: gives shapes, dtypes and shardings, which may be of another mesh.
+          like: tree of shapes, dtypes and shardings, which may be of another mesh.
 
         Returns:
           The state, or None: there is no whole one.

@@ -67,11 +67,11 @@ class Watch:
         """Records why step `step` was not applied, and its metrics once more.
 
         Args:
-          name: of the run.
-          step: counts from 1; its batch is `batches[step - 1]`.
-          limit: of its gradient.
-          row: its metrics.
-          again: those of the same batch once more, on the parameters of now. If they
+          name: name of the run.
+          step: number of the step from 1; its batch is `batches[step - 1]`.
+          limit: limit of its gradient norm.
+          row: metrics of the step.
+          again: metrics of the same batch once more, on the parameters of now. If they
             are as bad, it is the data or the parameters; if not, the machine.
 
         Raises:

@@ -19,9 +19,9 @@ class Saved:
 
     Attributes:
       step: number of steps done.
-      path: its folder.
+      path: folder of the step.
       files: their number.
-      bytes: of all files.
+      bytes: bytes of all files.
       saved_at: seconds since 1970, when its checksums were written; 0: there are none.
       put_aside: it was found to be damaged, and is not used any more.
     """

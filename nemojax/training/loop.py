@@ -84,8 +84,8 @@ def train(
 
     Args:
       run: settings.
-      state: where to begin, as `step.init_state` makes it; its arrays are used up.
-      train_step: as `step.make_train_step` compiles it.
+      state: state to begin with, as `step.init_state` makes it; its arrays are used up.
+      train_step: step that `step.make_train_step` compiled.
       source: batches; dims of rows are split over `data` and `pipe` where they divide.
 
     Returns:

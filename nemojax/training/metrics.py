@@ -17,8 +17,8 @@ class MetricsLog:
     last line), so that each step stands there once.
 
     Attributes:
-      path: of the file.
-      lost_seconds: of the steps whose lines were dropped.
+      path: path of the file.
+      lost_seconds: seconds of the steps whose lines were dropped.
     """
 
     def __init__(self, path: Path, start_step: int = 0):

@@ -48,8 +48,8 @@ class ReferenceCache:
         """Opens the file, or begins it.
 
         Args:
-          directory: is made where it does not exist.
-          fingerprint: of all that decides the values.
+          directory: folder; it is made where it does not exist.
+          fingerprint: fingerprint of all that decides the values.
           pairs: N.
         """
         self.computed = 0
@@ -73,7 +73,7 @@ class ReferenceCache:
         On the very batches that the policy will see: at step 0 every log ratio is 0.
 
         Args:
-          batches: of the run.
+          batches: batches of the run.
           log_probs: float32 [sequences] of a batch.
           progress: called with the batches done, and all.
         """
@@ -116,8 +116,8 @@ def log_probs_of(config: ModelConfig, options: Options, params: Any) -> LogProbs
 
     Args:
       config: sizes.
-      options: has the layout.
-      params: of the reference, in the plain shape.
+      options: options with the layout.
+      params: parameters of the reference, in the plain shape.
     """
     there = stage.packed(config, options.layout, params)
 

@@ -20,7 +20,7 @@ class Phase(NamedTuple):
       batch: sequences a step.
       first_step: its first step, from 0.
       first_sample: number of its first sample.
-      steps: how many.
+      steps: number of steps.
     """
 
     batch: int
@@ -36,9 +36,9 @@ class Schedule:
     Attributes:
       samples: sequences of the whole run.
       batch: sequences a step, at last.
-      learning_rate: counted in samples.
+      learning_rate: learning rate, counted in samples.
       ramp_start: sequences of the first step; 0: `batch`.
-      ramp_increment: by how much the batch grows.
+      ramp_increment: sequences by which the batch grows.
       ramp_samples: sequences of the ramp, divided evenly among the increments.
       switch_at: fraction of the peak learning rate at which the second blend begins;
         0: there is none.
@@ -192,12 +192,13 @@ def chosen(
     """Returns the preset, or the model's own, or a default, with the given values.
 
     Args:
-      preset: its name; None: `{model}_pretrain` if there is one.
+      preset: name of the preset; None: `{model}_pretrain` if there is one.
       model: name of a model.
       values: the default.
       given: fields that are asked for.
       rate: fields of the learning rate that are asked for.
-      steps: as long as so many steps of the last batch, in proportion; 0: as it is.
+      steps: length of the run, as so many steps of the last batch, in proportion; 0: as
+        it is.
 
     Raises:
       UserError: no such preset, or values that do not go together.

@@ -114,11 +114,11 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
     """Trains from where the folder is, which has checkpoints and metrics.
 
     Args:
-      stage: what to train.
-      params: of the model to begin with, in the plain shape; float32 where the model
-        itself is trained. They are used up.
-      directory: holds `metrics.jsonl`, `goodput.jsonl` and `checkpoints/`.
-      options: how.
+      stage: stage to train.
+      params: parameters of the model to begin with, in the plain shape; float32 where
+        the model itself is trained. They are used up.
+      directory: folder of `metrics.jsonl`, `goodput.jsonl` and `checkpoints/`.
+      options: options of the run.
 
     Raises:
       UserError: sizes that do not divide, adapters with a pipeline, or no

@@ -42,10 +42,11 @@ class ClassBlend:
     """One class of text in a blend, and how it is divided into components.
 
     Attributes:
-      share: of the samples, in any scale.
+      share: share of the samples, in any scale.
       by: None, or what divides the class; one of `PARTS`.
-      max_epochs: with `by`: equal parts, none seen more often than that.
-      weights: with `by`: of the parts, in any scale.
+      max_epochs: with `by`: most epochs of a part; parts are equal, none seen more
+        often than that.
+      weights: with `by`: weights of the parts, in any scale.
     """
 
     share: float
@@ -85,7 +86,7 @@ class Component(NamedTuple):
 
     Attributes:
       name: such as "multilingual/de".
-      groups: of the corpus, that it is made of.
+      groups: groups of the corpus that the component is made of.
       weight: share of the samples; all add up to 1.
       epochs: times that its text is seen.
     """
@@ -144,7 +145,7 @@ def components(
 
     Args:
       blend: shares by class.
-      tokens: of each group that there is.
+      tokens: tokens of each group that there is.
       budget: tokens of the whole run, for caps and epochs.
 
     Raises:

@@ -49,8 +49,8 @@ class Document:
 
     Attributes:
       text: never blank.
-      source: where it comes from, or "".
-      language: of speech or programming, as the row names it, or "".
+      source: origin of the document, or "".
+      language: language, of speech or programming, as the row names it, or "".
       text_class: one of `TEXT_CLASSES`.
     """
 
@@ -89,7 +89,7 @@ def find_corpus(folder: files.PathLike, *, whole: bool = True) -> Corpus:
     """Finds the pretraining text in the data folder `folder`.
 
     Args:
-      folder: as the module's docstring says.
+      folder: data folder, as the module's docstring describes it.
       whole: whether there must be text of every class, for training and validation;
         otherwise there must be some text for training.
 

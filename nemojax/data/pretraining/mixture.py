@@ -26,7 +26,7 @@ class Mixture:
 
         Args:
           weights: shares of the components, in any scale.
-          seed: where the first sample stands.
+          seed: place of the first sample.
 
         Raises:
           UserError: no weight, or one that is negative or not finite.
@@ -99,7 +99,7 @@ def permuted(index: np.ndarray, n: int, key: int) -> np.ndarray:
     Args:
       index: int64, each in [0, n).
       n: size.
-      key: which permutation.
+      key: number of the permutation.
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)

@@ -100,7 +100,7 @@ class Part:
 
     Attributes:
       first: number of its first sample.
-      components: what it is made of.
+      components: components that the stream is made of.
     """
 
     first: int
@@ -112,7 +112,7 @@ class Samples:
 
     Attributes:
       length: S, tokens of a sample.
-      damaged: what could not be read: {(path, record): why}.
+      damaged: records that could not be read: {(path, record): why}.
       lost: samples that had some of it.
     """
 
@@ -131,7 +131,7 @@ class Samples:
 
         Args:
           corpus: tokenized.
-          parts: in the order of their first samples, the first from 0.
+          parts: parts in the order of their first samples, the first from 0.
           length: S.
           seed: decides the order.
           isolate_documents: whether a document's tokens attend to it alone; in the

@@ -28,9 +28,9 @@ def jobs(
     """Lists the tokenization jobs for the text in a data folder.
 
     Args:
-      data: with files pretrain/<class>-* and pretrain/dev-<class>*.
+      data: data folder with files pretrain/<class>-* and pretrain/dev-<class>*.
       out: the folder to write.
-      validation_share: of the documents of each class that has no dev files.
+      validation_share: share of the documents of each class that has no dev files.
 
     Raises:
       DataError: there is no text.
@@ -64,11 +64,11 @@ def tokenize(
     was interrupted.
 
     Args:
-      todo: from `jobs`.
-      tokenizer: also written there.
+      todo: jobs of `jobs`.
+      tokenizer: tokenizer of the text; also written there.
       out: the folder.
-      processes: that work at a time.
-      max_bad_fraction: of the rows that may be malformed.
+      processes: processes that work at a time.
+      max_bad_fraction: largest share of the rows that may be malformed.
       progress: called with bytes of input done and in all.
 
     Raises:
@@ -167,7 +167,7 @@ class TokenCorpus:
     """A tokenized folder, opened.
 
     Attributes:
-      folder: where it is.
+      folder: folder of the corpus.
       files: all tokenized files, sorted by name.
       tokenizer: the one that was used.
     """

@@ -51,10 +51,10 @@ class Job:
 
     Attributes:
       path: a `.jsonl`, `.json` or `.parquet` file, or their `.gz` or `.zst`.
-      text_class: of all its rows.
+      text_class: class of all rows of the input.
       out: the output without suffix.
-      split: of all its rows, or "" to decide by a hash of each text.
-      validation_share: of the documents, where `split` is "".
+      split: split of all rows, or "" to decide by a hash of each text.
+      validation_share: share of the documents that is held out, where `split` is "".
     """
 
     path: pathlib.Path

@@ -32,8 +32,8 @@ class Source:
     """A file to convert.
 
     Attributes:
-      path: of the file.
-      format: its name; None where no row at its start is readable.
+      path: path of the file.
+      format: name of its format; None where no row at its start is readable.
     """
 
     path: pathlib.Path
@@ -46,7 +46,7 @@ class Converted:
 
     Attributes:
       rows: met in all files.
-      written: to the output.
+      written: number of rows written to the output.
       reasons: rows that gave nothing, by reason; `rows` is their sum and `written`.
       rejects: the file that lists them; None where there are none.
     """
@@ -113,12 +113,12 @@ def convert(
     """Writes the rows of all files to `out`, and what gives none to its rejects.
 
     Args:
-      sources: what `find` gave.
+      sources: sources of `find`.
       target: one of `writers.TARGETS`.
       out: a file that ends in .jsonl and does not exist; the rejects lie beside it and
         end in .rejects.jsonl.
-      max_bad_fraction: of all rows that may be malformed, or more than the target can
-        hold.
+      max_bad_fraction: largest share of all rows that may be malformed, or more than
+        the target can hold.
 
     Raises:
       DataError: `out` cannot be used, or more rows than that are bad. Then there is no

@@ -45,10 +45,10 @@ class ReadResult(Generic[Record]):
     """Result of a reader.
 
     Attributes:
-      records: in the order of the files and their rows.
+      records: records in the order of the files and their rows.
       detected: name of the format of each file; None where no row was readable.
       rows: number of rows met.
-      bad: those that gave no record; all are in the quarantine.
+      bad: rows that gave no record; all are in the quarantine.
     """
 
     records: list[Record]
@@ -86,9 +86,9 @@ def open_file(
     """Opens a file of any kind of records, which is read a row at a time.
 
     Args:
-      path: of the file.
+      path: path of the file.
       after: rows up to this number are passed over.
-      format_name: of the file's format, where it is known; otherwise the first row
+      format_name: name of the file's format, where it is known; otherwise the first row
         that is in any format tells it.
 
     Raises:

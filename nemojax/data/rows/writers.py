@@ -43,9 +43,9 @@ class Target:
     """A layout that is written.
 
     Attributes:
-      kind: of the records.
+      kind: kind of the records.
       format: the name under which the readers know it.
-      write: gives the row of a record, or raises ValueError.
+      write: function that gives the row of a record, or raises ValueError.
       stored: the record as the row holds it, where that is not the record itself.
     """
 
@@ -59,7 +59,7 @@ def to_row(record: AnyRecord, target: str) -> Fields:
     """Returns the JSON object of a record in a layout.
 
     Args:
-      record: of the kind that the layout holds.
+      record: record of the kind that the layout holds.
       target: one of `TARGETS`.
 
     Raises:

@@ -41,7 +41,7 @@ class Part:
     """A piece of a rendered conversation.
 
     Attributes:
-      text: of the piece, or the name of a control token.
+      text: text of the piece, or the name of a control token.
       control: whether it is a control token.
       turn: index of the message whose response this belongs to; None: the frame.
       alone: whether the text is encoded by itself, as one that begins a sequence.
@@ -63,7 +63,7 @@ def to_tokens(
 
     Args:
       tokenizer: gives the ids.
-      parts: in order.
+      parts: parts in order.
       trained: the messages whose responses have mask 1.
 
     Returns:
@@ -165,7 +165,7 @@ class ChatTemplate(abc.ABC):
         """Returns the parts of a conversation.
 
         Args:
-          conversation: see `check_roles`.
+          conversation: conversation, see `check_roles`.
           open_answer: whether they end with what opens an assistant's turn.
 
         Raises:

@@ -46,7 +46,7 @@ class JinjaTemplate(ChatTemplate):
           source: the template.
           controls: the control tokens of the tokenizer.
           variables: further names that the template reads, such as "bos_token".
-          seconds: that one conversation may take.
+          seconds: most seconds that one conversation may take.
 
         Raises:
           UserError: the template is too long.

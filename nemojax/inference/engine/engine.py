@@ -37,10 +37,10 @@ class _Call:
     """A device call whose output the host has not read yet.
 
     Attributes:
-      output: of the call.
-      requests: by column of the output.
+      output: output of the call.
+      requests: requests by column of the output.
       prefill: the call, where it also computes log-probs of prompts.
-      log_probs: those log-probs.
+      log_probs: log-probs of the prompt's tokens.
     """
 
     output: StepOutput
@@ -64,7 +64,7 @@ class Engine:
 
         Args:
           config: sizes of the model.
-          params: as `models.forward.init` makes them.
+          params: parameters as `models.forward.init` makes them.
           mesh: `data` and `tensor`; `pipe` has to be 1.
           engine_config: static shapes.
           stop_ids: tokens that end every output.
@@ -193,7 +193,7 @@ class Engine:
 
         Args:
           prompts: tokens.
-          sampling: for all prompts, or one for each.
+          sampling: sampling settings for all prompts, or one for each.
 
         Raises:
           UserError: see `check`; the message names the prompt's index.

@@ -41,7 +41,7 @@ def cached(
       keys_NGZK: keys of the blocks.
       values_NGZK: values of the blocks.
       table_BW: block tables.
-      tiles: how many hold the longest sequence.
+      tiles: number of tiles that hold the longest sequence.
       tile: T, keys of a tile.
     """
     W, per = table_BW.shape[1], tile // keys_NGZK.shape[2]
@@ -78,7 +78,7 @@ def attention(
     Args:
       q_BSHK: queries.
       old: the cache, with these tokens' own keys and values in it.
-      positions_BS: of the queries.
+      positions_BS: positions of the queries.
       G: key/value heads.
 
     Returns:

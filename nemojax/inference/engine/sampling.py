@@ -39,7 +39,7 @@ class Sampling:
       seed: any integer; its lowest 32 bits count.
       max_tokens: output tokens at most.
       stop_ids: tokens that end the output.
-      top: how many of the likeliest tokens are reported at each position.
+      top: number of likeliest tokens that are reported at each position.
       prompt_log_probs: whether the log-probs of the prompt's tokens are reported, too.
     """
 

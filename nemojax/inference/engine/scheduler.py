@@ -25,14 +25,14 @@ class Request:
     """A prompt on its way to its output.
 
     Attributes:
-      number: of the request.
+      number: number of the request.
       prompt: tokens.
-      sampling: how the output is chosen.
+      sampling: sampling settings of the output.
       leader: an earlier request with the same prompt, whose blocks this one shares.
-      slot: where it is decoded; None before and after.
-      sequence: its blocks; None before it has any.
+      slot: slot that the request is decoded in; None before and after.
+      sequence: blocks of the request; None before it has any.
       prefilled: tokens of the prompt that calls so far put into the cache.
-      prompt_scores: of the prompt, where they are wanted.
+      prompt_scores: scores of the prompt, where they are wanted.
       scheduled: output tokens that calls so far generate, unless a stop token comes.
       generated: output tokens that the host has read.
       finish_reason: None before it has ended.
@@ -70,9 +70,9 @@ class Prefill(NamedTuple):
     """A prefill call.
 
     Attributes:
-      chunk: its input.
-      members: for each chunk its row, its request, and the number of its tokens that
-        another token of the prompt follows.
+      chunk: input of the call.
+      members: row and request of each chunk, and the number of its tokens
+        that another token of the prompt follows.
       log_probs: whether log-probs of the prompts are wanted.
     """
 

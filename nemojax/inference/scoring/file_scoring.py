@@ -37,9 +37,9 @@ class Data:
     """Data files, counted before the work begins.
 
     Attributes:
-      paths: in order.
-      formats: of each, see `formats.RecordFile`.
-      rows: of each, good and bad.
+      paths: paths in order.
+      formats: format of each file, see `formats.RecordFile`.
+      rows: number of rows of each file, good and bad.
     """
 
     paths: tuple[pathlib.Path, ...]
@@ -76,10 +76,10 @@ class Part:
     """Part of the input: rows that are read and encoded.
 
     Attributes:
-      end: where the next part begins.
-      rows: of each row to score its file, its number, and its sides: "chosen" and
+      end: row where the next part begins.
+      rows: file, number, and sides of each row to score: "chosen" and
         "rejected" of a pair, "" of a conversation.
-      sequences: of all sides, in order.
+      sequences: sequences of all sides, in order.
       rejects: rows that are not scored.
     """
 
@@ -258,7 +258,7 @@ def run(
       scorer: the model.
       data: the files.
       out: the folder; goes on there if it holds a run of the same configuration.
-      max_bad_fraction: of all rows that may be rejected as malformed.
+      max_bad_fraction: largest share of all rows that may be rejected as malformed.
       progress: called with the totals, and the seconds since this call, after each
         part.
 

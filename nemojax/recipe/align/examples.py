@@ -73,9 +73,10 @@ class Examples:
         """Appends so many of other examples that they are a share of all.
 
         Args:
-          other: of the same kind.
-          share: in [0, 1); the report's general SFT has 2 % of the code SFT's rows.
-          seed: of which are taken.
+          other: examples of the same kind.
+          share: share of the other examples in [0, 1); the report's general SFT has 2 %
+            of the code SFT's rows.
+          seed: seed of the choice.
 
         Raises:
           UserError: a share outside of [0, 1).
@@ -118,10 +119,10 @@ def preferences(
     """Encodes pairs: of each response its tokens alone are trained.
 
     Args:
-      tokenizer: of the model.
-      template: of the model.
+      tokenizer: tokenizer of the model.
+      template: template of the model.
       needs_rewards: whether a pair without rewards is an error (RPO).
-      default_rewards: of the chosen and the rejected response of such a pair.
+      default_rewards: rewards of the chosen and the rejected response of such a pair.
       min_chosen_reward: a pair whose chosen response has less is left out.
     """
 
@@ -164,8 +165,8 @@ def compared(
     """Encodes pairs for a reward model; their value is the margin, 0 where no matter.
 
     Args:
-      tokenizer: of the model.
-      template: of the model.
+      tokenizer: tokenizer of the model.
+      template: template of the model.
       needs_margin: whether a pair without a margin is an error.
     """
 
@@ -227,12 +228,12 @@ def read(
 
     Args:
       paths: files and folders.
-      encode: makes an example of a record.
+      encode: function that makes an example of a record.
       length: most tokens of a sequence.
-      max_bad_fraction: of the rows that may be malformed.
-      values: how many an example has.
-      rewards: of pairs, instead of those in the files; a pair that has none there,
-        being too long to be scored for one, is left out.
+      max_bad_fraction: largest share of the rows that may be malformed.
+      values: number of values of an example.
+      rewards: rewards of pairs, instead of those in the files; a pair that has none
+        there, being too long to be scored for one, is left out.
 
     Raises:
       DataError: a file is unreadable or holds another kind of records, too many rows
@@ -255,11 +256,11 @@ def of_records(
     """Makes examples of records in memory.
 
     Args:
-      records: of the kind that `encode` takes.
-      encode: makes an example of a record.
-      name: of the records, in messages.
+      records: records of the kind that `encode` takes.
+      encode: function that makes an example of a record.
+      name: name of the records, in messages.
       length: most tokens of a sequence; longer examples are left out and counted.
-      values: how many an example has.
+      values: number of values of an example.
 
     Raises:
       DataError: a record is of another kind, or no example is left.
@@ -341,8 +342,8 @@ def split(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """Splits off the examples whose prompts are held out, to measure on.
 
     Args:
-      examples: all.
-      share: of the prompts, see `held_out.is_held_out`.
+      examples: all examples.
+      share: share of the prompts, see `held_out.is_held_out`.
 
     Raises:
       UserError: one of the sides is empty.

@@ -28,9 +28,9 @@ def make_measure(
 
     Args:
       config: sizes.
-      settings: of the stage.
-      options: has the layout, in which parameters come.
-      batches: of the held-out examples.
+      settings: settings of the stage.
+      options: options with the layout that the parameters come in.
+      batches: batches of the held-out examples.
       prepare: completes a batch on the mesh, such as with reference log-probs.
     """
     layout = options.spec.of_pass(batches.packed.rows, options.layout.mesh)

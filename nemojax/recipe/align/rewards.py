@@ -42,8 +42,9 @@ def read(folder: str | Path, weights: Sequence[float]) -> Rewards:
     """Reads the rewards in a folder of `experiments.score`.
 
     Args:
-      folder: with part-NNNNN.jsonl.
-      weights: of the five attributes; a model of one attribute is its own reward.
+      folder: scores in files part-NNNNN.jsonl.
+      weights: weights of the five attributes; a model of one attribute is its own
+        reward.
 
     Raises:
       DataError: there are no scores, or not of pairs, or of other attributes.

@@ -45,13 +45,14 @@ class Data:
 
     Attributes:
       train: files and folders to train on.
-      held_out: to measure on.
-      held_out_share: of the prompts of `train` to measure on, where there is no other.
+      held_out: files to measure on.
+      held_out_share: share of the prompts of `train` to measure on, where there is no
+        other.
       replay, replay_share: files of a stage before, and the share of all examples that
         come from there.
-      max_bad_fraction: of the rows that may be malformed.
+      max_bad_fraction: largest share of the rows that may be malformed.
       rewards: folder with scores of the pairs, instead of the rewards in the files.
-      reward_weights: of the attributes, see `rewards.weights_of`.
+      reward_weights: weights of the attributes, see `rewards.weights_of`.
     """
 
     train: Sequence[str]
@@ -123,10 +124,10 @@ class Job:
 
     Attributes:
       workdir: the folder.
-      model: where the first stage begins.
-      template: of conversations, see `interop.loading.load`.
+      model: model that the first stage begins with.
+      template: template of conversations, see `interop.loading.load`.
       stages: names and settings.
-      data: of all stages.
+      data: files of all stages.
       encode: (tokenizer, template) -> makes examples of records.
       values: numbers that an example has.
       reference: see `stage.train`.
@@ -216,14 +217,14 @@ def train_model(
     """Trains a stage and writes its model folder, `directory/model`.
 
     Args:
-      name: in the progress line.
-      settings: of the stage.
-      model: where it begins; its parameters are used up.
+      name: name in the progress line.
+      settings: settings of the stage.
+      model: model that the stage begins with; its parameters are used up.
       train: examples to train on.
       held_out: examples to measure on.
-      directory: of the stage.
-      options: how it is done.
-      how: see `stage.train`.
+      directory: folder of the stage.
+      options: options of the run.
+      how: further arguments, see `stage.train`.
 
     Returns:
       The facts of the stage as JSON, in the first process.

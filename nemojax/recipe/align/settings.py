@@ -26,18 +26,18 @@ class Settings:
 
     Attributes:
       objective: "sft", "regression", "bradley_terry" or "preference".
-      learning_rate: counted in steps.
+      learning_rate: learning rate, counted in steps.
       optimizer: constants of AdamW.
       batch: examples of a step: dialogues, responses or pairs.
       epochs: passes over the examples.
       length: tokens of a row; longer examples are left out.
-      seed: of the orders, a reward head and adapters.
+      seed: seed of the orders, a reward head and adapters.
       pack: whether examples share rows.
-      preference: of the objective "preference".
-      pairwise: of "bradley_terry": "plain"; "margin": chosen is to win by the margin of
-        a pair; "scaled": a pair counts as much as its margin.
+      preference: loss of the objective "preference".
+      pairwise: loss of "bradley_terry": "plain"; "margin": chosen is to win by the
+        margin of a pair; "scaled": a pair counts as much as its margin.
       lora: adapters are trained instead of the model; None: the model is.
-      attributes: of a reward head.
+      attributes: attributes of a reward head.
       validate_every: steps between measures on held-out examples; 0: at the end alone.
       keep_best: whether the parameters with the lowest held-out loss are kept, or
         those of the last step.

@@ -63,13 +63,13 @@ def train(
     """Trains a model on examples, from where the folder is.
 
     Args:
-      name: in the progress line.
-      settings: what decides the result, beside model and examples.
-      model: where it begins; also the reference of a preference stage.
-      examples: to train on.
-      held_out: to measure on.
-      directory: holds checkpoints and metrics.
-      options: how it is done.
+      name: name in the progress line.
+      settings: settings that decide the result, beside model and examples.
+      model: model that the stage begins with; also the reference of a preference stage.
+      examples: examples to train on.
+      held_out: examples to measure on.
+      directory: folder of checkpoints and metrics.
+      options: options of the run.
       reference_log_probs: "cached": computed before and kept on the disk; "in_step":
         with each step, by a second copy of the parameters.
       consume: whether the model's parameters may be used up.

@@ -41,10 +41,11 @@ class StageBatches(Sequence[Any]):
         """Keeps its arguments; makes each batch when it is requested.
 
         Args:
-          settings: of the stage.
+          settings: settings of the stage.
           packed: the examples by step.
-          values: of the examples, see `Examples`.
-          reference: of a preference stage; None: the step itself fills it in.
+          values: values of the examples, see `Examples`.
+          reference: log-probs of the reference of a preference stage; None: the step
+            itself fills them in.
         """
         self.packed = packed
         self._objective, self._values = settings.objective, values
@@ -104,9 +105,9 @@ def pack(
     """Packs the examples of a stage by step: of all epochs, or once in their order.
 
     Args:
-      settings: of the stage.
+      settings: settings of the stage.
       spec: the layout, which has to divide the rows.
-      examples: of the stage.
+      examples: examples of the stage.
       held_out: whether they are only measured, once and in their order.
     """
     make = functools.partial(

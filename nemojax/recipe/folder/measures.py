@@ -151,7 +151,7 @@ def texts(
     """Returns the beginnings of documents, about `num_bytes` together.
 
     Args:
-      tokenizer: gives the tokens.
+      tokenizer: tokenizer of the text.
       documents: held-out ones of one class.
       length: most tokens of a row, the BOS before each of them included.
       num_bytes: shared out evenly; short documents leave theirs unused.

@@ -44,7 +44,7 @@ def build(
     `comparisons[]` are paired, on the same pairs; `checks[]` say what had to hold.
 
     Args:
-      settings: of the run.
+      settings: settings of the run.
       stages: finished, in order.
       data_files: size and hash of each file.
       quarantine: number of quarantined rows by reason.

@@ -20,7 +20,7 @@ class Check:
 
     Attributes:
       name: a key of `quantities`.
-      text: what a reader sees.
+      text: text that a reader sees.
       threshold: the least value of a floor; the interval of a goal must lie above it.
       unit: "share" or "difference".
     """

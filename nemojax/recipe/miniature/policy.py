@@ -108,8 +108,8 @@ def attributes(
     """Computes the attributes of conversations with a reward model.
 
     Args:
-      model: with a reward head.
-      conversations: that end with a response.
+      model: model with a reward head.
+      conversations: conversations that end with a response.
       length: tokens of the longest one.
 
     Returns:

@@ -30,11 +30,11 @@ class Settings:
     """The sizes of the data and of the stages; defaults are the full run.
 
     Attributes:
-      seed: of everything random, evaluation tasks included.
+      seed: seed of everything random, evaluation tasks included.
       teacher: kind of errors of the scripted teacher.
       controls: also train the control rows (unfiltered teacher, no preference loss).
-      vocab_size: of the tokenizer.
-      pretrain_tokens: of both phases together.
+      vocab_size: vocabulary of the tokenizer.
+      pretrain_tokens: tokens of both phases together.
       second_phase: share of the tokens in the phase with questions and answers.
       reward_prompts: teacher prompts that are annotated, two responses each.
       policy_reward_prompts: prompts whose answers by the SFT policy are annotated.
@@ -45,7 +45,7 @@ class Settings:
       replay_share: pretraining documents per SFT row in the general stage.
       grounded_share: questions made from documents per SFT row.
       code_share: rows of the code stage replayed in the general stage (report: 2 %).
-      preference_prompts, preference_samples: for DPO and each RPO round.
+      preference_prompts, preference_samples: sizes for DPO and each RPO round.
       pairs_per_prompt: preference pairs taken from one prompt at most.
       rpo_rounds: three in the report.
       eval_tasks: held-out tasks of each family.

@@ -39,15 +39,15 @@ class Settings:
     """Settings that decide the parameters that come out.
 
     Attributes:
-      config: of the model.
+      config: sizes of the model.
       schedule: batch, learning rate, change of blend.
       optimizer: AdamW's constants.
       length: tokens of a sequence.
-      seed: of the parameters and of the order of the data.
+      seed: seed of the parameters and of the order of the data.
       isolate_documents: see `samples.Samples`.
       validate_every: steps between measures on held-out text; 0: at the end alone.
       validation_rows: sequences of each class that are measured at most.
-      max_bad_fraction: of the samples that may have damaged text.
+      max_bad_fraction: largest share of the samples that may have damaged text.
     """
 
     config: ModelConfig
@@ -90,9 +90,9 @@ class Batches(Sequence[Batch | Passes]):
         """Checks that batches of all sizes divide; nothing is read yet.
 
         Args:
-          source: of the samples.
-          schedule: has the batch sizes.
-          spec: has the passes of each size, see `LayoutSpec.split`.
+          source: source of the samples.
+          schedule: schedule with the batch sizes.
+          spec: layout with the passes of each size, see `LayoutSpec.split`.
 
         Raises:
           ValueError: a batch does not divide.
@@ -225,9 +225,9 @@ def speed(
     """Makes (step, its metrics) -> tokens, tokens per second, and utilisation.
 
     Args:
-      settings: of the run.
-      devices: of the mesh.
-      peak_flops: of one of them; 0: not known.
+      settings: settings of the run.
+      devices: number of devices of the mesh.
+      peak_flops: peak operations per second of a device; 0: not known.
     """
     flops = {
         causal: counts.flops_per_sequence(

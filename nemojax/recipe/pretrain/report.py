@@ -33,7 +33,8 @@ def plan(
       schedule: batches and learning rate.
       length: tokens of a sequence.
       spec: the layout.
-      accelerator: what memory and time are predicted for, as `experiments.plan` does.
+      accelerator: accelerator that memory and time are predicted for, as
+        `experiments.plan` does.
 
     Raises:
       UserError: a batch does not divide.

@@ -33,11 +33,11 @@ def run(
     """Trains from where the folder is; the same for any number of processes.
 
     Args:
-      settings: what decides the result, beside the data.
+      settings: settings that decide the result, beside the data.
       corpus: tokenized text.
       blends: one, or two where the schedule changes the blend.
       workdir: folder of the run.
-      options: how it is done.
+      options: options of the run.
       start: model folder to go on from; None is fresh parameters.
       allow_data_change: whether a run goes on with other data than it began with.
 
@@ -79,12 +79,12 @@ def train(
     """Trains on samples and writes the model folder, `directory/model`.
 
     Args:
-      settings: what decides the result.
-      corpus: has the tokenizer, and the held-out text that is measured.
+      settings: settings that decide the result.
+      corpus: corpus with the tokenizer, and the held-out text that is measured.
       source: the samples.
-      params: to begin with; they are used up.
-      directory: of the run.
-      options: how it is done.
+      params: parameters to begin with; they are used up.
+      directory: folder of the run.
+      options: options of the run.
     """
     mesh, rate = options.layout.mesh, settings.schedule.rate_at
     peak = pretraining.peak_flops(mesh.devices.flat[0])

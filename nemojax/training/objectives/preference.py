@@ -67,12 +67,13 @@ class PreferenceConfig:
       loss: one of `losses.PREFERENCES`.
       beta: KL coefficient, or what takes its place: see the loss.
       eta: scale of the reward gap (RPO).
-      gamma: by how much the chosen reward is to win (SimPO).
+      gamma: margin by which the chosen reward is to win (SimPO).
       sft_weight: weight of the chosen response's negative log-likelihood.
       sft_average: whether that is a mean over the response's tokens, or a sum.
       preference_weight: weight of the preference loss; 0 leaves rejection-sampling
         fine-tuning on the chosen responses.
-      distance: of the reward gaps (RPO), see `losses.preference.reward_distance`.
+      distance: distance of the reward gaps (RPO), see
+        `losses.preference.reward_distance`.
       label_smoothing: probability that a label is wrong (DPO, SimPO).
 
     Raises:
@@ -146,7 +147,7 @@ def preference_objective(
       loss: a `PreferenceConfig`, or any function of `losses.Pairs` that returns a
         `losses.Loss` with a value for each pair. One without reference has
         `needs_reference = False` and gets None for it.
-      layout: on the mesh.
+      layout: layout on the mesh.
     """
 
     def objective(params, batch: PreferenceBatch):

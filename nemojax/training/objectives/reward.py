@@ -62,8 +62,8 @@ def bradley_terry_objective(
 
     Args:
       config: sizes of the model.
-      layout: on the mesh.
-      pairwise: what is made of the margin, one of `losses.PAIRWISE`.
+      layout: layout on the mesh.
+      pairwise: use of the margin, one of `losses.PAIRWISE`.
 
     Raises:
       UserError: `pairwise` is none of these.
