@@ -20,7 +20,7 @@ class Hardware:
       memory_bandwidth: bytes per second.
       fast_bandwidth: bytes per second that a device sends over the network inside of
         a node (NVLink), or along one axis of a torus (ICI).
-      slow_bandwidth: bandwidth between nodes, in the unit of `bandwidth`.
+      slow_bandwidth: bytes per second between nodes.
       fast_domain: devices that the fast network joins.
       compute_capability: compute capability of a CUDA device.
       cores: multiprocessors of a CUDA device.
