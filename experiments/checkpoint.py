@@ -41,7 +41,7 @@ def list_steps(path: pathlib.Path) -> int:
         size = f"{saved.bytes / 1e9:>9.3f}{saved.files:>7}"
         lines.append(f"{saved.step:>10}{size}  {when}")
     found = [{**vars(saved), "path": str(saved.path)} for saved in steps]
-    command.tell({"steps": found}, "\n".join(lines), FLAGS.json)
+    command.print_result({"steps": found}, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 
@@ -61,7 +61,7 @@ def verify(path: pathlib.Path) -> int:
             command.say(f"  {saved.path}: {problem}", FLAGS.json)
     whole = len(steps) - len(damaged)
     text = f"{whole} of {len(steps)} checkpoints are whole: {path}"
-    command.tell({"steps": len(steps), "damaged": damaged}, text, FLAGS.json)
+    command.print_result({"steps": len(steps), "damaged": damaged}, text, FLAGS.json)
     return DIFFERENT if damaged else command.SUCCESS
 
 
@@ -72,7 +72,7 @@ def diff(one: pathlib.Path, other: pathlib.Path) -> int:
     if len(found) > _MOST:
         lines.append(f"... and {len(found) - _MOST} more")
     lines.append(f"{len(found)} arrays differ" if found else "equal, bit by bit")
-    command.tell({"differences": found}, "\n".join(lines), FLAGS.json)
+    command.print_result({"differences": found}, "\n".join(lines), FLAGS.json)
     return DIFFERENT if found else command.SUCCESS
 
 

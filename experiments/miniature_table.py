@@ -129,7 +129,7 @@ def run(paths: list[str]) -> int:
         name: [dict(zip(table.header, row, strict=True)) for row in table.rows]
         for name, table in zip(names, shown, strict=True)
     }
-    command.tell(result, "\n".join(lines), FLAGS.json)
+    command.print_result(result, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 

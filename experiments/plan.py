@@ -110,7 +110,7 @@ def serve() -> int:
     )  # fmt: skip
     compiled = serving.compile_programs(planned) if FLAGS.compile else None
     found = serving.result(planned, compiled)
-    command.tell(found, serving.text(found), FLAGS.json)
+    command.print_result(found, serving.text(found), FLAGS.json)
     if found["memory"]["fits"]:
         return command.SUCCESS
     print(serving.too_large(found), file=sys.stderr)
@@ -126,9 +126,9 @@ def run() -> int:
     found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
     found["command"] = report.command(scenario, FLAGS.model)
     text = f"{table}{report.text(found)}\n\nRuns it:\n  {found['command']}"
-    command.tell(found, text, FLAGS.json)
+    command.print_result(found, text, FLAGS.json)
     if FLAGS.picture:
-        report.picture(found, pathlib.Path(FLAGS.picture))
+        report.plot(found, pathlib.Path(FLAGS.picture))
     if found["memory"]["fits"]:
         return command.SUCCESS
     print(report.too_large(scenario, found), file=sys.stderr)

@@ -103,7 +103,7 @@ def run() -> int:
     """Measures and tells."""
     command_line.require("data", "kinds")
     found = measure()
-    command.tell(found, table(found), FLAGS.json)
+    command.print_result(found, table(found), FLAGS.json)
     return command.SUCCESS
 
 

@@ -46,7 +46,7 @@ command.define_json()
 def run_recipe(
     data: str,
     workdir: str,
-    settings: sizes.Settings,
+    settings: sizes.FolderSettings,
     json_path: str | None = None,
 ) -> int:
     """Runs what is not finished and reports; returns the exit status."""
@@ -64,7 +64,7 @@ def run_recipe(
         material.quarantine.write(folder.path / "rejects.jsonl")
         spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
         options = Options(spec, checkpoint_every=200)
-        recipe = folders.Recipe(
+        recipe = folders.FolderRecipe(
             settings, pathlib.Path(data), material, folder, options, _tell
         )
         stages = recipe.run()
@@ -73,7 +73,7 @@ def run_recipe(
         )
         with workdirs.in_stage("report"):
             reporting.write(folder.path, report)
-            command.tell(report, _text(report, folder.path), json_path)
+            command.print_result(report, _text(report, folder.path), json_path)
     finally:
         folder.close()
     return command.SUCCESS
@@ -96,7 +96,7 @@ def _text(report, folder: pathlib.Path) -> str:
 
 
 def _main() -> int:
-    settings = (sizes.quick if FLAGS.quick else sizes.Settings)(seed=FLAGS.seed)
+    settings = (sizes.quick if FLAGS.quick else sizes.FolderSettings)(seed=FLAGS.seed)
     return run_recipe(FLAGS.data, FLAGS.workdir, settings, FLAGS.json)
 
 

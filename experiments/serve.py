@@ -92,7 +92,7 @@ def run() -> int:
     answered, read, written = served.metrics.totals()
     result = {"requests": answered, "tokens_read": read, "tokens_written": written}
     text = f"{answered:,} requests, {read:,} tokens read, {written:,} written"
-    command.tell(result, text, FLAGS.json)
+    command.print_result(result, text, FLAGS.json)
     return command.SUCCESS
 
 

@@ -95,7 +95,7 @@ def run() -> int:
     }
     lines = [f"{name:13} {value:.2f} bytes a token" for name, value in measured.items()]
     lines.append(f"{tokenizer.vocab_size:,} pieces: {out}")
-    command.tell(result, "\n".join(lines), FLAGS.json)
+    command.print_result(result, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 

@@ -91,7 +91,7 @@ def main(run: Callable[[], int]) -> int:
 
 
 def define_json() -> None:
-    """Defines the flag of a script's result for programs; `tell` writes it."""
+    """Defines the flag of a script's result for programs; `print_result` writes it."""
     flags.DEFINE_string("json", None, "also write the result there as JSON; -: stdout")
 
 
@@ -100,7 +100,7 @@ def say(text: str, to: str | None) -> None:
     print(text, file=sys.stderr if to == "-" else sys.stdout, flush=True)
 
 
-def tell(result: Any, text: str, to: str | None) -> None:
+def print_result(result: Any, text: str, to: str | None) -> None:
     """Prints the text, and writes the result as JSON where it is wanted.
 
     Args:

@@ -93,7 +93,7 @@ def write(
                 ocp.partial.save(target, trees.build([(path, leaf)]))
                 del leaf
             ocp.partial.finalize(target)
-        if processes.is_first():
+        if processes.is_process_0():
             fields, hashes = dataclasses.asdict(config), {}
             for name, file in files.items():
                 content = file if isinstance(file, bytes) else file.read_bytes()
@@ -109,7 +109,9 @@ def _appearing(directory: PathLike) -> Iterator[pathlib.Path]:
     """Gives all processes the folder that `folders.appearing` makes in the first."""
     with contextlib.ExitStack() as stack:
         folder = folders.appearing(directory)
-        yield pathlib.Path(processes.of_first(lambda: str(stack.enter_context(folder))))
+        yield pathlib.Path(
+            processes.broadcast_from_process_0(lambda: str(stack.enter_context(folder)))
+        )
         processes.barrier("a model is written")
     processes.barrier("a model is there")
 
@@ -141,7 +143,7 @@ def save(
     Raises:
       UserError: the directory is in use.
     """
-    if exist_ok and processes.of_first(pathlib.Path(directory).exists):
+    if exist_ok and processes.broadcast_from_process_0(pathlib.Path(directory).exists):
         return
     dtypes = dict(trees.items(like))
     cast = (

@@ -15,7 +15,7 @@ class FirstProcessError(UserError):
     """Error of the first process, raised in the others."""
 
 
-def is_first() -> bool:
+def is_process_0() -> bool:
     """Returns whether this process writes and reports for all."""
     return jax.process_index() == 0
 
@@ -33,7 +33,7 @@ def total(number: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(number)).sum())
 
 
-def of_first(make: Callable[[], Any]) -> Any:
+def broadcast_from_process_0(make: Callable[[], Any]) -> Any:
     """Calls a function in process 0 and returns its result on every process.
 
     For what one process alone may do or see at a time: locks, folders, small files.
@@ -48,7 +48,7 @@ def of_first(make: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return make()
     value, error = None, None
-    if is_first():
+    if is_process_0():
         try:
             value = make()
         except Exception as raised:
@@ -57,7 +57,7 @@ def of_first(make: Callable[[], Any]) -> Any:
     text = np.frombuffer(json.dumps([value, message]).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     # Others send zeros of the same shape; they are not looked at.
-    sent = text if is_first() else np.zeros(size, np.uint8)
+    sent = text if is_process_0() else np.zeros(size, np.uint8)
     value, message = json.loads(
         np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
     )
@@ -68,7 +68,7 @@ def of_first(make: Callable[[], Any]) -> Any:
     return value
 
 
-def array_of_first(array: np.ndarray) -> np.ndarray:
+def broadcast_array_from_process_0(array: np.ndarray) -> np.ndarray:
     """Returns process 0's array, bit for bit; all have its shape and dtype."""
     if jax.process_count() == 1:
         return array

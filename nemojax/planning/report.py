@@ -256,7 +256,7 @@ def too_large(scenario: Scenario, found: Mapping[str, Any]) -> str:
 
 
 @plots.styled
-def picture(found: Mapping[str, Any], path: pathlib.Path) -> None:
+def plot(found: Mapping[str, Any], path: pathlib.Path) -> None:
     """Writes the bars of memory and time; the name's ending says which format."""
     kinds = {name: found["memory"][name] / GIB for name in memory.KINDS}
     parts = found["prediction"]["parts"]

@@ -18,7 +18,7 @@ Block = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Attributes:
@@ -91,20 +91,22 @@ def about(text: str) -> Block:
     return {"kind": "about", "text": text}
 
 
-def estimate(found: Mapping[str, Any] | None, *, signed: bool = False) -> Cell:
+def estimate(found: Mapping[str, Any] | None, *, signed: bool = False) -> TableCell:
     """Formats a share in percent over its interval."""
     if found is None:
-        return Cell(tables.MISSING, strong=True)
+        return TableCell(tables.MISSING, strong=True)
     interval = ""
     if found.get("interval") is not None:
         low, high = (tables.percent(x, signed=signed) for x in found["interval"])
         interval = f"{low} to {high}"
-    return Cell(tables.percent(found["value"], signed=signed), interval, strong=True)
+    return TableCell(
+        tables.percent(found["value"], signed=signed), interval, strong=True
+    )
 
 
 def table(
-    header: Iterable[Cell | str],
-    rows: Iterable[tuple[str, Sequence[Cell | str]]],
+    header: Iterable[TableCell | str],
+    rows: Iterable[tuple[str, Sequence[TableCell | str]]],
     style: str = "",
 ) -> Block | None:
     """Makes a table; None without rows.
@@ -121,8 +123,8 @@ def table(
     return {"kind": "table", "header": head, "rows": listed, "style": style}
 
 
-def _cell(value: Cell | str) -> Cell:
-    return Cell(value) if isinstance(value, str) else value
+def _cell(value: TableCell | str) -> TableCell:
+    return TableCell(value) if isinstance(value, str) else value
 
 
 def legend(*entries: tuple[str, str]) -> Block:

@@ -39,16 +39,16 @@ def _stages(report: Report, families: Sequence[str]) -> Any:
     rows = [("teacher", report["teacher"])]
     rows += [("control" if s.get("control") else "stage", s) for s in report["stages"]]
     header = [
-        page.Cell(tables.label(name), _counts([row for _, row in rows], name))
+        page.TableCell(tables.label(name), _counts([row for _, row in rows], name))
         for name in families
     ]
     cells = [
         (
             kind,
             [
-                page.Cell(row["name"], tag="" if kind == "stage" else kind),
+                page.TableCell(row["name"], tag="" if kind == "stage" else kind),
                 *(page.estimate(row["metrics"].get(name)) for name in families),
-                page.Cell(tables.duration(row["seconds"]), tone="time"),
+                page.TableCell(tables.duration(row["seconds"]), tone="time"),
             ],
         )
         for kind, row in rows
@@ -120,10 +120,10 @@ def _students(report: Report, families: Sequence[str]) -> Any:
     )
 
 
-def _difference(before: Report, after: Report) -> page.Cell:
+def _difference(before: Report, after: Report) -> page.TableCell:
     change = after["value"] - before["value"]
     tone = "ahead" if change > 0 else "behind"
-    return page.Cell(tables.percent(change, signed=True), strong=True, tone=tone)
+    return page.TableCell(tables.percent(change, signed=True), strong=True, tone=tone)
 
 
 def _comparisons(found: Sequence[Report]) -> Any:
@@ -156,9 +156,9 @@ def _goals(goals: Sequence[Report]) -> Any:
         relation = RELATIONS[goal.get("relation", ">=")]
         bounds = [_quantity(bound, unit) for bound in goal.get("interval") or ()]
         cells = [
-            page.Cell(goal["name"], goal.get("reason", ""), state=state),
+            page.TableCell(goal["name"], goal.get("reason", ""), state=state),
             f"{relation} {_quantity(goal['threshold'], unit)}",
-            page.Cell(
+            page.TableCell(
                 _quantity(goal.get("value"), unit), " to ".join(bounds), strong=True
             ),
         ]

@@ -36,7 +36,7 @@ _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPrompt:
     """One prompt with all that is known about its K responses.
 
     Attributes:
@@ -92,7 +92,7 @@ class Judged:
 
 
 def candidates(
-    row: Judged, *, min_gap: float, min_score_gap: float, floor: float
+    row: JudgedPrompt, *, min_gap: float, min_score_gap: float, floor: float
 ) -> tuple[list[Indices], str]:
     """Returns all allowed pairs of a prompt, in the order of the responses.
 
@@ -131,7 +131,7 @@ def candidates(
 
 
 def order(
-    row: Judged, pairs: Sequence[Indices], mode: Mode, rng: random.Random
+    row: JudgedPrompt, pairs: Sequence[Indices], mode: Mode, rng: random.Random
 ) -> list[Indices]:
     """Sorts the pairs, the most wanted first.
 
@@ -151,7 +151,7 @@ def order(
     )
 
 
-def distinct(row: Judged, pairs: Iterable[Indices], count: int) -> list[Indices]:
+def distinct(row: JudgedPrompt, pairs: Iterable[Indices], count: int) -> list[Indices]:
     """Returns the first `count` pairs, none with the two texts of an earlier one."""
     taken: dict[tuple[str, str], Indices] = {}
     for chosen, rejected in pairs:
@@ -159,11 +159,11 @@ def distinct(row: Judged, pairs: Iterable[Indices], count: int) -> list[Indices]
     return list(taken.values())[:count]
 
 
-def _known(row: Judged, response: int) -> bool:
+def _known(row: JudgedPrompt, response: int) -> bool:
     return row.scores is not None and row.scores[response] is not None
 
 
-def _quality(row: Judged, response: int) -> tuple[float, float]:
+def _quality(row: JudgedPrompt, response: int) -> tuple[float, float]:
     score = row.scores[response] if row.scores is not None else None
     return (score or 0.0, row.rewards[response])
 

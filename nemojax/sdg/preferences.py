@@ -147,7 +147,7 @@ def _rows(
     responses: Sequence[Sequence[str]],
     rewards: Sequence[ArrayLike] | np.ndarray,
     verified: Sequence[Sequence[float | None] | None] | None,
-) -> list[pairing.Judged]:
+) -> list[pairing.JudgedPrompt]:
     truths = [None] * len(items) if verified is None else verified
     lengths = (len(items), len(responses), len(rewards), len(truths))
     if len(set(lengths)) > 1:
@@ -156,7 +156,7 @@ def _rows(
             f"rewards and {lengths[3]} of verified scores"
         )
     return [
-        pairing.Judged(
+        pairing.JudgedPrompt(
             item,
             tuple(texts),
             tuple(np.asarray(values, np.float64).tolist()),
@@ -168,7 +168,7 @@ def _rows(
     ]
 
 
-def _pair(row: pairing.Judged, chosen: int, rejected: int) -> PreferencePair:
+def _pair(row: pairing.JudgedPrompt, chosen: int, rejected: int) -> PreferencePair:
     return PreferencePair(
         prompt=tasks.conversation(row.item),
         chosen=row.texts[chosen],
@@ -178,7 +178,9 @@ def _pair(row: pairing.Judged, chosen: int, rejected: int) -> PreferencePair:
     )
 
 
-def _thresholds(rows: Sequence[pairing.Judged], quantile: float) -> dict[str, float]:
+def _thresholds(
+    rows: Sequence[pairing.JudgedPrompt], quantile: float
+) -> dict[str, float]:
     """Returns the quantile of rewards by family, over prompts without a verifier."""
     rewards: dict[str, list[float]] = {}
     for row in rows:

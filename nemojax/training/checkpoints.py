@@ -53,7 +53,7 @@ class Checkpoints:
         self._keep, self._keep_every = keep, keep_every
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        if processes.is_first():
+        if processes.is_process_0():
             for step in _remove_unfinished(self.directory):
                 _say(
                     f"{self.directory / str(step)} has no checksums, as if it had not "
@@ -154,7 +154,7 @@ class Checkpoints:
             folder, count = self.directory / str(step), jax.process_count()
             _until(folder.is_dir)
             manifest.write(folder, jax.process_index(), count)
-            if processes.is_first():
+            if processes.is_process_0():
                 _until(lambda: manifest.parts(folder) == count)
                 folders = _folders(self.directory)
                 for old in sorted(folders)[: -self._keep]:
@@ -165,7 +165,7 @@ class Checkpoints:
                         shutil.rmtree(folders[old])
         except BaseException as error:
             self._error = error
-            if processes.is_first():
+            if processes.is_process_0():
                 _remove_unfinished(self.directory)
 
     def _is_whole(self, step: int) -> bool:
@@ -176,7 +176,7 @@ class Checkpoints:
             _say(f"checkpoint {step} is damaged: {folder}/{problem}")
         if not processes.total(len(found)):
             return True
-        if processes.is_first():
+        if processes.is_process_0():
             aside = _free_name(self.directory / DAMAGED / str(step))
             aside.parent.mkdir(exist_ok=True)
             folder.rename(aside)
@@ -245,7 +245,7 @@ def _say(message: str) -> None:
 def save_params(directory: Path, params: Any) -> None:
     """Writes a parameter tree to a new folder; an old one there is replaced."""
     directory = Path(directory).absolute()
-    if processes.is_first():
+    if processes.is_process_0():
         shutil.rmtree(directory, ignore_errors=True)
     processes.barrier("an older tree is removed")
     with ocp.StandardCheckpointer() as checkpointer:

@@ -93,7 +93,7 @@ class Watch:
             f"{name}: step {step} was not applied ({verdict}): loss {row['loss']:.4g}, "
             f"gradient {row['grad_norm']:.4g}"
         )
-        if processes.is_first():
+        if processes.is_process_0():
             with self._path.open("a") as file:
                 file.write(json.dumps(fault) + "\n")
             print(f"{message}; see {self._path}", file=sys.stderr, flush=True)

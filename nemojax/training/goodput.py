@@ -46,7 +46,7 @@ class Clock:
         self._spent[kind] += self.seconds["step"]
 
     @property
-    def apart(self) -> float:
+    def other_seconds(self) -> float:
         """Seconds in which no step was taken, nor waited for its data."""
         return sum(self._spent.values()) - self._spent["data"]
 

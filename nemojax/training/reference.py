@@ -54,12 +54,14 @@ class ReferenceCache:
         """
         self.computed = 0
         shape = pairs, 2
-        processes.of_first(lambda: _begin(directory, fingerprint, shape))
+        processes.broadcast_from_process_0(
+            lambda: _begin(directory, fingerprint, shape)
+        )
         self._file = None
-        if processes.is_first():
+        if processes.is_process_0():
             self._file = np.lib.format.open_memmap(directory / VALUES, "r+")
         sent = np.empty(shape, np.float32) if self._file is None else self._file
-        sent = processes.array_of_first(sent)
+        sent = processes.broadcast_array_from_process_0(sent)
         self.values = sent if self._file is None else self._file
 
     def fill(

@@ -196,7 +196,7 @@ def _training_run(
     stage: Stage, directory: Path, options: Options, best: Best | None, frozen: Any
 ) -> loop.TrainingRun:
     total, every = len(stage.source), stage.measure_every
-    events = options.tensorboard and processes.is_first()
+    events = options.tensorboard and processes.is_process_0()
     return loop.TrainingRun(
         stage.name,
         directory,

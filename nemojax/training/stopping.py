@@ -19,7 +19,7 @@ class Diverged(ArithmeticError):
 
 
 @contextlib.contextmanager
-def asked() -> Iterator[Callable[[int], bool]]:
+def stop_requested() -> Iterator[Callable[[int], bool]]:
     """Makes a function that says at a step whether to stop after it.
 
     All processes of a run get the same answer, also if one alone has the signal: jax's
@@ -34,9 +34,9 @@ def asked() -> Iterator[Callable[[int], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
-    told = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    requested = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: requested.set())
     try:
-        yield lambda step: told.is_set()
+        yield lambda step: requested.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)

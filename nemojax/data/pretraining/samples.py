@@ -95,7 +95,7 @@ def _key(seed: int, epoch: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class BlendPhase:
     """A blend from one sample on, until the next part begins.
 
     Attributes:
@@ -119,7 +119,7 @@ class Samples:
     def __init__(
         self,
         corpus: TokenCorpus,
-        parts: Sequence[Part],
+        parts: Sequence[BlendPhase],
         length: int,
         seed: int,
         *,

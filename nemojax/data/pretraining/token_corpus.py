@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from nemojax.data.pretraining import corpus, token_files
-from nemojax.data.pretraining.token_files import Group, Job, TokenFile
+from nemojax.data.pretraining.token_files import Group, TokenFile, TokenizeJob
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.io import files, folders
 from nemojax.io.quarantine import DataError, Quarantine
@@ -24,7 +24,7 @@ INDEX, TOKENIZER = "index.json", "tokenizer.model"
 
 def jobs(
     data: files.PathLike, out: files.PathLike, validation_share: float = 0.0
-) -> list[Job]:
+) -> list[TokenizeJob]:
     """Lists the tokenization jobs for the text in a data folder.
 
     Args:
@@ -42,15 +42,15 @@ def jobs(
         share = 0.0 if held_out else validation_share
         split = "" if share else token_files.TRAINING
         for path in found.training[name]:
-            todo.append(Job(path, name, out / name / path.name, split, share))
+            todo.append(TokenizeJob(path, name, out / name / path.name, split, share))
         for path in held_out:
             split = token_files.VALIDATION
-            todo.append(Job(path, name, out / name / path.name, split))
+            todo.append(TokenizeJob(path, name, out / name / path.name, split))
     return todo
 
 
 def tokenize(
-    todo: Sequence[Job],
+    todo: Sequence[TokenizeJob],
     tokenizer: Tokenizer,
     out: files.PathLike,
     *,
@@ -118,8 +118,8 @@ def _claim(out: pathlib.Path, tokenizer: Tokenizer) -> None:
 
 
 def _run(
-    todo: Sequence[Job], tokenizer: Tokenizer, processes: int
-) -> Iterator[tuple[Job, dict[str, Any]]]:
+    todo: Sequence[TokenizeJob], tokenizer: Tokenizer, processes: int
+) -> Iterator[tuple[TokenizeJob, dict[str, Any]]]:
     if processes == 1:
         for job in todo:
             yield job, token_files.tokenize(job, tokenizer)
@@ -149,7 +149,7 @@ def _load(model: bytes, dummy_prefix: bool) -> None:
     _tokenizer.append(Tokenizer(model, dummy_prefix=dummy_prefix))
 
 
-def _tokenize(job: Job) -> dict[str, Any]:
+def _tokenize(job: TokenizeJob) -> dict[str, Any]:
     return token_files.tokenize(job, _tokenizer[0])
 
 

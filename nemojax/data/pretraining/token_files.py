@@ -46,7 +46,7 @@ class Group(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TokenizeJob:
     """One input file to tokenize; all that the output depends on.
 
     Attributes:
@@ -82,7 +82,7 @@ def dtype(tokenizer_size: int) -> np.dtype:
     return np.dtype("<u2" if tokenizer_size <= 65_536 else "<u4")
 
 
-def tokenize(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenize(job: TokenizeJob, tokenizer: Tokenizer) -> dict[str, Any]:
     """Tokenizes one file, if it is not done already; returns its facts.
 
     The same bytes come of the same file and tokenizer, wherever it is done.

@@ -28,7 +28,7 @@ _KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class InputFile:
     """A file to convert.
 
     Attributes:
@@ -61,7 +61,7 @@ def find(
     paths: files.PathLike | Sequence[files.PathLike],
     target: str,
     drop_labels: bool = False,
-) -> list[Source]:
+) -> list[InputFile]:
     """Finds the files to convert, with their formats, before any work is done.
 
     Args:
@@ -74,7 +74,8 @@ def find(
         cannot hold its kind of records.
     """
     sources = [
-        Source(path, formats.open_file(path).format) for path in files.list_files(paths)
+        InputFile(path, formats.open_file(path).format)
+        for path in files.list_files(paths)
     ]
     for source in sources:
         if source.format is not None:
@@ -82,7 +83,7 @@ def find(
     return sources
 
 
-def _check_kind(source: Source, target: str, drop_labels: bool) -> None:
+def _check_kind(source: InputFile, target: str, drop_labels: bool) -> None:
     assert source.format is not None
     kind, wanted = formats.kind_of(source.format), _KINDS[writers.TARGETS[target].kind]
     if kind == wanted:
@@ -105,7 +106,7 @@ def _check_kind(source: Source, target: str, drop_labels: bool) -> None:
 
 
 def convert(
-    sources: Sequence[Source],
+    sources: Sequence[InputFile],
     target: str,
     out: files.PathLike,
     max_bad_fraction: float = 0.05,
@@ -155,7 +156,9 @@ def require_free(out: files.PathLike) -> pathlib.Path:
     return path
 
 
-def _rows(sources: Sequence[Source], target: str) -> Iterator[dict[str, Any] | BadRow]:
+def _rows(
+    sources: Sequence[InputFile], target: str
+) -> Iterator[dict[str, Any] | BadRow]:
     kind = writers.TARGETS[target].kind
     for source in sources:
         for item in formats.open_file(source.path, 0, source.format).rows:

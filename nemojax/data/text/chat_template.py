@@ -37,7 +37,7 @@ class TextTokenizer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class TemplatePart:
     """A piece of a rendered conversation.
 
     Attributes:
@@ -53,11 +53,11 @@ class Part:
     alone: bool = False
 
 
-BOS = Part("", control=True)  # the tokenizer knows its name
+BOS = TemplatePart("", control=True)  # the tokenizer knows its name
 
 
 def to_tokens(
-    tokenizer: TextTokenizer, parts: Iterable[Part], trained: set[int]
+    tokenizer: TextTokenizer, parts: Iterable[TemplatePart], trained: set[int]
 ) -> tuple[list[int], list[int]]:
     """Encodes the parts of a conversation.
 
@@ -74,7 +74,7 @@ def to_tokens(
     """
     tokens: list[int] = []
     mask: list[int] = []
-    run: list[Part] = []  # texts that are encoded together
+    run: list[TemplatePart] = []  # texts that are encoded together
 
     def flush() -> None:
         if text := "".join(part.text for part in run):
@@ -161,7 +161,9 @@ class ChatTemplate(abc.ABC):
     turn_closing: ClassVar[str] = ""
 
     @abc.abstractmethod
-    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+    def parts(
+        self, conversation: Conversation, open_answer: bool
+    ) -> list[TemplatePart]:
         """Returns the parts of a conversation.
 
         Args:

@@ -98,7 +98,7 @@ class PrefillChunk(NamedTuple):
     after: Any
     slot: Any
     last: Any
-    settings: sampling.Settings
+    settings: sampling.BatchSampling
 
 
 class DecodeInput(NamedTuple):
@@ -115,4 +115,4 @@ class DecodeInput(NamedTuple):
     active: Any
     table: Any
     min_live: Any
-    settings: sampling.Settings
+    settings: sampling.BatchSampling

@@ -11,7 +11,7 @@ from nemojax.data.records import MISSING, attribute_names
 from nemojax.models.config import ModelConfig
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align import targets
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.targets import StageBatches
 from nemojax.training import objectives, placement
 from nemojax.training.stage import VALIDATION, Options
@@ -19,7 +19,7 @@ from nemojax.training.stage import VALIDATION, Options
 
 def make_measure(
     config: ModelConfig,
-    settings: Settings,
+    settings: StageSettings,
     options: Options,
     batches: StageBatches,
     prepare: Callable[[Any], Any] | None = None,

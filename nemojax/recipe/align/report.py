@@ -35,7 +35,7 @@ _TEXT = (
 
 
 @plots.styled
-def picture(rows: Rows, path: Path) -> None:
+def plot(rows: Rows, path: Path) -> None:
     """Draws the metrics over the steps, the held-out ones as dots."""
     first = rows[0]
     kind = _PAIRS if "chosen_tokens" in first else _REWARDS

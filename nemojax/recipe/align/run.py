@@ -31,7 +31,7 @@ from nemojax.parallel import fingerprint, processes
 from nemojax.recipe.align import examples as reading
 from nemojax.recipe.align import report, rewards, stage
 from nemojax.recipe.align.examples import Encode, Examples
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.stage import CACHED
 from nemojax.training import checkpoints, goodput, metrics
 from nemojax.training.stage import VALIDATION, Options, Trained
@@ -40,7 +40,7 @@ MODEL, REPORT, EXAMPLES = "model", "report.json", "data.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class DataFiles:
     """The files of a run.
 
     Attributes:
@@ -82,7 +82,7 @@ class Data:
         return found
 
     def read(
-        self, encode: Encode, settings: Settings, values: int
+        self, encode: Encode, settings: StageSettings, values: int
     ) -> tuple[Examples, Examples | None]:
         """Reads the examples to train on and those to measure on.
 
@@ -136,8 +136,8 @@ class Job:
     workdir: str | Path
     model: str
     template: str
-    stages: Sequence[tuple[str, Settings]]
-    data: Data
+    stages: Sequence[tuple[str, StageSettings]]
+    data: DataFiles
     encode: Callable[[Any, Any], Encode]
     values: int = 0
     reference: str = CACHED
@@ -161,7 +161,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
         **{name: settings.to_json() for name, settings in job.stages},
     }
     examples = functools.cache(functools.partial(_examples, job))
-    if not processes.of_first(Path(job.workdir).exists):
+    if not processes.broadcast_from_process_0(Path(job.workdir).exists):
         examples()  # what is wrong with them leaves no folder behind
     workdir = Workdir(job.workdir, configuration)
     try:
@@ -181,7 +181,9 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
             start, found[name] = str(output.directory / MODEL), output.result
         assert output is not None
         result = _result(output, found)
-        processes.of_first(lambda: folders.write_json(workdir.path / REPORT, result))
+        processes.broadcast_from_process_0(
+            lambda: folders.write_json(workdir.path / REPORT, result)
+        )
         return result, _text(result)
     finally:
         workdir.close()
@@ -198,7 +200,7 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
         )
     encode = job.encode(tokenizer, template)
     train, held = job.data.read(encode, job.stages[0][1], job.values)
-    if processes.is_first():
+    if processes.is_process_0():
         for path, name in train.detected.items():
             print(f"{path}: {name}", file=sys.stderr)
     return train, held
@@ -206,7 +208,7 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
 
 def train_model(
     name: str,
-    settings: Settings,
+    settings: StageSettings,
     model: LoadedModel,
     train: Examples,
     held_out: Examples | None,
@@ -246,7 +248,7 @@ def train_model(
         checkpoints.save_params(directory / "adapters", trained.adapters)
     digest = fingerprint.parameters_sha256(trained.params)
     finish = functools.partial(_finish, directory, trained, digest, train)
-    return processes.of_first(finish)
+    return processes.broadcast_from_process_0(finish)
 
 
 def history(directory: Path) -> list[dict[str, float]]:
@@ -259,7 +261,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Writes the plot and the facts; deletes what only a resumed attempt reads."""
     rows = trained.history
-    report.picture(rows, directory / "curve.png")
+    report.plot(rows, directory / "curve.png")
     facts = {
         "final": {
             "step": len(rows),
@@ -300,8 +302,8 @@ def _check_same(folder: Path, train: Examples) -> None:
             )
         folders.write_json(path, now)
 
-    processes.of_first(check)
-    first = processes.of_first(lambda: train.fingerprint)
+    processes.broadcast_from_process_0(check)
+    first = processes.broadcast_from_process_0(lambda: train.fingerprint)
     others = processes.total(int(train.fingerprint != first))
     if others:
         raise UserError(

@@ -21,7 +21,7 @@ OBJECTIVES = (SFT, REGRESSION, BRADLEY_TERRY, PREFERENCE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class StageSettings:
     """A stage, beside its model and its data.
 
     Attributes:
@@ -102,25 +102,25 @@ PREFERENCES = {
 # What the report tells of its stages (sections 3.1 and 3.3, HelpSteer2 section 3).
 # Where it gives a range the value is the middle of it, on a logarithmic scale.
 PRESETS = {
-    "code_sft": Settings(SFT, _constant(3e-7), _POLICY, batch=128, epochs=1),
-    "general_sft": Settings(SFT, _constant(2.2e-7), _POLICY, batch=128, epochs=3),
-    "reward": Settings(
+    "code_sft": StageSettings(SFT, _constant(3e-7), _POLICY, batch=128, epochs=1),
+    "general_sft": StageSettings(SFT, _constant(2.2e-7), _POLICY, batch=128, epochs=3),
+    "reward": StageSettings(
         REGRESSION, _constant(7e-7), _OTHERS, batch=128, epochs=2, keep_best=True
     ),
-    "reward_70b": Settings(
+    "reward_70b": StageSettings(
         REGRESSION, _constant(2e-6), _OTHERS, batch=128, epochs=2, keep_best=True
     ),
-    "bradley_terry": Settings(
+    "bradley_terry": StageSettings(
         BRADLEY_TERRY, _constant(5e-6), _OTHERS, batch=512, epochs=1
     ),
-    "dpo": Settings(
+    "dpo": StageSettings(
         PREFERENCE,
         _constant(9.5e-8),
         _OTHERS,
         batch=256,
         preference=PREFERENCES["dpo"],
     ),
-    "rpo": Settings(
+    "rpo": StageSettings(
         PREFERENCE,
         _constant(3e-7),
         _OTHERS,

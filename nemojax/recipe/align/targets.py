@@ -13,7 +13,7 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.training import objectives
 from nemojax.training.objectives import (
     BradleyTerryBatch,
@@ -33,7 +33,7 @@ class StageBatches(Sequence[Any]):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: StageSettings,
         packed: ExampleBatches,
         values: np.ndarray,
         reference: ReferenceCache | None = None,
@@ -96,7 +96,7 @@ def _of_pairs(packed: PackedBatch, margins: np.ndarray) -> np.ndarray:
 
 
 def pack(
-    settings: Settings,
+    settings: StageSettings,
     spec: LayoutSpec,
     examples: Examples,
     *,
@@ -125,7 +125,7 @@ def pack(
     return make(part_rows=0 if spec.pipelined else spec.data * spec.rows)
 
 
-def objective(config: ModelConfig, settings: Settings) -> ByLayout:
+def objective(config: ModelConfig, settings: StageSettings) -> ByLayout:
     """Returns the objective that a stage minimises."""
     if settings.preference is not None:
         options = (("loss", settings.preference),)

@@ -16,7 +16,7 @@ from nemojax.data.records import Conversation, PreferencePair
 from nemojax.data.rows import formats
 from nemojax.io import files, folders
 from nemojax.io.files import DataError
-from nemojax.recipe.folder.settings import Settings
+from nemojax.recipe.folder.settings import FolderSettings
 
 # Documents are cut into pieces: a few books would not keep the blend.
 PIECE_CHARACTERS = 4000
@@ -40,7 +40,7 @@ class Split(Generic[Record]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class Dataset:
     """All rows of a data folder.
 
     Attributes:
@@ -63,7 +63,7 @@ class Material:
     quarantine: files.Quarantine
 
 
-def read(folder: files.PathLike, settings: Settings) -> Material:
+def read(folder: files.PathLike, settings: FolderSettings) -> Dataset:
     """Reads a data folder, laid out as `corpus` describes.
 
     Raises:
@@ -81,7 +81,7 @@ def read(folder: files.PathLike, settings: Settings) -> Material:
     barred = {
         pair.prompt.opening for split in pairs.values() for pair in split.held_out
     }
-    return Material(
+    return Dataset(
         data_files=_fingerprint(pathlib.Path(folder), found),
         documents={name: _pieces(texts) for name, texts in documents.items()},
         validation=validation,
@@ -95,7 +95,7 @@ def read(folder: files.PathLike, settings: Settings) -> Material:
 class _Reader:
     """Reads files of every kind; checks each kind's share of malformed rows."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: FolderSettings):
         self.settings = settings
         self.quarantine = files.Quarantine()
 

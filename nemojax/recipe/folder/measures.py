@@ -16,8 +16,7 @@ from nemojax.data.pretraining.corpus import Document
 from nemojax.data.records import PreferencePair
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.inference.scoring import scoring
-from nemojax.inference.scoring.scorer import REWARDS, Scorer
-from nemojax.inference.scoring.scorer import Settings as ScorerSettings
+from nemojax.inference.scoring.scorer import REWARDS, Scorer, ScorerConfig
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
 from nemojax.recipe.folder.material import spread
@@ -31,7 +30,7 @@ SUM, MEAN = "preference_accuracy", "preference_accuracy_per_token"
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class HeldOutText:
     """A held-out document: rows that together hold each of its tokens once."""
 
     rows: list[TokenSequence]
@@ -52,7 +51,7 @@ class Measures:
 
     mesh: Mesh
     length: int
-    texts: dict[str, list[Text]]
+    texts: dict[str, list[HeldOutText]]
     demonstrations: dict[str, list[TokenSequence]]
     pairs: Sequence[Sequence[TokenSequence]]
 
@@ -147,7 +146,7 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 
 def texts(
     tokenizer: Tokenizer, documents: Sequence[Document], length: int, num_bytes: int
-) -> list[Text]:
+) -> list[HeldOutText]:
     """Returns the beginnings of documents, about `num_bytes` together.
 
     Args:
@@ -168,13 +167,13 @@ def texts(
         for start in range(0, len(tokens), length - 1):
             part = tokens[start : start + length - 1]
             rows.append(([tokenizer.bos_id, *part], [0] + [1] * len(part)))
-        found.append(Text(rows, corpus.utf8_bytes(text)))
+        found.append(HeldOutText(rows, corpus.utf8_bytes(text)))
     return found
 
 
 def reward_scorer(model: LoadedModel, length: int) -> Scorer:
     """Makes the scorer of a reward model for rows of at most so many tokens."""
-    return Scorer(model, ScorerSettings(REWARDS, max_length=length))
+    return Scorer(model, ScorerConfig(REWARDS, max_length=length))
 
 
 def rewarded(

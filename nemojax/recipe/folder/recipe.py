@@ -30,8 +30,8 @@ from nemojax.recipe.align import examples
 from nemojax.recipe.align import run as align
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.folder import measures
-from nemojax.recipe.folder.material import Material, Split, spread
-from nemojax.recipe.folder.settings import Settings
+from nemojax.recipe.folder.material import Dataset, Split, spread
+from nemojax.recipe.folder.settings import FolderSettings
 from nemojax.recipe.pretrain import pretraining
 from nemojax.recipe.pretrain import run as pretrain
 from nemojax.training.stage import Options
@@ -42,7 +42,7 @@ CURVE_POINTS = 200
 
 
 @dataclasses.dataclass
-class Recipe:
+class FolderRecipe:
     """The stages of the recipe in a work folder.
 
     Attributes:
@@ -51,15 +51,15 @@ class Recipe:
       material: Its rows.
       workdir: Where the stages live.
       options: How they are done.
-      tell: Called with each stage when it is finished.
+      report_stage: called with each stage when it is finished.
     """
 
-    settings: Settings
+    settings: FolderSettings
     data: Path
-    material: Material
+    material: Dataset
     workdir: Workdir
     options: Options
-    tell: Callable[[StageOutput], None] = lambda output: None
+    report_stage: Callable[[StageOutput], None] = lambda output: None
 
     def run(self) -> dict[str, StageOutput]:
         """Runs what is not finished; returns all stages by name, in order.
@@ -85,7 +85,7 @@ class Recipe:
             if not (self.workdir.path / name).exists():
                 workdirs.require_space(self.workdir.path, self._stage_bytes)
             self.stages[name] = self.workdir.stage(name, run)
-        self.tell(self.stages[name])
+        self.report_stage(self.stages[name])
 
     @property
     def _stage_bytes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from nemojax.io import folders
 from nemojax.io.workdir import StageOutput
 from nemojax.recipe.folder import measures
-from nemojax.recipe.folder.settings import Settings
+from nemojax.recipe.folder.settings import FolderSettings
 from nemojax.reporting import page as pages
 from nemojax.reporting import statistics, tables
 
@@ -33,7 +33,7 @@ KEY = (
 
 
 def build(
-    settings: Settings,
+    settings: FolderSettings,
     stages: Mapping[str, StageOutput],
     data_files: Mapping[str, str],
     quarantine: Mapping[str, int],
@@ -214,11 +214,11 @@ def page(report: Mapping[str, Any]) -> str:
 
 def _stages(report: Mapping[str, Any]) -> Any:
     sizes = zip(COLUMNS, _sizes(report), strict=True)
-    header = [pages.Cell(label, f"n = {n}") for (_, label, _), n in sizes]
+    header = [pages.TableCell(label, f"n = {n}") for (_, label, _), n in sizes]
     rows = []
     for row in report["stages"]:
         found = [row["metrics"].get(measure) for measure, _, _ in COLUMNS]
-        time = pages.Cell(tables.duration(row.get("seconds")), tone="time")
+        time = pages.TableCell(tables.duration(row.get("seconds")), tone="time")
         cells = [
             pages.estimate(estimate) if is_share else _measured(estimate)
             for estimate, (_, _, is_share) in zip(found, COLUMNS, strict=True)
@@ -228,10 +228,10 @@ def _stages(report: Mapping[str, Any]) -> Any:
     return pages.section("stages", table)
 
 
-def _measured(estimate: Mapping[str, Any] | None) -> pages.Cell:
+def _measured(estimate: Mapping[str, Any] | None) -> pages.TableCell:
     bounds = (estimate or {}).get("interval") or ()
     interval = " to ".join(f"{bound:.3f}" for bound in bounds)
-    return pages.Cell(_cell(estimate, False), interval, strong=True)
+    return pages.TableCell(_cell(estimate, False), interval, strong=True)
 
 
 def _compared(found: Sequence[Mapping[str, Any]]) -> Any:
@@ -250,8 +250,8 @@ def _checked(found: Sequence[Mapping[str, Any]]) -> Any:
     rows = []
     for check in found:
         state = ("good", "holds") if check["holds"] else ("bad", "does not hold")
-        after = pages.Cell(f"{check['after']:.4f}", strong=True)
-        name = pages.Cell(tables.label(check["name"]), state=state)
+        after = pages.TableCell(f"{check['after']:.4f}", strong=True)
+        name = pages.TableCell(tables.label(check["name"]), state=state)
         rows.append(("", [name, f"{check['before']:.4f}", after]))
     table = pages.table(["Check", "Before", "After"], rows, "goals")
     return pages.section("checks", table)

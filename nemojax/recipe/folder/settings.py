@@ -10,8 +10,8 @@ from nemojax.recipe.align.settings import (
     PREFERENCE,
     SFT,
 )
-from nemojax.recipe.align.settings import Settings as Stage
-from nemojax.recipe.pretrain.pretraining import Settings as Pretraining
+from nemojax.recipe.align.settings import FolderSettings as Stage
+from nemojax.recipe.pretrain.pretraining import FolderSettings as Pretraining
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
@@ -19,7 +19,7 @@ from nemojax.training.schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FolderSettings:
     """Sizes of the model, of the data and of the stages; defaults are the full run.
 
     Attributes:
@@ -138,9 +138,9 @@ class Settings:
         return {**dataclasses.asdict(self), "pretrain": pretrain, **stages}
 
 
-def quick(seed: int = 0) -> Settings:
+def quick(seed: int = 0) -> FolderSettings:
     """Returns every stage, small: it shows that all works, not how well."""
-    return Settings(
+    return FolderSettings(
         seed=seed,
         tokenizer_bytes=1_000_000,
         d_model=128,

@@ -20,11 +20,11 @@ from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.generation import generators
 from nemojax.generation.generators import Generator, Request, ScriptedGenerator
 from nemojax.interop.loading import LoadedModel
-from nemojax.io.journal import Journal, Row
+from nemojax.io.journal import Journal, JournalRow
 from nemojax.recipe.align import examples
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.miniature import policy
-from nemojax.recipe.miniature.settings import LENGTH, Settings
+from nemojax.recipe.miniature.settings import LENGTH, MiniatureSettings
 from nemojax.reporting import statistics
 from nemojax.sdg import filters
 from nemojax.tasks.miniature import (
@@ -47,12 +47,12 @@ FILTER_WEIGHTS = losses.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
 Answered = tuple[Task, str]
 
 
-def stream(settings: Settings, name: str) -> random.Random:
+def stream(settings: MiniatureSettings, name: str) -> random.Random:
     """Returns a stage's random stream, independent of what other stages drew."""
     return random.Random(f"miniature/{settings.seed}/{name}")
 
 
-def train_tokenizer(settings: Settings) -> Tokenizer:
+def train_tokenizer(settings: MiniatureSettings) -> Tokenizer:
     """Trains SentencePiece BPE on pretraining text and training prompts."""
     rng = stream(settings, "tokenizer")
     texts = text.sample_documents(rng, 12_000, phase=1)
@@ -70,7 +70,7 @@ def train_tokenizer(settings: Settings) -> Tokenizer:
 
 
 def pretraining_batches(
-    settings: Settings, tokenizer: Tokenizer, batch: int
+    settings: MiniatureSettings, tokenizer: Tokenizer, batch: int
 ) -> tuple[list[Batch], dict[str, int]]:
     """Makes the batches of both phases in order, and counts their tokens by class.
 
@@ -96,7 +96,7 @@ def pretraining_batches(
     ], counts
 
 
-def evaluation_tasks(settings: Settings) -> list[Task]:
+def evaluation_tasks(settings: MiniatureSettings) -> list[Task]:
     """Returns `eval_tasks` held-out tasks a family, and each held-out fact once."""
     rng = stream(settings, "evaluation")
     found: list[Task] = []
@@ -162,7 +162,7 @@ def teacher_generator(teacher: ScriptedTeacher, found: Sequence[Task]) -> Genera
 
 
 def demonstrations(
-    settings: Settings,
+    settings: MiniatureSettings,
     weights: Mapping[str, float],
     count: int,
     name: str,
@@ -240,13 +240,13 @@ def load_demonstrations(path: Path) -> list[tuple[str, str]]:
     return [(prompt, answer) for prompt, answer in json.loads(path.read_text())]
 
 
-def scripted_teacher(settings: Settings) -> ScriptedTeacher:
+def scripted_teacher(settings: MiniatureSettings) -> ScriptedTeacher:
     """Returns the teacher that the settings name."""
     return ScriptedTeacher(cast(teachers.Errors, settings.teacher))
 
 
 def general_examples(
-    settings: Settings,
+    settings: MiniatureSettings,
     tokenizer: Tokenizer,
     rows: Sequence[tuple[str, str]],
     code_rows: Sequence[tuple[str, str]],
@@ -296,10 +296,10 @@ def _write_journal(
     path: Path, stage: str, model: str, rows: Sequence[Answered]
 ) -> None:
     with Journal(path) as journal:
-        unique: dict[str, Row] = {}
+        unique: dict[str, JournalRow] = {}
         for task, answer in rows:
             content = {"prompt": task.prompt, "response": answer}
-            row = Row(stage=stage, content=content, model=model)
+            row = JournalRow(stage=stage, content=content, model=model)
             if row.id not in journal:
                 unique[row.id] = row
         journal.append(unique.values())

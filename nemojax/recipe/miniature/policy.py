@@ -118,5 +118,5 @@ def attributes(
     Raises:
       UserError: a conversation is longer; names its index.
     """
-    settings = scorer.Settings(scorer.REWARDS, max_length=length)
+    settings = scorer.ScorerConfig(scorer.REWARDS, max_length=length)
     return Scorer(model, settings).values(conversations)

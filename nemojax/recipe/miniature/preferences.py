@@ -13,7 +13,7 @@ from nemojax.recipe.miniature.policy import Policy, attributes
 from nemojax.recipe.miniature.settings import (
     POLICY_WEIGHTS,
     PREFERENCE_WEIGHTS,
-    Settings,
+    MiniatureSettings,
 )
 from nemojax.reporting import statistics
 from nemojax.sdg.preferences import PairSet, build_pairs
@@ -22,7 +22,7 @@ from nemojax.tasks.miniature.grading import Task
 
 
 def preference_data(
-    settings: Settings,
+    settings: MiniatureSettings,
     policy: Policy,
     scorer: LoadedModel,
     rng: random.Random,

@@ -33,7 +33,7 @@ from nemojax.recipe.miniature.settings import (
     LENGTH,
     REWARD_WEIGHTS,
     SFT_WEIGHTS,
-    Settings,
+    MiniatureSettings,
 )
 from nemojax.tasks.miniature.grading import Task
 from nemojax.training import objectives, sources
@@ -48,7 +48,7 @@ PRETRAIN_BATCH = 4
 
 
 @dataclasses.dataclass
-class Recipe:
+class MiniatureRecipe:
     """The stages of the recipe in a work folder.
 
     Attributes:
@@ -57,7 +57,7 @@ class Recipe:
       options: How they are done.
     """
 
-    settings: Settings
+    settings: MiniatureSettings
     workdir: Workdir
     options: Options
 

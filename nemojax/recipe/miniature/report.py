@@ -8,7 +8,7 @@ from typing import Any
 
 from nemojax.io.workdir import StageOutput
 from nemojax.recipe.miniature import checks, evaluation
-from nemojax.recipe.miniature.settings import Settings
+from nemojax.recipe.miniature.settings import MiniatureSettings
 from nemojax.reporting import statistics, tables
 from nemojax.tasks.miniature.grading import Task
 
@@ -44,7 +44,9 @@ NOTES = (
 )
 
 
-def build(settings: Settings, stages: Stages, tasks: Sequence[Task]) -> dict[str, Any]:
+def build(
+    settings: MiniatureSettings, stages: Stages, tasks: Sequence[Task]
+) -> dict[str, Any]:
     """Builds the report of a finished run, as `nemojax.reporting.report` takes it."""
     teacher = stages["teacher"]
     pretrain = stages["pretrain"].result

@@ -7,7 +7,7 @@ from typing import Any
 from nemojax.models import presets
 from nemojax.models.config import ModelConfig
 from nemojax.recipe.align.settings import PREFERENCE, REGRESSION, SFT
-from nemojax.recipe.align.settings import Settings as Stage
+from nemojax.recipe.align.settings import MiniatureSettings as Stage
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
@@ -26,7 +26,7 @@ PREFERENCE_WEIGHTS = {"math": 0.2, "code": 0.35, "instruction": 0.4, "facts": 0.
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class MiniatureSettings:
     """The sizes of the data and of the stages; defaults are the full run.
 
     Attributes:
@@ -104,9 +104,9 @@ class Settings:
         }
 
 
-def quick(seed: int = 0, teacher: str = "random") -> Settings:
+def quick(seed: int = 0, teacher: str = "random") -> MiniatureSettings:
     """Returns small settings of every stage, which show that it works, not how well."""
-    return Settings(
+    return MiniatureSettings(
         seed=seed,
         teacher=teacher,
         pretrain_tokens=400_000,

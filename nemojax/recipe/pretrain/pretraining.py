@@ -15,7 +15,7 @@ from nemojax.data.batching.batches import Batch
 from nemojax.data.pretraining import samples, token_files
 from nemojax.data.pretraining.blends import Blend, components
 from nemojax.data.pretraining.blends import fingerprint as blend_fingerprint
-from nemojax.data.pretraining.samples import Part, Samples
+from nemojax.data.pretraining.samples import BlendPhase, Samples
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.errors import UserError
 from nemojax.io import folders
@@ -35,7 +35,7 @@ BITS, LOSS = "bits_per_byte_", "validation_loss_"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class PretrainSettings:
     """Settings that decide the parameters that come out.
 
     Attributes:
@@ -115,7 +115,7 @@ class Batches(Sequence[Batch | Passes]):
 
 
 def open_samples(
-    settings: Settings,
+    settings: PretrainSettings,
     corpus: TokenCorpus,
     blends: Sequence[Blend],
     faults: Path | None = None,
@@ -135,7 +135,9 @@ def open_samples(
     stops = [*firsts[1:], sum(phase.batch * phase.steps for phase in schedule.phases)]
     tokens = corpus.totals(token_files.TRAINING)
     parts = [
-        Part(first, tuple(components(blend, tokens, (stop - first) * settings.length)))
+        BlendPhase(
+            first, tuple(components(blend, tokens, (stop - first) * settings.length))
+        )
         for blend, first, stop in zip(blends, firsts, stops, strict=True)
     ]
     return Samples(
@@ -220,7 +222,7 @@ def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
 
 
 def speed(
-    settings: Settings, devices: int, peak_flops: float
+    settings: PretrainSettings, devices: int, peak_flops: float
 ) -> Callable[[int, dict[str, float]], dict[str, float]]:
     """Makes (step, its metrics) -> tokens, tokens per second, and utilisation.
 
@@ -259,7 +261,7 @@ def peak_flops(device: Any) -> float:
     return kinds.get(device.device_kind, 0.0)
 
 
-def fresh(settings: Settings, layout: Layout) -> Any:
+def fresh(settings: PretrainSettings, layout: Layout) -> Any:
     """Initialises parameters in their places on the mesh."""
     make = functools.partial(forward.init, settings.config)
     shapes = jax.eval_shape(make, jax.random.key(0))

@@ -147,7 +147,7 @@ def classes(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 @plots.styled
-def picture(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def plot(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws the training loss and the held-out bits per byte over the tokens."""
     figure, grid = plots.grid(1, 2, 9, 3.6)
     loss, bits = grid.flat
