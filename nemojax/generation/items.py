@@ -15,10 +15,12 @@ class Item(Protocol):
     @property
     def family(self) -> str:
         """Kind of task, which groups results."""
+        ...
 
     @property
     def prompt(self) -> str | Conversation:
         """One user message, or a whole conversation."""
+        ...
 
 
 def conversation(item: Item) -> Conversation:

@@ -59,20 +59,25 @@ class AnyTokenizer(TextTokenizer, Protocol):
     @property
     def eos_id(self) -> int:
         """Id that ends a sequence."""
+        ...
 
     @property
     def prefix(self) -> tuple[int, ...]:
         """Ids that begin every text."""
+        ...
 
     @property
     def controls(self) -> tuple[str, ...]:
         """Names of all control tokens."""
+        ...
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids."""
+        ...
 
     def piece_text(self, token_id: int) -> str:
         """Returns what an id writes inside of a text, of a control token its name."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

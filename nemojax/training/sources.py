@@ -16,9 +16,11 @@ class Source(Protocol):
     @property
     def on_policy(self) -> bool:
         """True if the batches depend on the parameters."""
+        ...
 
     def __len__(self) -> int:
         """Returns the number of steps."""
+        ...
 
     def batch(self, k: int, params: Any) -> Any:
         """Makes the batch of step k, from 0.

@@ -6,8 +6,7 @@ from typing import Any
 
 from nemojax.models import presets
 from nemojax.models.config import ModelConfig
-from nemojax.recipe.align.settings import PREFERENCE, REGRESSION, SFT
-from nemojax.recipe.align.settings import MiniatureSettings as Stage
+from nemojax.recipe.align.settings import PREFERENCE, REGRESSION, SFT, StageSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
@@ -77,20 +76,20 @@ class MiniatureSettings:
         """Returns the model; its vocabulary is rounded up to a multiple of 64."""
         return presets.miniature(-(-vocab_size // 64) * 64)
 
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, StageSettings]:
         """Returns the stages of alignment, by the kind of data that they take."""
         adam = OptimizerConfig(beta2=0.98, weight_decay=0.01)
         sft = functools.partial(
-            Stage, SFT, LearningRate(2e-3, warmup=10), adam, batch=22
+            StageSettings, SFT, LearningRate(2e-3, warmup=10), adam, batch=22
         )
         # One epoch at a constant rate, without weight decay.
         prefer = functools.partial(
-            Stage, PREFERENCE, LearningRate(1e-4, 1.0, warmup=5),
+            StageSettings, PREFERENCE, LearningRate(1e-4, 1.0, warmup=5),
             OptimizerConfig(beta2=0.98, weight_decay=0.0), batch=16,
         )  # fmt: skip
         found = {
             # Two epochs, as HelpSteer2.
-            "reward": Stage(
+            "reward": StageSettings(
                 REGRESSION, LearningRate(1e-3, warmup=20), adam, batch=26, epochs=2
             ),
             "code_sft": sft(batch=13),
