@@ -61,7 +61,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("lora.rank", 0, "rank of adapters (--stage); 0: none", 0)
 command.define_json()
-flags.DEFINE_string("picture", None, "also draw the bars there (.png or .svg)")
+flags.DEFINE_string("plot", None, "also draw the bars there (.png or .svg)")
 
 
 def chosen() -> tuple[Scenario, str]:
@@ -102,8 +102,8 @@ def assumptions() -> roofline.Assumptions:
 def serve() -> int:
     """Plans a server of the model."""
     parallel = layout_flags.chosen()
-    if parallel.pipe != 1 or FLAGS.search or FLAGS.picture:
-        raise UserError("--serve takes no pipeline, no --search and no --picture")
+    if parallel.pipe != 1 or FLAGS.search or FLAGS.plot:
+        raise UserError("--serve takes no pipeline, no --search and no --plot")
     planned = serving.Serving(
         presets.get(FLAGS.model), hardware.get(FLAGS.hardware), FLAGS.serve,
         parallel.data, parallel.tensor, FLAGS.slots, FLAGS.length,
@@ -127,8 +127,8 @@ def run() -> int:
     found["command"] = report.command(scenario, FLAGS.model)
     text = f"{table}{report.text(found)}\n\nRuns it:\n  {found['command']}"
     command.print_result(found, text, FLAGS.json)
-    if FLAGS.picture:
-        report.plot(found, pathlib.Path(FLAGS.picture))
+    if FLAGS.plot:
+        report.plot(found, pathlib.Path(FLAGS.plot))
     if found["memory"]["fits"]:
         return command.SUCCESS
     print(report.too_large(scenario, found), file=sys.stderr)

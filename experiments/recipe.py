@@ -28,7 +28,7 @@ from nemojax.io.files import DataError
 from nemojax.io.workdir import Workdir
 from nemojax.parallel import layout
 from nemojax.parallel.layout import LayoutSpec
-from nemojax.recipe.folder import material as reading
+from nemojax.recipe.folder import dataset as reading
 from nemojax.recipe.folder import recipe as folders
 from nemojax.recipe.folder import report as reporting
 from nemojax.recipe.folder import settings as sizes
@@ -53,23 +53,23 @@ def run_recipe(
     json_file = None if json_path in (None, "-") else pathlib.Path(json_path)
     if json_file is not None and not json_file.parent.is_dir():
         raise DataError(f"{json_file}: there is no such folder to write --json to")
-    material = reading.read(data, settings)
+    dataset = reading.read(data, settings)
     configuration = {
         "recipe": "real",
         **settings.configuration(),
-        **material.data_files,
+        **dataset.data_files,
     }
     folder = Workdir(workdir, configuration)
     try:
-        material.quarantine.write(folder.path / "rejects.jsonl")
+        dataset.quarantine.write(folder.path / "rejects.jsonl")
         spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
         options = Options(spec, checkpoint_every=200)
         recipe = folders.FolderRecipe(
-            settings, pathlib.Path(data), material, folder, options, _tell
+            settings, pathlib.Path(data), dataset, folder, options, _report_stage
         )
         stages = recipe.run()
         report = reporting.build(
-            settings, stages, material.data_files, material.quarantine.counts
+            settings, stages, dataset.data_files, dataset.quarantine.counts
         )
         with workdirs.in_stage("report"):
             reporting.write(folder.path, report)
@@ -79,7 +79,7 @@ def run_recipe(
     return command.SUCCESS
 
 
-def _tell(stage) -> None:
+def _report_stage(stage) -> None:
     time = tables.duration(stage.seconds)
     print(f"{stage.name} is finished ({time})", file=sys.stderr, flush=True)
 

@@ -76,7 +76,7 @@ def opened() -> Served:
 def run() -> int:
     """Serves until it is told to stop."""
     served = opened()
-    kind = "judging" if served.rewards else "answering"
+    kind = "scoring" if served.rewards else "generating"
     fields = dataclasses.fields(listen.Listening)
     values: dict[str, Any] = {field.name: FLAGS[field.name].value for field in fields}
     how = listen.Listening(**values)

@@ -23,8 +23,8 @@ from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
 from nemojax.interop import (
     config_json,
+    leaf_reader,
     names,
-    placement,
     tokenizer_files,
     weights,
 )
@@ -101,7 +101,7 @@ def leaves(
         partition.check(config, layout)
     reader = weights.Reader(directory)
     shapes = forward.shapes(config)
-    places = placement.shardings(shapes, layout)
+    places = leaf_reader.shardings(shapes, layout)
     judge = (directory / REWARD_HEAD).exists()
     found = names.tensors(config, lm_head=not judge or _LM_HEAD in reader.shapes)
     _check(directory, config, shapes, found, reader)
@@ -117,7 +117,7 @@ def leaves(
             read = functools.partial(head.read, name)
             yield (
                 ("reward_head", name),
-                placement.leaf(shape, read, placement.everywhere(layout)),
+                leaf_reader.leaf(shape, read, leaf_reader.everywhere(layout)),
             )
 
 
@@ -254,11 +254,11 @@ def _leaf(
     def part(index: Any) -> np.ndarray:
         if not tensor.stacked:
             return read(sources[0], index).astype(dtype, copy=False)
-        return placement.stacked(
+        return leaf_reader.stacked(
             shape, dtype, index, lambda layer, rest: read(sources[layer], rest)
         )
 
-    return placement.leaf(shape, part, sharding)
+    return leaf_reader.leaf(shape, part, sharding)
 
 
 def _has_lm_head(params: Any) -> bool:

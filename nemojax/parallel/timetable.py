@@ -6,7 +6,7 @@ enters (Megatron's order). At tick t, stage s is at place k = t - s of its work:
     group  g = k // (P V)      chunk  v = (k % (P V)) // P      micro-batch  g P + k % P
 
 What the last stage has for chunk v is then just what stage 0 needs at the next tick for
-chunk v + 1, so that activations only ever travel to the next stage of the ring. There
+chunk v + 1, so that activations only ever travel to the next stage, cyclically. There
 are M V + P - 1 ticks, of which P - 1 are bubble.
 
 In 1F1B the backward pass is the same with chunks in reverse, V P - 1 ticks behind: the

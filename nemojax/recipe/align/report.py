@@ -7,7 +7,7 @@ from nemojax.reporting import plots
 from nemojax.training.stage import VALIDATION
 
 Rows = Sequence[Mapping[str, float]]
-# Panels of the picture of a preference stage: title, unit, and the metrics in it.
+# Panels of the plot of a preference stage: title, unit, and the metrics in it.
 _PAIRS = (
     ("loss", "", ("loss", "preference_loss")),
     (

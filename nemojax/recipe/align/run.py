@@ -5,7 +5,7 @@ Any number of processes do it together: all read and train, the first writes and
 STAGE/model/          the trained model, with its tokenizer
 STAGE/adapters/       with LoRA: the adapters alone
 STAGE/metrics.jsonl   a row a step
-STAGE/curve.png       the same as a picture
+STAGE/curve.png       the same as a plot
 rejects.jsonl         rows that are not trained on, and why
 report.json           the result
 """

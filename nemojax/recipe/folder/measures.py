@@ -19,7 +19,7 @@ from nemojax.inference.scoring import scoring
 from nemojax.inference.scoring.scorer import REWARDS, Scorer, ScorerConfig
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
-from nemojax.recipe.folder.material import spread
+from nemojax.recipe.folder.dataset import spread
 from nemojax.reporting import statistics
 from nemojax.reporting.statistics import Estimate
 

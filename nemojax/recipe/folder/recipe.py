@@ -30,7 +30,7 @@ from nemojax.recipe.align import examples
 from nemojax.recipe.align import run as align
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.folder import measures
-from nemojax.recipe.folder.material import Dataset, Split, spread
+from nemojax.recipe.folder.dataset import Dataset, Split, spread
 from nemojax.recipe.folder.settings import FolderSettings
 from nemojax.recipe.pretrain import pretraining
 from nemojax.recipe.pretrain import run as pretrain
@@ -48,7 +48,7 @@ class FolderRecipe:
     Attributes:
       settings: Every number.
       data: The data folder.
-      material: Its rows.
+      dataset: Its rows.
       workdir: Where the stages live.
       options: How they are done.
       report_stage: called with each stage when it is finished.
@@ -56,7 +56,7 @@ class FolderRecipe:
 
     settings: FolderSettings
     data: Path
-    material: Dataset
+    dataset: Dataset
     workdir: Workdir
     options: Options
     report_stage: Callable[[StageOutput], None] = lambda output: None
@@ -106,15 +106,15 @@ class FolderRecipe:
     @functools.cached_property
     def measures(self) -> measures.Measures:
         """Measures of every policy."""
-        settings, material = self.settings, self.material
+        settings, dataset = self.settings, self.dataset
         texts = {
             name: measures.texts(
                 self.tokenizer, documents, settings.length, settings.validation_bytes
             )
-            for name, documents in material.validation.items()
+            for name, documents in dataset.validation.items()
         }
         rows = {
-            name: self._encoded(name, getattr(material, name).held_out, "held out")
+            name: self._encoded(name, getattr(dataset, name).held_out, "held out")
             for name in SFT_SETS
         }
         return measures.Measures(
@@ -134,7 +134,7 @@ class FolderRecipe:
     def _held_out_pairs(self) -> dict[str, Examples]:
         found = {}
         for name in ("preferences", "reward_pairs"):
-            pairs = getattr(self.material, name).held_out
+            pairs = getattr(self.dataset, name).held_out
             if pairs:
                 found[name] = self._pairs(pairs, f"{name}, held out")
         return found
@@ -160,7 +160,7 @@ class FolderRecipe:
         """Trains SentencePiece BPE on a sample of the pretraining blend."""
         seeds = np.random.SeedSequence([self.settings.seed, *b"tokenizer"])
         sample = corpus.sample_blend(
-            self.material.documents, corpus.BLEND, np.random.default_rng(seeds),
+            self.dataset.documents, corpus.BLEND, np.random.default_rng(seeds),
             self.settings.tokenizer_bytes,
         )  # fmt: skip
         texts = (document.text for document in sample)
@@ -204,7 +204,7 @@ class FolderRecipe:
         pairs = [
             pair
             for kind in ("preferences", "reward_pairs")
-            for pair in getattr(self.material, kind).train
+            for pair in getattr(self.dataset, kind).train
         ]
         train = examples.of_records(
             spread(pairs, self.settings.max_pairs),
@@ -222,7 +222,7 @@ class FolderRecipe:
             self.settings.length,
         )
         held = {
-            kind: getattr(self.material, kind).held_out
+            kind: getattr(self.dataset, kind).held_out
             for kind in ("preferences", "reward_pairs")
         }
         accuracy = measures.reward_accuracy(scorer, held)
@@ -253,16 +253,16 @@ class FolderRecipe:
 
     def _examples(self, name: str) -> tuple[Split, Examples]:
         if name in SFT_SETS:
-            split = getattr(self.material, name)
+            split = getattr(self.dataset, name)
             train = self._encoded(name, split.train, "training")
             if name == "general_sft":
                 code = self._encoded(
-                    "code_sft", self.material.code_sft.train, "training"
+                    "code_sft", self.dataset.code_sft.train, "training"
                 )
                 share = self.settings.code_share
                 train = train.with_share(code, share, self.settings.seed)
             return split, train
-        split = self.material.preferences
+        split = self.dataset.preferences
         pairs = spread(split.train, self.settings.max_pairs)
         if name.startswith("rpo"):
             pairs = self._rewarded(pairs)
