@@ -85,7 +85,7 @@ def define(preset: StageSettings) -> None:
         flags.DEFINE_string(
             "reward_weights",
             "nemotron4_340b",
-            f"of their attributes: {', '.join(ATTRIBUTE_WEIGHTS)}, or five numbers",
+            f"weights of attributes: {', '.join(ATTRIBUTE_WEIGHTS)}, or five",
         )
         flags.DEFINE_float(
             "min_chosen_reward", None, "leave out pairs whose chosen response has less"

@@ -28,12 +28,12 @@ class LayoutOptions:
     Attributes:
       virtual_stages: chunks of layers that each pipeline stage holds. Layer chunk
         `v * pipe + p` is the v-th of stage p (the interleaved pipeline).
-      remat: activations that a layer keeps for the backward pass: "none" (all is kept),
-        "full", "selective" or "mlp_preactivation", see `models.stages.REMAT_POLICIES`.
-      zero: arrays that are split over the replicas: 0 nothing, 1 the state, 3 also the
-        weights. 0: each replica holds all weights. 1: parameters, gradients and
-        optimizer state are split over `data`, gathered once a step (ZeRO-1). 3: each
-        layer is gathered where it is used, and again in the backward pass.
+      remat: activations kept for the backward pass: "none" (all is kept), "full",
+        "selective" or "mlp_preactivation", see `models.stages.REMAT_POLICIES`.
+      zero: arrays split over the replicas: 0 nothing, 1 the state, 3 also the weights.
+        0: each replica holds all weights. 1: parameters, gradients and optimizer state
+        are split over `data`, gathered once a step (ZeRO-1). 3: each layer is gathered
+        where it is used, and again in the backward pass.
       accumulate: dtype in which micro-batches add up their gradients: "float32", or
         "compute" for the model's compute dtype, which takes half the memory.
       pipeline: order of the passes, "gpipe" or "1f1b". "gpipe": all forward ticks, then
@@ -139,9 +139,9 @@ class LayoutSpec(LayoutOptions):
       tensor: number of devices that share each matrix.
       rows: sequences of a micro-batch; 0: as many as can be, in one micro-batch (with
         a pipeline one a stage) of each pass.
-      passes: number of passes of the train step over parts of a batch, gradients added
-        up; 0: one for each micro-batch, or with a pipeline one in all, since
-        micro-batches pass through it together.
+      passes: passes of the train step over parts of a batch, gradients added up; 0: one
+        for each micro-batch, or with a pipeline one in all, since micro-batches pass
+        through it together.
 
     Raises:
       UserError: a value that is none of these.
