@@ -16,22 +16,12 @@ takes to read and write the files.
 
 import pathlib
 import time
-from typing import Any
 
-import jax
 from absl import flags
 
 from nemojax.cli import command
 from nemojax.errors import UserError
-from nemojax.interop import (
-    archives,
-    find,
-    huggingface,
-    model_folder,
-    nemo,
-    tokenizer_files,
-)
-from nemojax.io.progress import Progress
+from nemojax.interop import conversion
 from nemojax.reporting import tables
 
 FLAGS = flags.FLAGS
@@ -44,51 +34,11 @@ flags.DEFINE_integer("vocab_size", None, "rows of the embeddings to write (--to_
 command.define_json()
 
 PAIRS = (("from_hf", "out"), ("from_nemo", "out"), ("model", "to_hf"))
-
-
-def to_model(
-    directory: pathlib.Path, target: pathlib.Path, reader: Any, files: Any
-) -> int:
-    """Writes a checkpoint that `reader` reads to a model folder; returns its leaves."""
-    total = 0
-
-    def counted():
-        nonlocal total
-        for path, leaf in reader.leaves(
-            directory, progress=Progress("parameters").show
-        ):
-            total += leaf.size
-            yield path, leaf
-            del leaf  # or it would stay in memory beside the next
-
-    model_folder.write(target, reader.read_config(directory), counted(), files)
-    return total
-
-
-def to_hf(source: pathlib.Path, target: pathlib.Path, vocab_size: int | None) -> int:
-    """Writes a model folder to Hugging Face; returns the number of parameters."""
-    config, params = model_folder.read_config(source), model_folder.stored(source)
-    files = tokenizer_files.find(source)
-    huggingface.save(
-        target,
-        config,
-        params,
-        tokenizer_files.own(files),
-        files=files,
-        vocab_size=vocab_size,
-        progress=Progress("tensors").show,
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def convert(kind: str, source: pathlib.Path, target: pathlib.Path) -> int:
-    """Converts from what the flag `kind` names; returns the number of parameters."""
-    if kind == "model":
-        return to_hf(source, target, FLAGS.vocab_size)
-    if kind == "from_hf":
-        return to_model(source, target, huggingface, tokenizer_files.find(source))
-    with archives.opened(source) as directory:
-        return to_model(directory, target, nemo, nemo.tokenizer_files(directory))
+CONVERT = {
+    "from_hf": conversion.from_hugging_face,
+    "from_nemo": conversion.from_nemo,
+    "model": conversion.to_hugging_face,
+}
 
 
 def run() -> int:
@@ -100,9 +50,9 @@ def run() -> int:
             "give --from_hf or --from_nemo with --out, or --model with --to_hf"
         )
     source, target = (pathlib.Path(str(FLAGS[name].value)) for name in given)
-    source = find.find_model(source) if given[0] == "model" else source
+    options = {"vocab_size": FLAGS.vocab_size} if given[0] == "model" else {}
     start = time.monotonic()
-    parameters = convert(given[0], source, target)
+    parameters = CONVERT[given[0]](source, target, **options)
     seconds = time.monotonic() - start
     result = {
         "directory": str(target),

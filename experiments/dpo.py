@@ -42,7 +42,7 @@ def job() -> run.Job:
         common.data(rewards=FLAGS.rewards, reward_weights=FLAGS.reward_weights),
         functools.partial(
             examples.preferences,
-            needs_rewards=how.preference is not None and how.preference.loss == "rpo",
+            needs_rewards=getattr(how.preference, "loss", "") == "rpo",
             min_chosen_reward=FLAGS.min_chosen_reward,
         ),
         values=3,

@@ -10,7 +10,7 @@ stage in about 2 minutes to show that it works.
 Prints a progress line per stage, then a table of the stages like Table 6 of the
 Nemotron-4 340B report. Writes `report.html`, `report.json` and `stages.png` to the
 work folder. Run again after an interruption, it continues where it was; what the
-table does and does not show is in `docs/recipe.md`.
+table does and does not show is in `docs/miniature.md`.
 """
 
 import dataclasses

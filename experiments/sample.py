@@ -1,4 +1,4 @@
-"""Chats with a checkpoint in the terminal, or completes one prompt.
+"""A chat with a checkpoint in the terminal, or the completion of one prompt.
 
     python -m experiments.sample --model=models/mine
     python -m experiments.sample --model=models/mine --prompt="Is the sky blue?"

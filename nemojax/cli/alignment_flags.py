@@ -73,7 +73,7 @@ def define(preset: StageSettings) -> None:
     dataclass_flags.define("learning_rate", preset.learning_rate)
     dataclass_flags.define("lora", Lora())
     option_flags.define(checkpoint_every=100)
-    if preset.preference is not None:
+    if isinstance(preset.preference, PreferenceConfig):
         dataclass_flags.define("preference", preset.preference)
         flags.DEFINE_enum(
             "reference",
@@ -131,7 +131,7 @@ def settings(preset: StageSettings, **changes: Any) -> StageSettings:
     }
     for name in ("optimizer", "learning_rate"):
         values[name] = dataclass_flags.build(name, getattr(preset, name))
-    if preset.preference is not None:
+    if isinstance(preset.preference, PreferenceConfig):
         values["preference"] = _preference(preset.preference)
     if low_rank["rank"]:
         values["lora"] = LoraConfig(**low_rank)

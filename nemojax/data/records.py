@@ -1,7 +1,6 @@
 """The records that all stages exchange: conversations, preference pairs, labels."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal, Self, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -25,20 +24,6 @@ def attribute_names(count: int) -> tuple[str, ...]:
         if count == len(names):
             return names
     return tuple(f"attribute_{index}" for index in range(count))
-
-
-def attribute_label(values: Sequence[float]) -> str:
-    """Returns attribute values as a turn's label, "helpfulness:4,..." (SteerLM).
-
-    Values are brought to [0, 4] and rounded, halves to the even neighbour.
-
-    Raises:
-      ValueError: if there is not one value for each attribute.
-    """
-    return ",".join(
-        f"{name}:{round(min(4.0, max(0.0, value)))}"
-        for name, value in zip(ATTRIBUTES, values, strict=True)
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

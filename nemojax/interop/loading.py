@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -48,7 +49,7 @@ class AnyTokenizer(TextTokenizer, Protocol):
     Attributes:
       vocab_size: ids that it knows.
       fingerprint: fingerprint of the tokenizer's file.
-      eos_id: id that ends a text; raises ValueError if there is none.
+      bos_id, eos_id: ids that begin and end a text; ValueError if there is none.
       prefix: ids that begin every text that is completed.
       controls: names of the control tokens.
     """
@@ -57,8 +58,13 @@ class AnyTokenizer(TextTokenizer, Protocol):
     fingerprint: str
 
     @property
+    def bos_id(self) -> int:
+        """Id that begins a text."""
+        ...
+
+    @property
     def eos_id(self) -> int:
-        """Id that ends a sequence."""
+        """Id that ends a text."""
         ...
 
     @property
@@ -126,7 +132,7 @@ class LoadedModel:
 
 
 def load(
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike[str],
     layout: Layout | None = None,
     *,
     template: str = AUTO,

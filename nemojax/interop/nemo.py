@@ -29,29 +29,24 @@ REWARD_OUTPUTS = 9
 OUR_REWARD_OUTPUTS = 5
 _MAX_CONFIG_BYTES = 1 << 20
 _PREFIXES = ("model.", "module.")
-# Our leaf -> Megatron's name, whether it is transposed.
+
+_ATTENTION = "decoder.layers.self_attention."
+_MLP = "decoder.layers.mlp."
+_QKV = f"{_ATTENTION}linear_qkv.weight"
+# Our leaf -> Megatron's name.
 _NAMES = {
     ("embedding", "table"): "embedding.word_embeddings.weight",
-    ("layers", "attention_norm", "weight"): (
-        "decoder.layers.self_attention.linear_qkv.layer_norm_weight"
-    ),
-    ("layers", "attention_norm", "bias"): (
-        "decoder.layers.self_attention.linear_qkv.layer_norm_bias"
-    ),
-    (
-        "layers",
-        "attention",
-        "output",
-    ): "decoder.layers.self_attention.linear_proj.weight",
-    ("layers", "mlp_norm", "weight"): "decoder.layers.mlp.linear_fc1.layer_norm_weight",
-    ("layers", "mlp_norm", "bias"): "decoder.layers.mlp.linear_fc1.layer_norm_bias",
-    ("layers", "mlp", "up"): "decoder.layers.mlp.linear_fc1.weight",
-    ("layers", "mlp", "down"): "decoder.layers.mlp.linear_fc2.weight",
+    ("layers", "attention_norm", "weight"): f"{_ATTENTION}linear_qkv.layer_norm_weight",
+    ("layers", "attention_norm", "bias"): f"{_ATTENTION}linear_qkv.layer_norm_bias",
+    ("layers", "attention", "output"): f"{_ATTENTION}linear_proj.weight",
+    ("layers", "mlp_norm", "weight"): f"{_MLP}linear_fc1.layer_norm_weight",
+    ("layers", "mlp_norm", "bias"): f"{_MLP}linear_fc1.layer_norm_bias",
+    ("layers", "mlp", "up"): f"{_MLP}linear_fc1.weight",
+    ("layers", "mlp", "down"): f"{_MLP}linear_fc2.weight",
     ("final_norm", "weight"): "decoder.final_layernorm.weight",
     ("final_norm", "bias"): "decoder.final_layernorm.bias",
     ("lm_head", "kernel"): "output_layer.weight",
 }
-_QKV = "decoder.layers.self_attention.linear_qkv.weight"
 _REWARD = {"kernel": "rm_head.weight", "bias": "rm_head.bias"}
 
 

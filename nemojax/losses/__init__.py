@@ -45,32 +45,3 @@ PREFERENCES = {
     for loss in (dpo, ipo, rpo, simpo, orpo, apo_zero, apo_down, dpo_norm)
 }
 REFERENCE_FREE = ("simpo", "orpo")
-
-__all__ = [
-    "ATTRIBUTE_WEIGHTS",
-    "DISTANCES",
-    "PAIRWISE",
-    "PREFERENCES",
-    "REFERENCE_FREE",
-    "Judged",
-    "Loss",
-    "Metrics",
-    "Pairs",
-    "Responses",
-    "aggregate",
-    "apo_down",
-    "apo_zero",
-    "attribute_regression",
-    "bradley_terry",
-    "dpo",
-    "dpo_norm",
-    "ipo",
-    "kto",
-    "language_model",
-    "orpo",
-    "reduce",
-    "rpo",
-    "sequence_log_probs",
-    "sequence_targets",
-    "simpo",
-]

@@ -15,14 +15,3 @@ from nemojax.models.forward import (
     shapes,
     token_log_probs,
 )
-
-__all__ = [
-    "ModelConfig",
-    "init",
-    "logits",
-    "param_count",
-    "presets",
-    "rewards",
-    "shapes",
-    "token_log_probs",
-]

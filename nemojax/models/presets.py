@@ -6,86 +6,42 @@ import functools
 from nemojax.errors import UserError
 from nemojax.models.config import ModelConfig, RopeScaling
 
+_nemotron = functools.partial(
+    ModelConfig, vocab_size=256_000, num_kv_heads=8, head_dim=128
+)
+
 
 def nemotron4_340b() -> ModelConfig:
     """Returns Nemotron-4-340B: 341,029,195,776 parameters (340B report, Table 1)."""
-    return ModelConfig(
-        vocab_size=256_000,
-        num_layers=96,
-        d_model=18_432,
-        num_heads=96,
-        num_kv_heads=8,
-        head_dim=192,
-        d_ff=73_728,
-        init_std=0.0063,
-    )
+    config = _nemotron(num_layers=96, d_model=18_432, num_heads=96, d_ff=73_728)
+    return dataclasses.replace(config, head_dim=192, init_std=0.0063)
 
 
 def nemotron4_15b() -> ModelConfig:
     """Returns Nemotron-4-15B: 15,628,775,424 parameters (15B report, Table 1)."""
-    return ModelConfig(
-        vocab_size=256_000,
-        num_layers=32,
-        d_model=6_144,
-        num_heads=48,
-        num_kv_heads=8,
-        head_dim=128,
-        d_ff=24_576,
-    )
+    return _nemotron(num_layers=32, d_model=6_144, num_heads=48, d_ff=24_576)
 
 
 def nemotron3_22b() -> ModelConfig:
     """Returns Nemotron-3-22B: 21,266,116,608 parameters, as many key as query heads."""
-    return ModelConfig(
-        vocab_size=256_000,
-        num_layers=40,
-        d_model=6_144,
-        num_heads=48,
-        num_kv_heads=48,
-        head_dim=128,
-        d_ff=24_576,
-        init_std=0.008,
-    )
+    config = _nemotron(num_layers=40, d_model=6_144, num_heads=48, d_ff=24_576)
+    return dataclasses.replace(config, num_kv_heads=48, init_std=0.008)
 
 
 def nemotron3_8b() -> ModelConfig:
     """Returns Nemotron-3-8B: 8,540,135,424 parameters, as many key as query heads."""
-    return ModelConfig(
-        vocab_size=256_000,
-        num_layers=32,
-        d_model=4_096,
-        num_heads=32,
-        num_kv_heads=32,
-        head_dim=128,
-        d_ff=16_384,
-        init_std=0.010,
-    )
+    config = _nemotron(num_layers=32, d_model=4_096, num_heads=32, d_ff=16_384)
+    return dataclasses.replace(config, num_kv_heads=32, init_std=0.010)
 
 
 def minitron_8b() -> ModelConfig:
     """Returns Minitron-8B: 8,271,699,968 parameters, heads wider than the model."""
-    return ModelConfig(
-        vocab_size=256_000,
-        num_layers=32,
-        d_model=4_096,
-        num_heads=48,
-        num_kv_heads=8,
-        head_dim=128,
-        d_ff=16_384,
-    )
+    return _nemotron(num_layers=32, d_model=4_096, num_heads=48, d_ff=16_384)
 
 
 def minitron_4b() -> ModelConfig:
     """Returns Minitron-4B, also Nemotron-Mini-4B: 4,190,509,056 parameters."""
-    return ModelConfig(
-        vocab_size=256_000,
-        num_layers=32,
-        d_model=3_072,
-        num_heads=24,
-        num_kv_heads=8,
-        head_dim=128,
-        d_ff=9_216,
-    )
+    return _nemotron(num_layers=32, d_model=3_072, num_heads=24, d_ff=9_216)
 
 
 _llama = functools.partial(

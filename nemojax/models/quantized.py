@@ -104,26 +104,6 @@ def nbytes(params: Any, dtype: jax.typing.DTypeLike) -> int:
     return sum(size(path, leaf) for path, leaf in trees.items(params))
 
 
-def dequantize(params: Any, dtype: jax.typing.DTypeLike = jnp.float32) -> Any:
-    """Returns the tree of full kernels, in `dtype`, of a quantised one."""
-
-    def walk(branch, path=()):
-        if not isinstance(branch, dict):
-            return branch
-        found = {}
-        for name, value in branch.items():
-            scale = branch.get(name + SCALE_SUFFIX)
-            if scale is not None:
-                axis = -1 - (scale_side((*path, name)) or 0)
-                wide = value.astype(jnp.float32) * jnp.expand_dims(scale, axis)
-                found[name] = wide.astype(dtype)
-            elif not name.endswith(SCALE_SUFFIX):
-                found[name] = walk(value, (*path, name))
-        return found
-
-    return walk(params)
-
-
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _quantize(kernel: jax.Array, kind: str, axis: int) -> tuple[jax.Array, jax.Array]:
     """Returns codes and scales; `axis` is the input side, which each channel spans."""

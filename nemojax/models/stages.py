@@ -42,6 +42,10 @@ def hidden_states(
 
     Returns the local parameters with it.
 
+    Returns the local parameters with it.
+
+    Returns the local parameters with it.
+
     Args:
       config: sizes.
       params: this device's part of a tree.
@@ -59,6 +63,10 @@ def hidden_states(
     def stage(chunk, m, x_BSD):
         def of_chunk():
             """Makes zeros that take up a chunk's gradients.
+
+            Backwards they are added to all, in place.
+
+            Backwards they are added to all, in place.
 
             Backwards they are added to all, in place.
             """

@@ -76,10 +76,3 @@ def broadcast_array_from_process_0(array: np.ndarray) -> np.ndarray:
     bits = np.frombuffer(array.tobytes(), np.uint8)
     sent = np.array(multihost_utils.broadcast_one_to_all(bits))
     return sent.view(array.dtype).reshape(array.shape)
-
-
-def whole(leaf: Any) -> np.ndarray:
-    """Gathers an array on the host, with what other processes hold."""
-    if getattr(leaf, "is_fully_addressable", True):
-        return np.asarray(leaf)
-    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))

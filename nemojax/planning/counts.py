@@ -27,6 +27,10 @@ class Parameters:
         """All parameters."""
         return self.embedding + self.non_embedding
 
+    def to_json(self) -> dict[str, int]:
+        """Returns a JSON object with `embedding`, `non_embedding` and `total`."""
+        return dataclasses.asdict(self) | {"total": self.total}
+
 
 @functools.cache
 def parameters(config: ModelConfig) -> Parameters:

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.planning import counts, memory, roofline, search
 from nemojax.planning.alignment import SCRIPTS, Alignment
 from nemojax.planning.compiled import Compiled
+from nemojax.planning.hardware import Hardware
 from nemojax.planning.scenario import Scenario
 from nemojax.planning.search import USABLE, Candidate
 from nemojax.reporting import plots
@@ -70,35 +71,21 @@ def result(
       tokens: tokens to train on; 0: no duration is given.
     """
     config, hardware = scenario.config, scenario.hardware
-    number = counts.parameters(config)
-    parts = memory.per_device(scenario)
     prediction = roofline.predict(scenario, assumptions)
-    needed = sum(parts.values())
     found: dict[str, Any] = {
         "hardware": hardware.title,
         "devices": scenario.devices,
         "layout": layout_of(scenario),
-        "parameters": {
-            "embedding": number.embedding,
-            "non_embedding": number.non_embedding,
-            "total": number.total,
-        },
+        "parameters": counts.parameters(config).to_json(),
         "flops_per_sequence": counts.flops_per_sequence(config, scenario.length),
         "flops_per_sequence_causal": counts.flops_per_sequence(
             config, scenario.length, causal=True
         ),
-        "memory": {
-            "per_device_bytes": needed,
-            "device_bytes": hardware.memory_bytes,
-            "fits": needed <= USABLE * hardware.memory_bytes,
-            **parts,
-        },
+        "memory": memory_result(memory.per_device(scenario), hardware),
         "prediction": {
+            **dataclasses.asdict(prediction),
             "step_seconds": prediction.step_seconds,
-            "mfu": prediction.mfu,
-            "causal_mfu": prediction.causal_mfu,
             "limit": prediction.limit,
-            "parts": prediction.parts,
             "assumptions": dataclasses.asdict(assumptions),
         },
     }
@@ -111,6 +98,17 @@ def result(
     if compiled is not None:
         found["compiled"] = compiled_result(compiled)
     return found
+
+
+def memory_result(parts: Mapping[str, float], hardware: Hardware) -> dict[str, Any]:
+    """Returns bytes of a device by kind, all of them, and whether they fit."""
+    needed = sum(parts.values())
+    return {
+        "per_device_bytes": needed,
+        "device_bytes": hardware.memory_bytes,
+        "fits": needed <= USABLE * hardware.memory_bytes,
+        **parts,
+    }
 
 
 def layout_of(scenario: Scenario) -> dict[str, Any]:
@@ -154,16 +152,8 @@ def text(found: Mapping[str, Any]) -> str:
         + ", ".join(f"{name}={value}" for name, value in layout.items()),
         "",
         "Memory of a device (GiB, estimate)",
+        *memory_lines(found["memory"], memory.KINDS),
     ]
-    parts = {name: found["memory"][name] / GIB for name in memory.KINDS}
-    needed = found["memory"]["per_device_bytes"] / GIB
-    device = found["memory"]["device_bytes"] / GIB
-    lines += bars(parts, device, memory.KINDS)
-    lines.append(
-        f"  {'all':<16} {needed:8.2f} of {device:.1f}: "
-        + ("fits" if found["memory"]["fits"] else "DOES NOT FIT")
-        + f" ({USABLE:.0%} can be used)"
-    )
     prediction = found["prediction"]
     lines += ["", "A step (seconds, a model and no measurement)"]
     lines += bars(prediction["parts"], prediction["step_seconds"])
@@ -179,11 +169,12 @@ def text(found: Mapping[str, Any]) -> str:
         "  assumed: " + ", ".join(f"{name}={value}" for name, value in assumed.items())
     )
     if "compiled" in found:
-        lines += ["", *_compiled_lines(found["compiled"], device)]
+        lines += ["", *_compiled_lines(found)]
     return "\n".join(lines)
 
 
-def _compiled_lines(compiled: Mapping[str, Any], device: float) -> list[str]:
+def _compiled_lines(found: Mapping[str, Any]) -> list[str]:
+    compiled, device = found["compiled"], found["memory"]["device_bytes"] / GIB
     total = compiled["per_device_bytes"] / GIB
     lines = [
         f"Compiled in {compiled['seconds']} s: {total:.2f} GiB a device of "
@@ -199,6 +190,21 @@ def _compiled_lines(compiled: Mapping[str, Any], device: float) -> list[str]:
     if not compiled["schedule_problems"]:
         lines.append("  schedule: no loop computes an array of all weights anew")
     return lines
+
+
+def memory_lines(found: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str]:
+    """Returns a line for each kind of memory, and one for all.
+
+    Args:
+      found: plan that `memory_result` gave.
+      kinds: explanation of each kind.
+    """
+    device = found["device_bytes"] / GIB
+    return [
+        *bars({name: found[name] / GIB for name in kinds}, device, kinds),
+        f"  {'all':<16} {found['per_device_bytes'] / GIB:8.2f} of {device:.1f}: "
+        f"{'fits' if found['fits'] else 'DOES NOT FIT'} ({USABLE:.0%} can be used)",
+    ]
 
 
 def bars(
@@ -239,20 +245,23 @@ def candidates_text(candidates: list[Candidate], model: str, most: int = 10) -> 
 
 def too_large(scenario: Scenario, found: Mapping[str, Any]) -> str:
     """Explains by how much a plan does not fit, why, and what would."""
-    parts = {name: found["memory"][name] for name in memory.KINDS}
-    largest = max(parts, key=parts.__getitem__)
-    room = USABLE * scenario.hardware.memory_bytes
-    over = (found["memory"]["per_device_bytes"] - room) / GIB
-    message = (
-        f"does not fit: {over:.1f} GiB too much on each device, most of it "
-        f"{largest} ({parts[largest] / GIB:.1f} GiB)"
-    )
+    message = over(found["memory"], memory.KINDS)
     nearest = search.nearest(scenario)
     if nearest is None:
         return f"{message}; no layout of {scenario.devices} devices fits"
     now, then = layout_of(scenario), layout_of(nearest.scenario)
     changes = [f"{name}={then[name]}" for name in then if then[name] != now[name]]
     return f"{message}; the nearest layout that fits: {', '.join(changes)}"
+
+
+def over(found: Mapping[str, Any], kinds: Iterable[str]) -> str:
+    """Says by how much memory does not fit, and which kind takes the most."""
+    room = USABLE * found["device_bytes"]
+    largest = max(kinds, key=found.__getitem__)
+    return (
+        f"does not fit: {(found['per_device_bytes'] - room) / GIB:.1f} GiB too much on "
+        f"each device, most of it {largest} ({found[largest] / GIB:.1f} GiB)"
+    )
 
 
 @plots.styled

@@ -240,12 +240,13 @@ def result(
       serving: server of the plan.
       found: report of the compiler, if it ran.
     """
-    number = counts.parameters(serving.config)
     parts, device = per_device(serving), serving.hardware.memory_bytes
     if found:
         parts["working_memory"] = float(max(p.temporary_bytes for p in found.values()))
-    needed, loading = sum(parts.values()), loading_bytes(serving)
-    room = USABLE * device - needed + parts["cache"]
+    memory = report.memory_result(parts, serving.hardware)
+    memory["loading_bytes"] = loading = loading_bytes(serving)
+    memory["fits"] &= loading <= USABLE * device
+    room = USABLE * device - memory["per_device_bytes"] + parts["cache"]
     tokens = max(0, math.floor(room / serving.token_bytes)) * serving.data
     read = parts["weights"] + parts["cache"]
     seconds = read / serving.hardware.memory_bandwidth
@@ -256,18 +257,8 @@ def result(
             name: getattr(serving, name)
             for name in ("weights", "data", "tensor", "rows", "length")
         },
-        "parameters": {
-            "embedding": number.embedding,
-            "non_embedding": number.non_embedding,
-            "total": number.total,
-        },
-        "memory": {
-            "per_device_bytes": needed,
-            "device_bytes": device,
-            "loading_bytes": loading,
-            "fits": max(needed, loading) <= USABLE * device,
-            **parts,
-        },
+        "parameters": counts.parameters(serving.config).to_json(),
+        "memory": memory,
         "cache": {
             "bytes_per_token": serving.token_bytes,
             "tokens_used": serving.rows * serving.length,
@@ -286,7 +277,6 @@ def result(
 def text(found: Mapping[str, Any]) -> str:
     """Returns the plan for a terminal."""
     memory, cache = found["memory"], found["cache"]
-    device = memory["device_bytes"] / report.GIB
     layout = ", ".join(f"{name}={value}" for name, value in found["layout"].items())
     estimate = "" if found["compiled"] else ", working memory estimated"
     lines = [
@@ -294,12 +284,7 @@ def text(found: Mapping[str, Any]) -> str:
         f"{found['devices']:,} x {found['hardware']}: {layout}",
         "",
         f"Memory of a device (GiB{estimate})",
-        *report.bars(
-            {name: memory[name] / report.GIB for name in KINDS}, device, KINDS
-        ),
-        f"  {'all':<16} {memory['per_device_bytes'] / report.GIB:8.2f} of "
-        f"{device:.1f}: {'fits' if memory['fits'] else 'DOES NOT FIT'} "
-        f"({USABLE:.0%} can be used)",
+        *report.memory_lines(memory, KINDS),
         f"  {'while loading':<16} {memory['loading_bytes'] / report.GIB:8.2f} "
         "at the most, before there is a cache",
         "",
@@ -326,12 +311,7 @@ def too_large(found: Mapping[str, Any]) -> str:
     """Explains by how much a plan does not fit, and why."""
     memory = found["memory"]
     room = USABLE * memory["device_bytes"]
-    over = (memory["per_device_bytes"] - room) / report.GIB
-    if over <= 0:
-        over = (memory["loading_bytes"] - room) / report.GIB
-        return f"does not fit: {over:.1f} GiB too much on each device while loading"
-    largest = max(KINDS, key=memory.__getitem__)
-    return (
-        f"does not fit: {over:.1f} GiB too much on each device, most of it {largest} "
-        f"({memory[largest] / report.GIB:.1f} GiB)"
-    )
+    if memory["per_device_bytes"] > room:
+        return report.over(memory, KINDS)
+    more = (memory["loading_bytes"] - room) / report.GIB
+    return f"does not fit: {more:.1f} GiB too much on each device while loading"

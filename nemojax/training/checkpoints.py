@@ -36,13 +36,12 @@ class Checkpoints:
       directory: absolute; its steps are folders, `damaged/` holds what was put aside.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, keep_every: int = 0):
+    def __init__(self, directory: Path, *, keep: int = 2):
         """Opens the folder, and removes what saves left that did not end.
 
         Args:
           directory: folder of this run alone; every process must see it.
           keep: number of newest steps that stay: with two there is one to fall back to.
-          keep_every: multiples of this stay, too; 0: none do.
         """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None,  # Orbax would delete before the checksums are there
@@ -50,7 +49,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         self.directory = Path(directory).absolute()
-        self._keep, self._keep_every = keep, keep_every
+        self._keep = keep
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if processes.is_process_0():
@@ -158,11 +157,10 @@ class Checkpoints:
                 _until(lambda: manifest.parts(folder) == count)
                 folders = _folders(self.directory)
                 for old in sorted(folders)[: -self._keep]:
-                    if not self._keep_every or old % self._keep_every:
-                        # Orbax's own would wait for all processes, by a collective
-                        # among those of the steps.
-                        manifest.remove(folders[old])
-                        shutil.rmtree(folders[old])
+                    # Orbax's own would wait for all processes, by a collective among
+                    # those of the steps.
+                    manifest.remove(folders[old])
+                    shutil.rmtree(folders[old])
         except BaseException as error:
             self._error = error
             if processes.is_process_0():

@@ -18,7 +18,7 @@ class Phase(NamedTuple):
 
     Attributes:
       batch: sequences a step.
-      first_step: its first step, from 0.
+      first_step: number of the first step, from 0.
       first_sample: number of its first sample.
       steps: number of steps.
     """

@@ -30,7 +30,8 @@ class Source(Protocol):
         Args:
           k: the step.
           params: trained parameters before step k, as the layout has them, where
-            `on_policy`; otherwise None.
+            `on_policy`; otherwise None. The step donates them: what is kept of them
+            longer has to be copied.
         """
         ...
 

@@ -1,46 +1,20 @@
 """The command lines of all scripts: help, typos, wrong values, missing flags."""
 
-import importlib.util
-import pathlib
 import re
 
 import pytest
-from absl import flags
 
 from nemojax.cli import command_line
 from nemojax.errors import UserError
+from tests.cli import conftest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
 # lm_eval has the command line of the harness.
-SCRIPTS = sorted({path.stem for path in FOLDER.glob("*.py")} - {"__init__", "lm_eval"})
+SCRIPTS = sorted(
+    {path.stem for path in conftest.FOLDER.glob("*.py")} - {"__init__", "lm_eval"}
+)
 TRAINING = ("sft", "train_reward", "dpo", "rpo", "pretrain")
 ASKING = ("sample", "serve", "score", "quantize")
 LONGEST = 110  # lines: two screens
-
-
-def forget() -> None:
-    for flag in command_line.own_flags():
-        delattr(flags.FLAGS, flag.name)
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Loads a script in place of the one before: its docstring."""
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # `plan` sets it
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    forget()
-
-    def load(name: str) -> str:
-        path = FOLDER / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"experiments.{name}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(command_line.sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return module.__doc__ or ""
-
-    yield load
-    forget()
 
 
 def parse(*arguments: str) -> list[str]:

@@ -38,8 +38,9 @@ def needed(path: PurePosixPath, locked: set[str]) -> set[str]:
     for name in checks.imports(SOURCES[path]):
         parts = name.split(".")
         distribution = (checks.distribution(name) or "").replace("-", "_")
-        if parts[0] == "nemojax" and f"nemojax/{parts[1]}" in PACKAGES:
-            labels.add(f"//nemojax/{parts[1]}:{parts[1]}")
+        package = "/".join(parts[:2])
+        if len(parts) > 1 and parts[0] == "nemojax" and package in PACKAGES:
+            labels.add(f"//{package}:{parts[1]}")
         elif parts[0] == "experiments":
             labels.add("//experiments:experiments")
         elif distribution in locked:

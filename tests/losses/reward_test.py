@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from nemojax import losses
-from nemojax.data.records import attribute_label
 
 
 @pytest.mark.vectors("bradley_terry")
@@ -140,9 +139,3 @@ def test_aggregate_gives_the_rewards_of_the_vectors(vector, model, key):
 def test_names_both_counts_when_they_differ():
     with pytest.raises(ValueError, match="2 weights for 9 attributes"):
         losses.aggregate(jnp.zeros((1, 9)), (0.5, 0.5))
-
-
-@pytest.mark.vectors("helpsteer_aggregate")
-def test_attributes_round_to_the_labels_of_the_vectors(vector):
-    labels = [attribute_label(values) for values in vector["inputs"]["attributes"]]
-    assert labels == vector["expected"]["steerlm_label"]

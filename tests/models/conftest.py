@@ -3,10 +3,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nemojax.models import forward
+from nemojax.models import forward, quantized
 from nemojax.models.config import ModelConfig
 
 # Heads times width is not d_model, and half a head is rotated, as in the real models.
@@ -70,3 +71,22 @@ def outputs():
         )
 
     return run
+
+
+def dequantized(params):
+    """Gives the float32 tree of full kernels that a quantised one stands for."""
+
+    def walk(branch, path=()):
+        if not isinstance(branch, dict):
+            return branch
+        found = {}
+        for name, value in branch.items():
+            scale = branch.get(name + quantized.SCALE_SUFFIX)
+            if scale is not None:
+                axis = -1 - (quantized.scale_side((*path, name)) or 0)
+                found[name] = value.astype(jnp.float32) * jnp.expand_dims(scale, axis)
+            elif not name.endswith(quantized.SCALE_SUFFIX):
+                found[name] = walk(value, (*path, name))
+        return found
+
+    return walk(params)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nemojax.models import forward, lora, partition, quantized, trees
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from tests.models.conftest import TINY, random_params
+from tests.models.conftest import TINY, dequantized, random_params
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -129,7 +129,7 @@ def test_an_unknown_kind_is_refused_by_name(params):
 )
 def test_the_forward_functions_compute_with_the_full_kernels(config, kind, tokens):
     params = quantized.quantize(random_params(config), kind)
-    full = quantized.dequantize(params)
+    full = dequantized(params)
     assert jax.tree.structure(full) == jax.tree.structure(random_params(config))
 
     @jax.jit
@@ -186,7 +186,7 @@ def test_an_adapter_is_attached_to_quantised_kernels_and_not_merged(params, toke
     adapters = lora.init(settings, params, jax.random.key(0))
     adapters = jax.tree.map(lambda leaf: leaf + 0.1, adapters)
     attached = lora.attach(params, adapters, settings.scale)
-    merged = lora.merge(quantized.dequantize(params), adapters, settings.scale)
+    merged = lora.merge(dequantized(params), adapters, settings.scale)
     run = jax.jit(lambda params: forward.logits(TINY, params, tokens))
     np.testing.assert_allclose(run(attached), run(merged), rtol=1e-4, atol=1e-3)
     with pytest.raises(ValueError, match="is quantised: merge first"):

@@ -120,7 +120,6 @@ def planned(**options):
 def test_the_phases_of_table_2_compile_for_h100s(data, batch, remat, gibibytes):
     options = {"parallel.data": data, "parallel.remat": remat, "global_batch": batch}
     found = planned(**options)
-    assert found["compiled"]["seconds"] < 90
     assert found["compiled"]["per_device_bytes"] <= gibibytes * 2**30
     assert found["compiled"]["schedule_problems"] == []
     np.testing.assert_allclose(

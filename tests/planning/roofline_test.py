@@ -30,9 +30,9 @@ def test_the_default_policy_is_predicted_at_47_percent_or_more(data, batch, mfu)
     assert roofline.predict(scenario(data, batch)).mfu >= 0.47 > mfu
 
 
-def test_the_parts_are_the_step_and_the_utilisation_follows():
+def test_the_utilisation_follows_from_the_time_of_a_step():
+    """768 sequences of 8.6212e15 FLOP on 1,536 devices of 989 TFLOP/s."""
     found = roofline.predict(scenario())
-    assert found.step_seconds == pytest.approx(sum(found.parts.values()))
     assert found.mfu == pytest.approx(
         768 * 8.6212e15 / 1536 / 989e12 / found.step_seconds, rel=1e-4
     )

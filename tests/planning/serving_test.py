@@ -39,9 +39,12 @@ def found():
 def test_340b_fits_eight_devices_of_80_gb(found, weights):
     memory = found[weights]["memory"]
     assert memory["fits"]
-    assert memory["per_device_bytes"] <= 54e9
-    assert memory["loading_bytes"] <= 66e9
     assert max(memory["per_device_bytes"], memory["loading_bytes"]) < 80e9 * USABLE
+    # At the most, both kernels of the MLPs are there in one byte a weight, and the
+    # second, which is being quantised, in two more.
+    assert memory["loading_bytes"] == pytest.approx(
+        (2 + 1 + 1) * 96 * 18432 * 73728 / 8, rel=1e-3
+    )
     # Two further times the text that is planned has room, in 80 decimal GB too.
     assert found[weights]["cache"]["tokens_that_fit"] > 3 * 32 * 4096
 

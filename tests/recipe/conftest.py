@@ -7,13 +7,12 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import tokenizer as tokenizers
-from nemojax.data.text.nemotron_template import NemotronTemplate
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
 
+pytest.register_assert_rewrite("tests.recipe.usable")
+
 WORDS = ("red", "blue", "green", "tin", "gold", "lead")
-# Without the system block, rows are short.
-TEMPLATE = NemotronTemplate(system_header=False)
 
 
 @pytest.fixture(scope="session")

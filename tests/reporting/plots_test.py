@@ -70,7 +70,7 @@ def test_names_are_never_read_as_formulas(run, tmp_path):
 def test_pyplot_and_its_global_state_are_never_loaded():
     code = (
         "import sys; from nemojax.reporting import plots; "
-        "from nemojax.planning import pipeline_plot, report; "
+        "from nemojax.planning import report; "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from nemojax import losses
+from nemojax.errors import UserError
 from nemojax.losses.preference import reward_distance
 from nemojax.models import forward
 from nemojax.training import objectives, step
@@ -242,9 +243,28 @@ def test_a_loss_that_needs_no_reference_is_given_none(config, params, pairs):
     assert np.isfinite(evaluated(objective, params, garbage)[0])
 
 
-def test_what_is_no_loss_is_named(config, params, pairs):
-    objective = objectives.preference_objective(config, lambda pairs: pairs.valid)
-    with pytest.raises(TypeError, match=r"returns losses\.Loss, not"):
+def test_the_values_alone_are_a_loss(config, params, pairs):
+    """What a function gives where there is no pair is left out, NaN or not."""
+
+    def values(pairs):
+        return own_loss(pairs).values / pairs.valid
+
+    bare = evaluated(objectives.preference_objective(config, values), params, pairs)
+    whole = evaluated(objectives.preference_objective(config, own_loss), params, pairs)
+    assert bare[:2] == whole[:2]
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (lambda pairs: own_loss(pairs).values.sum(), r"returns \[\]"),
+        (lambda pairs: own_loss(pairs)._replace(values=1.0), "returns float"),
+        (lambda pairs: None, "returns NoneType"),
+    ],
+)
+def test_what_is_no_loss_is_named(loss, what, config, params, pairs):
+    objective = objectives.preference_objective(config, loss)
+    with pytest.raises(UserError, match=what):
         jax.eval_shape(objective, params, pairs)
 
 

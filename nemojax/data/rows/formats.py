@@ -105,6 +105,35 @@ def open_file(
     return RecordFile(format_name, (_parse(row, file_format) for row in rows))
 
 
+def in_memory(rows: Iterable[AnyRecord | dict[str, Any]], name: str) -> RecordFile:
+    """Reads rows that are in memory as `open_file` reads those of a file.
+
+    Args:
+      rows: records, or dicts in any one format.
+      name: name of the rows, in messages.
+
+    Raises:
+      files.DataError: the dicts are in no format that we know.
+    """
+    numbered = list(enumerate(rows, 1))
+    read = [
+        files.Row(row, name, number)
+        for number, row in numbered
+        if isinstance(row, dict)
+    ]
+    found = _detected(read[:_ROWS_TO_DETECT], name)
+    file_format = _FORMATS.get(found or "")
+    return RecordFile(
+        found,
+        (
+            _parse(files.Row(row, name, number), file_format)
+            if isinstance(row, dict)
+            else (files.Row({}, name, number), row)
+            for number, row in numbered
+        ),
+    )
+
+
 def read(
     paths: files.PathLike | Iterable[files.PathLike],
     quarantine: files.Quarantine,

@@ -18,11 +18,6 @@ from nemojax.errors import UserError
 class TextTokenizer(Protocol):
     """The part of `Tokenizer` and `HuggingFaceTokenizer` that templates use."""
 
-    @property
-    def bos_id(self) -> int:
-        """The id that begins a sequence; raises ValueError if there is none."""
-        ...
-
     def control(self, piece: str) -> int:
         """Returns the id of a control token; raises ValueError if there is none."""
         ...
@@ -53,16 +48,13 @@ class TemplatePart:
     alone: bool = False
 
 
-BOS = TemplatePart("", control=True)  # the tokenizer knows its name
-
-
 def to_tokens(
     tokenizer: TextTokenizer, parts: Iterable[TemplatePart], trained: set[int]
 ) -> tuple[list[int], list[int]]:
     """Encodes the parts of a conversation.
 
     Args:
-      tokenizer: gives the ids.
+      tokenizer: tokenizer that gives the ids.
       parts: parts in order.
       trained: the messages whose responses have mask 1.
 
@@ -91,9 +83,7 @@ def to_tokens(
         joins = run and (run[-1].turn, run[-1].alone) == (part.turn, part.alone)
         if not joins or part.control or part.alone:
             flush()
-        if part is BOS:
-            add([tokenizer.bos_id], part.turn)
-        elif part.control:
+        if part.control:
             add([tokenizer.control(part.text)], part.turn)
         else:
             run.append(part)

@@ -19,7 +19,6 @@ from typing import ClassVar
 
 from nemojax.data.records import Conversation
 from nemojax.data.text.chat_template import (
-    BOS,
     ChatTemplate,
     TemplatePart,
     TextTokenizer,
@@ -48,16 +47,12 @@ class NemotronTemplate(ChatTemplate):
     that closes it, be it the first token of a later user turn.
 
     Attributes:
-      system_header: whether a conversation without system text has the (empty) system
-        block too, as Nemotron-4's do. Without, tiny models save its tokens.
-      bos: whether a sequence starts with the BOS token. Nemotron-4's do not.
-      system: text of the system block of a conversation that has none itself.
+      system: text of the system block of a conversation that has none itself, which
+        begins with this block all the same.
     """
 
     turn_closing: ClassVar[str] = "\n"
 
-    system_header: bool = True
-    bos: bool = False
     system: str = ""
 
     def parts(
@@ -65,14 +60,8 @@ class NemotronTemplate(ChatTemplate):
     ) -> list[TemplatePart]:
         """Returns the parts; see `ChatTemplate.parts`."""
         system, turns, first = check_roles(conversation)
-        system = system or self.system
-        found = [BOS] if self.bos else []
-        if system or self.system_header:
-            found += [
-                TemplatePart(SYSTEM_START, control=True),
-                TemplatePart("System\n"),
-            ]
-            found += [TemplatePart(system, alone=True), TemplatePart("\n")]
+        found = [TemplatePart(SYSTEM_START, control=True), TemplatePart("System\n")]
+        found += [TemplatePart(system or self.system, alone=True), TemplatePart("\n")]
         turn = None
         for index, message in enumerate(turns, first):
             # The token that opens a turn also closes the assistant turn before it.

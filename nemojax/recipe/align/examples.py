@@ -59,6 +59,8 @@ class Examples:
         """Fingerprint of tokens, targets and values.
 
         It changes with the tokenizer, the template, the limit and the files.
+
+        It changes with the tokenizer, the template, the limit and the files.
         """
         digest = hashlib.sha256()
         for group in self.groups:
@@ -201,8 +203,9 @@ _KINDS = {
 
 def _expect(record: Any, kind: type) -> None:
     if not isinstance(record, kind):
+        found = _KINDS.get(type(record), f"a {type(record).__name__}")
         raise DataError(
-            f"holds {_KINDS[type(record)]}, this stage takes {_KINDS[kind]}: "
+            f"holds {found}, this stage takes {_KINDS[kind]}: "
             "see experiments.convert_data"
         )
 
@@ -251,25 +254,32 @@ def read(
 
 
 def of_records(
-    records: Iterable[Any], encode: Encode, *, name: str, length: int, values: int = 0
+    records: Iterable[Any],
+    encode: Encode,
+    *,
+    name: str,
+    length: int,
+    max_bad_fraction: float = 1.0,
+    values: int = 0,
 ) -> Examples:
     """Makes examples of records in memory.
 
     Args:
-      records: records of the kind that `encode` takes.
+      records: records of the kind that `encode` takes, or rows that give such, as
+        dicts.
       encode: function that makes an example of a record.
       name: name of the records, in messages.
       length: most tokens of a sequence; longer examples are left out and counted.
+      max_bad_fraction: largest share of the records that may be malformed.
       values: number of values of an example.
 
     Raises:
-      DataError: a record is of another kind, or no example is left.
+      DataError: a record is of another kind, too many are malformed, or no example is
+        left.
     """
-    outcomes = (
-        _example(Row({}, name, number), record, encode, length)
-        for number, record in enumerate(records, 1)
-    )
-    return _collected(outcomes, {name: None}, 1.0, values)
+    opened = formats.in_memory(records, name)
+    outcomes = _outcomes(opened, encode, length, None)
+    return _collected(outcomes, {name: opened.format}, max_bad_fraction, values)
 
 
 def _collected(

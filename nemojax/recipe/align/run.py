@@ -12,7 +12,9 @@ report.json           the result
 
 import dataclasses
 import functools
+import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -27,13 +29,15 @@ from nemojax.interop.loading import LoadedModel
 from nemojax.io import files, folders
 from nemojax.io.quarantine import REJECTS
 from nemojax.io.workdir import StageOutput, Workdir, WorkdirError
+from nemojax.models import partition
 from nemojax.parallel import fingerprint, processes
+from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples as reading
 from nemojax.recipe.align import report, rewards, stage
 from nemojax.recipe.align.examples import Encode, Examples
 from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.stage import CACHED
-from nemojax.training import checkpoints, goodput, metrics
+from nemojax.training import checkpoints, goodput, metrics, placement
 from nemojax.training.stage import VALIDATION, Options, Trained
 
 MODEL, REPORT, EXAMPLES = "model", "report.json", "data.json"
@@ -41,11 +45,11 @@ MODEL, REPORT, EXAMPLES = "model", "report.json", "data.json"
 
 @dataclasses.dataclass(frozen=True)
 class DataFiles:
-    """The files of a run.
+    """The rows of a run.
 
     Attributes:
-      train: files and folders to train on.
-      held_out: files to measure on.
+      train: files and folders to train on, or records and rows in memory.
+      held_out: the same, to measure on.
       held_out_share: share of the prompts of `train` to measure on, where there is no
         other.
       replay, replay_share: files of a stage before, and the share of all examples that
@@ -55,8 +59,8 @@ class DataFiles:
       reward_weights: weights of the attributes, see `rewards.weights_of`.
     """
 
-    train: Sequence[str]
-    held_out: Sequence[str] = ()
+    train: Sequence[Any]
+    held_out: Sequence[Any] = ()
     held_out_share: float = 0.0
     replay: Sequence[str] = ()
     replay_share: float = 0.0
@@ -77,7 +81,11 @@ class DataFiles:
             "reward_weights": self.reward_weights,
         }
         for name in ("train", "held_out", "replay"):
-            paths = files.list_files(getattr(self, name)) if getattr(self, name) else []
+            rows = getattr(self, name)
+            if _in_memory(rows):
+                found[name] = hashlib.sha256(repr(rows).encode()).hexdigest()
+                continue
+            paths = files.list_files(rows) if rows else []
             found[name] = [[str(path), path.stat().st_size] for path in paths]
         return found
 
@@ -94,14 +102,17 @@ class DataFiles:
         if self.rewards is not None:
             weights = rewards.weights_of(self.reward_weights)
             scores = rewards.read(self.rewards, weights)
-        read = functools.partial(
-            reading.read,
-            encode=encode,
-            length=settings.length,
-            max_bad_fraction=self.max_bad_fraction,
-            values=values,
-            rewards=scores,
-        )
+        how: dict[str, Any] = {
+            "length": settings.length,
+            "max_bad_fraction": self.max_bad_fraction,
+            "values": values,
+        }
+
+        def read(rows: Sequence[Any]) -> Examples:
+            if _in_memory(rows):
+                return reading.of_records(rows, encode, name="rows", **how)
+            return reading.read(rows, encode, rewards=scores, **how)
+
         train, held = read(self.train), None
         others = []
         if self.held_out:
@@ -118,13 +129,17 @@ class DataFiles:
         return train, held
 
 
+def _in_memory(rows: Sequence[Any]) -> bool:
+    return not all(isinstance(row, str | os.PathLike) for row in rows)
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A run: stages one after the other, each beginning with the model of the last.
 
     Attributes:
       workdir: the folder.
-      model: model that the first stage begins with.
+      model: model, or its path, that the first stage begins with; it is not used up.
       template: template of conversations, see `interop.loading.load`.
       stages: names and settings.
       data: files of all stages.
@@ -134,7 +149,7 @@ class Job:
     """
 
     workdir: str | Path
-    model: str
+    model: str | LoadedModel
     template: str
     stages: Sequence[tuple[str, StageSettings]]
     data: DataFiles
@@ -153,9 +168,15 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
       UserError: data, a model or sizes that cannot be used, or a folder of another
         run.
     """
-    job = dataclasses.replace(job, model=str(find.find_model(job.model)))
+    if isinstance(job.model, LoadedModel):
+        start: Any = _placed(job.model, options.layout)
+        identity, flag = fingerprint.parameters_sha256(start.params), "out"
+    else:
+        start = identity = str(find.find_model(job.model))
+        flag = "--workdir"
+    job = dataclasses.replace(job, model=start)
     configuration = {
-        "model": str(job.model),
+        "model": identity,
         "template": job.template,
         **job.data.configuration(),
         **{name: settings.to_json() for name, settings in job.stages},
@@ -163,18 +184,21 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
     examples = functools.cache(functools.partial(_examples, job))
     if not processes.broadcast_from_process_0(Path(job.workdir).exists):
         examples()  # what is wrong with them leaves no folder behind
-    workdir = Workdir(job.workdir, configuration)
+    workdir = Workdir(job.workdir, configuration, flag)
     try:
-        start, found, output = str(job.model), {}, None
+        found, output = {}, None
         for name, settings in job.stages:
 
             def train(directory: Path, name=name, settings=settings, start=start):
                 train, held = examples()
                 _check_same(workdir.path, train)
-                model = loading.load(start, options.layout, template=job.template)
+                given = isinstance(start, LoadedModel)
+                model = start
+                if not given:
+                    model = loading.load(start, options.layout, template=job.template)
                 return train_model(
                     name, settings, model, train, held, directory, options,
-                    reference_log_probs=job.reference,
+                    consume=not given, reference_log_probs=job.reference,
                 )  # fmt: skip
 
             output = workdir.stage(name, train)
@@ -189,13 +213,25 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
         workdir.close()
 
 
+def _placed(model: LoadedModel, layout: Layout) -> LoadedModel:
+    """Puts a model's parameters where a layout has them."""
+    shardings = partition.param_shardings(model.params, layout)
+    params = placement.put(model.params, shardings)
+    return dataclasses.replace(model, params=params, layout=layout)
+
+
 def _examples(job: Job) -> tuple[Examples, Examples | None]:
     """Reads what is trained on, and what is measured on."""
-    tokenizer = loading.load_tokenizer(job.model)
-    template = loading.load_template(job.model, job.template, tokenizer)
+    if isinstance(job.model, LoadedModel):
+        name, tokenizer, template = (
+            job.model.name, job.model.tokenizer, job.model.template,
+        )  # fmt: skip
+    else:
+        name, tokenizer = job.model, loading.load_tokenizer(job.model)
+        template = loading.load_template(name, job.template, tokenizer)
     if template is None:
         raise UserError(
-            f"{job.model} has no chat template: name one with --template, "
+            f"{name} has no chat template: name one with --template, "
             f"{', '.join(loading.TEMPLATES)} or a Jinja file"
         )
     encode = job.encode(tokenizer, template)
@@ -214,6 +250,8 @@ def train_model(
     held_out: Examples | None,
     directory: Path,
     options: Options,
+    *,
+    consume: bool = True,
     **how: Any,
 ) -> dict[str, Any]:
     """Trains a stage and writes its model folder, `directory/model`.
@@ -221,11 +259,12 @@ def train_model(
     Args:
       name: name in the progress line.
       settings: settings of the stage.
-      model: model that the stage begins with; its parameters are used up.
+      model: model that the stage begins with.
       train: examples to train on.
       held_out: examples to measure on.
       directory: folder of the stage.
       options: options of the run.
+      consume: whether the model's parameters may be used up.
       how: further arguments, see `stage.train`.
 
     Returns:
@@ -234,7 +273,7 @@ def train_model(
     dtypes = jax.tree.map(lambda leaf: leaf.dtype, model.params)
     trained = stage.train(
         name, settings, model, train, held_out, directory, options,
-        consume=True, **how,
+        consume=consume, **how,
     )  # fmt: skip
     model_folder.save(
         directory / MODEL,
@@ -298,7 +337,7 @@ def _check_same(folder: Path, train: Examples) -> None:
         if path.exists() and json.loads(path.read_text()) != now:
             raise WorkdirError(
                 f"{folder} holds a run on other examples: the data, the tokenizer or "
-                "the template has changed; choose another --workdir"
+                "the template has changed; choose another work folder"
             )
         folders.write_json(path, now)
 

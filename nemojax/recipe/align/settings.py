@@ -1,14 +1,17 @@
 """Settings that decide the result of a stage of alignment, and the published values."""
 
 import dataclasses
+import functools
+import hashlib
 import json
+import types
 from typing import Any
 
 from nemojax.errors import UserError
 from nemojax.losses import PAIRWISE
 from nemojax.models.lora import LoraConfig
 from nemojax.training.learning_rate import LearningRate
-from nemojax.training.objectives import PreferenceConfig
+from nemojax.training.objectives import PreferenceConfig, PreferenceLoss
 from nemojax.training.optimizer import ADAMW, OptimizerConfig
 
 SFT, REGRESSION, BRADLEY_TERRY, PREFERENCE = (
@@ -51,7 +54,7 @@ class StageSettings:
     length: int = 4096
     seed: int = 0
     pack: bool = True
-    preference: PreferenceConfig | None = None
+    preference: PreferenceLoss | None = None
     pairwise: str = "plain"
     lora: LoraConfig | None = None
     attributes: int = 5
@@ -73,7 +76,31 @@ class StageSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings for the configuration of a work folder."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(json.dumps(dataclasses.asdict(self), default=_described))
+
+
+def _described(loss: Any) -> Any:
+    """Describes a loss by what it does: code, options, numbers that it closes over.
+
+    Other functions and globals that it uses are not looked at.
+    """
+    if isinstance(loss, functools.partial):
+        return [_described(loss.func), repr(loss.args), repr(loss.keywords)]
+    code = getattr(loss, "__code__", None)
+    if code is None:
+        return f"{type(loss).__module__}.{type(loss).__qualname__}"
+    cells = [cell.cell_contents for cell in loss.__closure__ or ()]
+    numbers = [cell for cell in cells if isinstance(cell, int | float | str)]
+    known = repr((_instructions(code), loss.__defaults__, numbers))
+    return f"{loss.__qualname__} {hashlib.sha256(known.encode()).hexdigest()}"
+
+
+def _instructions(code: types.CodeType) -> tuple[Any, ...]:
+    constants = [
+        _instructions(one) if isinstance(one, types.CodeType) else one
+        for one in code.co_consts
+    ]
+    return code.co_code, code.co_names, constants
 
 
 # NeMo-Aligner's optimizer and warm-up, since the report names none.

@@ -41,7 +41,8 @@ def build(
     """Builds the report as a JSON object.
 
     `stages[]` hold `name, metrics, seconds, counts`; a metric is `value, n, interval`.
-    `comparisons[]` are paired, on the same pairs; `checks[]` say what had to hold.
+    `comparisons[]` are paired, on the same pairs; `checks[]` say what had to hold;
+    `model` is the last policy's folder, below the run's.
 
     Args:
       settings: settings of the run.
@@ -64,6 +65,7 @@ def build(
     final = list(stages)[-1]
     return {
         "title": "The recipe on real data",
+        "model": f"{final}/model",
         "stages": rows,
         "comparisons": _comparisons(stages),
         "checks": checks(rows, stages["pretrain"].result["validation"]),

@@ -39,6 +39,7 @@ from nemojax.tasks.miniature.grading import Task
 from nemojax.training import objectives, sources
 from nemojax.training import stage as training
 from nemojax.training.learning_rate import LearningRate
+from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.programs import ByLayout
 from nemojax.training.stage import Options, Stage
@@ -307,7 +308,7 @@ class MiniatureRecipe:
                 values=3,
             )
             loss = self.settings.stages()[kind].preference
-            assert loss is not None
+            assert isinstance(loss, PreferenceConfig)
             loss = dataclasses.replace(loss, preference_weight=weight)
             result |= self._train(directory, kind, model, pairs, preference=loss)
         else:  # a very weak policy may have no right answer to choose

@@ -47,11 +47,15 @@ NOTES = (
 def build(
     settings: MiniatureSettings, stages: Stages, tasks: Sequence[Task]
 ) -> dict[str, Any]:
-    """Builds the report of a finished run, as `nemojax.reporting.report` takes it."""
+    """Builds the report of a finished run, as `nemojax.reporting.report` takes it.
+
+    Its `model` is the last policy's folder, below the run's.
+    """
     teacher = stages["teacher"]
     pretrain = stages["pretrain"].result
     report: dict[str, Any] = {
         "title": "The recipe in miniature",
+        "model": f"{_final(stages)}/model",
         "subtitle": f"seed {settings.seed}, teacher with {settings.teacher} errors, "
         f"{pretrain['parameters']:,} parameters",
         "teacher": {
@@ -123,9 +127,8 @@ def comparisons(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 def samples(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """Returns responses of the SFT model and of the final one, by family."""
-    final = [name for name in NAMES if name in stages and _is_step(name)][-1]
     sides = {}
-    for side, name in (("before", "general_sft"), ("after", final)):
+    for side, name in (("before", "general_sft"), ("after", _final(stages))):
         texts = json.loads((stages[name].directory / "answers.json").read_text())
         sides[side] = (NAMES[name], texts, stages[name].result["correct"])
     found = []
@@ -161,6 +164,10 @@ def _stage(name: str, output: StageOutput) -> dict[str, Any]:
     if not _is_step(name):
         row["control"] = True
     return row
+
+
+def _final(stages: Stages) -> str:
+    return [name for name in NAMES if name in stages and _is_step(name)][-1]
 
 
 def _is_step(name: str) -> bool:

@@ -22,11 +22,6 @@ class GroundedRow:
     prompt: str
     answer: str
 
-    @property
-    def open_book_prompt(self) -> str:
-        """The document followed by the question."""
-        return f"{self.document} {self.prompt}"
-
 
 def grounded_fact_rows(rng: random.Random, n: int) -> list[GroundedRow]:
     """Returns ``n`` closed Q&A rows about facts that training may ask for."""

@@ -126,7 +126,7 @@ class PreferenceConfig:
         return {name: value for name, value in values.items() if name in taken}
 
 
-PreferenceLoss = Callable[[Pairs], Loss]
+PreferenceLoss = Callable[[Pairs], Loss | jax.Array]
 
 
 def needs_reference(loss: PreferenceLoss) -> bool:
@@ -145,9 +145,12 @@ def preference_objective(
     Args:
       config: sizes of the model.
       loss: a `PreferenceConfig`, or any function of `losses.Pairs` that returns a
-        `losses.Loss` with a value for each pair. One without reference has
-        `needs_reference = False` and gets None for it.
+        value for each pair, [N], alone or in a `losses.Loss`. One without reference
+        has `needs_reference = False` and gets None for it.
       layout: layout on the mesh.
+
+    Raises:
+      UserError: when traced, if the loss returns anything else.
     """
 
     def objective(params, batch: PreferenceBatch):
@@ -164,8 +167,14 @@ def preference_objective(
         chosen, rejected = _for(loss, chosen), _for(loss, rejected)
         found = loss(Pairs(chosen, rejected, margin, valid))
         if not isinstance(found, Loss):
-            kind = type(found).__name__
-            raise TypeError(f"a preference loss returns losses.Loss, not {kind}")
+            found = Loss(found, valid, {})
+        if getattr(found.values, "shape", None) != valid.shape:
+            kind = getattr(found.values, "shape", type(found.values).__name__)
+            raise UserError(
+                "a preference loss returns a value for each pair, float32 "
+                f"{list(valid.shape)}, alone or in a losses.Loss; this one returns "
+                f"{list(kind) if isinstance(kind, tuple) else kind}"
+            )
         found = found._replace(metrics=metrics | found.metrics)
         return losses.reduce(jax.tree.map(lambda leaf: select(leaf, valid), found))
 

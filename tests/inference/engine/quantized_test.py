@@ -12,6 +12,7 @@ from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.scoring import fidelity, scoring
 from nemojax.models import forward, quantized
 from nemojax.parallel import mesh as meshes
+from tests.models.conftest import dequantized
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -25,7 +26,7 @@ CONFIG = EngineConfig(
 @pytest.fixture(scope="module")
 def log_softmax(config, params):
     """tokens [8, 32] -> log-probs of the next ones, with the full kernels."""
-    kernels = quantized.dequantize(quantized.quantize(params, "fp8"))
+    kernels = dequantized(quantized.quantize(params, "fp8"))
     return jax.jit(
         lambda tokens: jax.nn.log_softmax(forward.logits(config, kernels, tokens))
     )
@@ -83,7 +84,7 @@ def test_scores_are_those_of_the_full_kernels(config, params, prompts):
     for begin in (scoring.begin_rewards, scoring.begin_log_probs):
         np.testing.assert_allclose(
             begin(config, tree, pairs, **options).result(),
-            begin(config, quantized.dequantize(tree), pairs, **options).result(),
+            begin(config, dequantized(tree), pairs, **options).result(),
             rtol=1e-4,
             atol=1e-4,
         )

@@ -131,7 +131,7 @@ def test_bytes_that_are_no_http(fuzzed):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(bytes(content))
             connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(20)
+            connection.settimeout(60)
             answer = b"".join(iter(lambda c=connection: c.recv(1 << 16), b""))
         assert not answer or answer.startswith(b"HTTP/1.1 4"), (content, answer)
     assert_well(address, process)

@@ -133,7 +133,7 @@ def test_a_client_that_dawdles_is_cut_off(small):
     assert httpx.get(f"{address}/health").status_code == 200
     answers = []
     for found in sockets:
-        found.settimeout(10)
+        found.settimeout(60)
         answers.append(b"".join(iter(lambda found=found: found.recv(1 << 16), b"")))
         found.close()
     assert answers[:2] == [b"", b""]
@@ -147,12 +147,13 @@ def test_more_connections_than_there_may_be_are_refused_and_the_server_lives(sma
     assert httpx.get(f"{address}/health").status_code == 503
     for found in sockets:
         found.close()
-    time.sleep(0.2)
+    while httpx.get(f"{address}/health").status_code == 503:
+        time.sleep(0.05)
     assert httpx.get(f"{address}/health").status_code == 200
 
 
 def test_told_to_stop_it_ends_what_it_began(checkpoint):
-    """Of a hundred answers four are written at a time."""
+    """Of a hundred answers four are written at a time; all have been asked for."""
     with (
         serving_process.serving(checkpoint) as (address, process),
         concurrent.futures.ThreadPoolExecutor(4) as pool,
@@ -162,11 +163,11 @@ def test_told_to_stop_it_ends_what_it_began(checkpoint):
             pool.submit(httpx.post, f"{address}/v1/completions", json=body, timeout=120)
             for _ in range(4)
         ]
-        while not serving_process.metric(address, "waiting"):
+        while serving_process.metric(address, "waiting") <= 75:
             assert not any(one.done() for one in asked)
         process.send_signal(signal.SIGTERM)
         answers = [one.result() for one in asked]
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert {answer.status_code for answer in answers} == {200}
         written = [answer.json()["usage"]["completion_tokens"] for answer in answers]
         assert written == [25 * 120] * 4

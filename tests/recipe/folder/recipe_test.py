@@ -13,7 +13,7 @@ import pytest
 from experiments import recipe
 from nemojax.io.workdir import WorkdirError
 from nemojax.recipe.folder import report as reporting
-from nemojax.reporting import statistics
+from tests.recipe import usable
 from tests.recipe.folder import real_folder
 
 TRAINED = ("pretrain", "reward_model", "code_sft", "general_sft", "dpo")
@@ -33,13 +33,16 @@ sys.exit(command.main(run))
 """
 
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return real_folder.write(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
+def run(quick_compile, data, tmp_path_factory):
     """A finished run: its folder."""
     folder = tmp_path_factory.mktemp("run") / "work"
     assert recipe.run_recipe(str(data), str(folder), real_folder.settings()) == 0
@@ -149,12 +152,19 @@ def test_changed_data_is_refused(run, tmp_path):
         recipe.run_recipe(str(data), str(run), real_folder.settings())
 
 
-def test_estimates_of_the_reward_model_cover_both_sets(report):
+def test_the_reward_model_is_measured_on_all_held_out_pairs(report):
+    """Its accuracy over both sets is the mean over all their pairs."""
     found = report["reward_model"]
-    assert found["all"]["n"] == found["preferences"]["n"] + found["reward_pairs"]["n"]
-    share = found["all"]
-    expected = statistics.wilson(round(share["value"] * share["n"]), share["n"])
-    assert share == expected.to_json()
+    whole, parts = found["all"], (found["preferences"], found["reward_pairs"])
+    assert whole["n"] == sum(part["n"] for part in parts)
+    right = sum(part["value"] * part["n"] for part in parts)
+    assert whole["value"] == pytest.approx(right / whole["n"])
+    reward_model = next(r for r in report["stages"] if r["name"] == "reward_model")
+    assert reward_model["metrics"]["reward_accuracy"] == whole
+
+
+class TestTheModelOfTheRun(usable.Usable):
+    """The last policy's."""
 
 
 def start(data: pathlib.Path, folder: pathlib.Path) -> subprocess.Popen:

@@ -7,7 +7,7 @@ import pytest
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import nemotron_template
-from nemojax.data.text.nemotron_template import NemotronTemplate
+from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.generation import generators
 from nemojax.generation.generators import Request
 from nemojax.inference.engine import config as configs
@@ -27,10 +27,9 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 def loaded(config, make_params, tokenizer):
     def make(num_attributes):
         layout = Layout(meshes.make_mesh())
-        template = NemotronTemplate(system_header=False)
         params = make_params(num_attributes)
         return LoadedModel(
-            "toy", config, params, layout, tokenizer, template, (), (), {}
+            "toy", config, params, layout, tokenizer, NEMOTRON, (), (), {}
         )
 
     return make

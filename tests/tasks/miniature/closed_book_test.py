@@ -13,7 +13,6 @@ def test_rows_ask_what_their_document_states():
         assert row.task.prompt == row.prompt
         assert row.task.grade(row.answer).correct
         assert "?" not in row.document
-        assert row.open_book_prompt == f"{row.document} {row.prompt}"
 
 
 def test_rows_cover_exactly_the_facts_that_training_may_ask():

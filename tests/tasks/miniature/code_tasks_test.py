@@ -1,11 +1,10 @@
 """Code tasks and their grades, against Python itself."""
 
 import random
-import time
 
 import pytest
 
-from nemojax.tasks.miniature import code_tasks, teachers
+from nemojax.tasks.miniature import code_tasks
 
 TASK = code_tasks.CodeTask((("first", 3), ("reverse", 0)), "list", "backward")
 GOLD = "def f(x):\n x=x[:3]\n x=x[::-1]\n return x"
@@ -75,15 +74,3 @@ def test_score_is_the_share_of_inputs_passed():
         for k in (4, 5, 9)
     ]
     assert scores[0] == 1.0 > scores[1] > scores[2]
-
-
-def test_a_grading_takes_less_than_a_millisecond():
-    rng = random.Random(2)
-    teacher = teachers.ScriptedTeacher()
-    drawn = [code_tasks.sample(rng, "train") for _ in range(2000)]
-    rows = [(task, teacher.answer(task, rng)) for task in drawn]
-    start = time.perf_counter()
-    for task, response in rows:
-        task.grade(response)
-    # About a tenth of that on a quiet machine.
-    assert time.perf_counter() - start < len(rows) * 1e-3

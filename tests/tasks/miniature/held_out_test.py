@@ -167,7 +167,11 @@ def _prompts():
     weights = dict.fromkeys(tasks.FAMILIES, 1.0)
     prompts = [t.prompt for t in tasks.sample_tasks(rng, "train", 12_000, weights)]
     rows = closed_book.grounded_fact_rows(rng, 2000)
-    return prompts + [row.prompt for row in rows] + [r.open_book_prompt for r in rows]
+    return (
+        prompts
+        + [row.prompt for row in rows]
+        + [f"{row.document} {row.prompt}" for row in rows]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,9 @@
-"""Plots of the orders of a pipeline, drawn from `parallel.timetable`."""
+"""The orders of a pipeline as a picture, drawn from `parallel.timetable`.
+
+    python -m benchmarks.timetables
+
+Draws docs/schedule.png: four stages of two chunks, eight micro-batches.
+"""
 
 import pathlib
 
@@ -72,3 +77,7 @@ def _row(
             fontsize=6,
             color="black" if shade > 0.6 or alpha < 1 else "white",
         )
+
+
+if __name__ == "__main__":
+    draw(pathlib.Path("docs/schedule.png"), stages=4, virtual_stages=2, micro_batches=8)

@@ -1,0 +1,1 @@
+"""The verbs of the library, which `import nemojax` offers by their names."""
