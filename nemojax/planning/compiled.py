@@ -49,7 +49,7 @@ class Compiled:
       collectives: kind -> (instructions, bytes of their results), each instruction
         counted once however often a loop runs it.
       in_loops: kind -> instructions inside of loops.
-      schedule_problems: faults that a pipelined step should not have.
+      pipeline_problems: faults that a pipelined step should not have.
     """
 
     seconds: float
@@ -57,7 +57,7 @@ class Compiled:
     temporary_bytes: int
     collectives: dict[str, tuple[int, int]]
     in_loops: dict[str, int]
-    schedule_problems: tuple[str, ...]
+    pipeline_problems: tuple[str, ...]
 
     @property
     def per_device_bytes(self) -> int:

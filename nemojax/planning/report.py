@@ -137,7 +137,7 @@ def compiled_result(compiled: Compiled) -> dict[str, Any]:
             }
             for kind, (count, size) in sorted(compiled.collectives.items())
         },
-        "schedule_problems": list(compiled.schedule_problems),
+        "pipeline_problems": list(compiled.pipeline_problems),
     }
 
 
@@ -186,9 +186,9 @@ def _compiled_lines(found: Mapping[str, Any]) -> list[str]:
             f"  {kind:<20} {one['count']:3d}, of them {one['in_loops']} in loops, "
             f"{one['bytes'] / GIB:.2f} GiB once each"
         )
-    lines += [f"  PROBLEM: {problem}" for problem in compiled["schedule_problems"]]
-    if not compiled["schedule_problems"]:
-        lines.append("  schedule: no loop computes an array of all weights anew")
+    lines += [f"  PROBLEM: {problem}" for problem in compiled["pipeline_problems"]]
+    if not compiled["pipeline_problems"]:
+        lines.append("  pipeline: no loop computes an array of all weights anew")
     return lines
 
 
