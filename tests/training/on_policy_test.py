@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = on_policy_run.STEPS
 # Vocabulary 29 is padded where tensor=2.
 CONFIG = dataclasses.replace(
-    toy_run.CONFIG, num_layers=4, vocab_size=29, num_kv_heads=2
+    toy_run.CONFIG, num_layers=2, vocab_size=29, num_kv_heads=2
 )
 
 
@@ -173,7 +173,7 @@ def test_a_step_that_is_not_applied_is_repeated_on_the_batch_that_it_had(tmp_pat
     ("axes", "options"),
     [
         pytest.param((2, 1, 2), {"zero": 3}, marks=pytest.mark.slow),
-        ((1, 2, 2), {"virtual_stages": 2, "zero": 1, "remat": "full"}),
+        ((1, 2, 2), {"zero": 1}),
     ],
 )
 def test_parameters_come_in_the_shape_of_the_layout(tmp_path, axes, options):
