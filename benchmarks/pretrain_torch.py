@@ -23,7 +23,7 @@ from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining
-from nemojax.recipe.pretrain.pretraining import Settings
+from nemojax.recipe.pretrain.pretraining import PretrainSettings
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.schedule import Schedule
 
@@ -34,10 +34,10 @@ flags.DEFINE_float("minutes", 15.0, "to train")
 flags.DEFINE_integer("warm", 8, "steps that tell the time of one")
 
 
-def settings(configuration: dict[str, Any]) -> Settings:
+def settings(configuration: dict[str, Any]) -> PretrainSettings:
     """Those of a work folder."""
     kinds = {"config": ModelConfig, "schedule": Schedule, "optimizer": OptimizerConfig}
-    return Settings(
+    return PretrainSettings(
         **{
             name: kinds[name](**value) if name in kinds else value
             for name, value in configuration.items()
@@ -46,7 +46,7 @@ def settings(configuration: dict[str, Any]) -> Settings:
 
 
 def bits_per_byte(
-    model: Any, corpus: TokenCorpus, wanted: Settings
+    model: Any, corpus: TokenCorpus, wanted: PretrainSettings
 ) -> dict[str, float]:
     """Of the held-out text, as `recipe.pretraining.bits_per_byte` measures it."""
     torch = torch_model.torch()

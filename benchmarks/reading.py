@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     count = FLAGS.batch * FLAGS.batches
     tokens = corpus.totals(token_files.TRAINING)
     wanted = blends.components(blends.NEMOTRON, tokens, count * FLAGS.sequence_length)
-    part = samples.Part(0, tuple(wanted))
+    part = samples.BlendPhase(0, tuple(wanted))
     source = samples.Samples(corpus, [part], FLAGS.sequence_length, seed=0)
     speeds = []
     for _ in range(FLAGS.turns):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.timetables
 
-Draws docs/schedule.png: four stages of two chunks, eight micro-batches.
+Draws docs/timetables.png: four stages of two chunks, eight micro-batches.
 """
 
 import pathlib
@@ -80,4 +80,6 @@ def _row(
 
 
 if __name__ == "__main__":
-    draw(pathlib.Path("docs/schedule.png"), stages=4, virtual_stages=2, micro_batches=8)
+    draw(
+        pathlib.Path("docs/timetables.png"), stages=4, virtual_stages=2, micro_batches=8
+    )

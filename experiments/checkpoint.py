@@ -1,4 +1,4 @@
-"""What lies in a run's checkpoints.
+"""Contents of a run's checkpoints.
 
     python -m experiments.checkpoint list RUN
     python -m experiments.checkpoint verify RUN
@@ -29,7 +29,7 @@ _MOST = 20  # arrays that are shown
 
 
 def list_steps(path: pathlib.Path) -> int:
-    """Tells a table of steps."""
+    """Prints a table of steps."""
     steps = inspection.steps(path)
     lines = [f"{'step':>10}{'GB':>9}{'files':>7}  saved"]
     for saved in steps:
@@ -41,7 +41,7 @@ def list_steps(path: pathlib.Path) -> int:
         size = f"{saved.bytes / 1e9:>9.3f}{saved.files:>7}"
         lines.append(f"{saved.step:>10}{size}  {when}")
     found = [{**vars(saved), "path": str(saved.path)} for saved in steps]
-    command.tell({"steps": found}, "\n".join(lines), FLAGS.json)
+    command.print_result({"steps": found}, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 
@@ -61,18 +61,18 @@ def verify(path: pathlib.Path) -> int:
             command.say(f"  {saved.path}: {problem}", FLAGS.json)
     whole = len(steps) - len(damaged)
     text = f"{whole} of {len(steps)} checkpoints are whole: {path}"
-    command.tell({"steps": len(steps), "damaged": damaged}, text, FLAGS.json)
+    command.print_result({"steps": len(steps), "damaged": damaged}, text, FLAGS.json)
     return DIFFERENT if damaged else command.SUCCESS
 
 
 def diff(one: pathlib.Path, other: pathlib.Path) -> int:
-    """Tells in which arrays two states differ."""
+    """Prints in which arrays two states differ."""
     found = inspection.differences(one, other)
     lines = [f"{name}: {what}" for name, what in list(found.items())[:_MOST]]
     if len(found) > _MOST:
         lines.append(f"... and {len(found) - _MOST} more")
     lines.append(f"{len(found)} arrays differ" if found else "equal, bit by bit")
-    command.tell({"differences": found}, "\n".join(lines), FLAGS.json)
+    command.print_result({"differences": found}, "\n".join(lines), FLAGS.json)
     return DIFFERENT if found else command.SUCCESS
 
 

@@ -60,7 +60,7 @@ def run() -> int:
         "seconds": round(seconds, 1),
     }
     text = f"{parameters:,} parameters in {tables.duration(seconds)}: {target}"
-    command.tell(result, text, FLAGS.json)
+    command.print_result(result, text, FLAGS.json)
     return command.SUCCESS
 
 

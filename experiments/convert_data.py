@@ -50,12 +50,12 @@ def run() -> int:
         **dataclasses.asdict(done),
         "rejects": str(done.rejects) if done.rejects else None,
     }
-    command.tell(result, told(result), FLAGS.json)
+    command.print_result(result, summary(result), FLAGS.json)
     return command.SUCCESS
 
 
-def told(result: dict) -> str:
-    """The result for people."""
+def summary(result: dict) -> str:
+    """Returns the result for people."""
     lines = [
         f"{file}: {name or 'no readable row'}"
         for file, name in result["formats"].items()

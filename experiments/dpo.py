@@ -32,7 +32,7 @@ common.define(PRESETS["dpo"])
 
 
 def job() -> run.Job:
-    """What the flags say."""
+    """Makes the job that the flags describe."""
     how = common.settings(PRESETS["dpo"])
     return run.Job(
         FLAGS.workdir,

@@ -45,13 +45,13 @@ command.define_json()
 
 def run() -> int:
     """Runs or continues the recipe and writes its report."""
-    make = sizes.quick if FLAGS.quick else sizes.Settings
+    make = sizes.quick if FLAGS.quick else sizes.MiniatureSettings
     settings = make(FLAGS.seed, FLAGS.teacher)
     settings = dataclasses.replace(settings, controls=FLAGS.controls)
     workdir = Workdir(FLAGS.workdir, dataclasses.asdict(settings))
     spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
     options = Options(spec, checkpoint_every=0)
-    recipe = miniature.Recipe(workdir, options, settings)
+    recipe = miniature.MiniatureRecipe(workdir, options, settings)
     stages = recipe.run()
     report = reporting.build(settings, stages, recipe.tasks)
     files = reports.write_report(workdir.path, report)
@@ -60,7 +60,7 @@ def run() -> int:
         f"\n{reporting.terminal_table(report)}\n\n{len(report['stages'])} models, "
         f"trained and evaluated in {seconds}: {files.html}"
     )
-    command.tell(report, text, FLAGS.json)
+    command.print_result(report, text, FLAGS.json)
     workdir.close()
     return command.SUCCESS
 

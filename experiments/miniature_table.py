@@ -26,7 +26,7 @@ FAMILIES = ("math", "code", "instruction", "instruction_checks", "facts")
 
 
 def stage_table(reports: Sequence[Mapping[str, Any]]) -> tables.Table:
-    """Mean and interval over runs, by stage and family, and of the mean of three."""
+    """Tabulates mean and interval over runs, by stage and family and of the mean."""
     rows = []
     sides = [("Teacher", [report["teacher"] for report in reports])]
     for index, stage in enumerate(reports[0]["stages"]):
@@ -48,7 +48,7 @@ def stage_table(reports: Sequence[Mapping[str, Any]]) -> tables.Table:
 
 
 def floor_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
-    """Each floor with the value of the worst run."""
+    """Tabulates each floor with the value of the worst run."""
     rows = []
     for check in FLOORS:
         worst = min(run[check.name] for run in found)
@@ -59,7 +59,7 @@ def floor_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
 
 
 def goal_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
-    """Each goal with its mean over the runs, the interval and the verdict.
+    """Tabulates each goal with its mean over the runs, the interval and the verdict.
 
     Reached is a goal whose whole interval lies above what is wanted.
     """
@@ -80,7 +80,7 @@ def goal_table(found: Sequence[Mapping[str, float]]) -> tables.Table:
 
 
 def cell(values: Sequence[float]) -> str:
-    """`61.4 ±3.0`: mean and half of the t-interval over runs, in percent."""
+    """Formats `61.4 ±3.0`: mean and half of the t-interval over runs, in percent."""
     mean = statistics.mean(values)
     if mean.interval is None:
         return tables.percent(mean.value)
@@ -89,7 +89,7 @@ def cell(values: Sequence[float]) -> str:
 
 
 def number(check: Check, value: float) -> str:
-    """A share or a difference in percent."""
+    """Formats a share or a difference in percent."""
     return tables.percent(value, signed=check.unit == "difference")
 
 
@@ -129,7 +129,7 @@ def run(paths: list[str]) -> int:
         name: [dict(zip(table.header, row, strict=True)) for row in table.rows]
         for name, table in zip(names, shown, strict=True)
     }
-    command.tell(result, "\n".join(lines), FLAGS.json)
+    command.print_result(result, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 

@@ -1,4 +1,4 @@
-"""Will it fit, how fast will it be, and why: a training run without the hardware.
+"""Plan of a training run without the hardware: does it fit, how fast, and why.
 
     python -m experiments.plan --model=nemotron4_340b --hardware=h100 \\
         --parallel.data=16 --parallel.pipe=12 --parallel.tensor=8 \\
@@ -61,11 +61,11 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("lora.rank", 0, "rank of adapters (--stage); 0: none", 0)
 command.define_json()
-flags.DEFINE_string("picture", None, "also draw the bars there (.png or .svg)")
+flags.DEFINE_string("plot", None, "also draw the bars there (.png or .svg)")
 
 
 def chosen() -> tuple[Scenario, str]:
-    """The scenario of the flags, or the best of the search; and the search's table.
+    """Returns the scenario of the flags, or the search's best; and the search's table.
 
     Raises:
       UserError: no such preset or hardware, sizes that do not divide, or no layout.
@@ -95,22 +95,22 @@ def chosen() -> tuple[Scenario, str]:
 
 
 def assumptions() -> roofline.Assumptions:
-    """Those of the flags."""
+    """Returns the assumptions of the flags."""
     return dataclass_flags.build("assume", roofline.Assumptions())
 
 
 def serve() -> int:
-    """Plans answering."""
+    """Plans a server of the model."""
     parallel = layout_flags.chosen()
-    if parallel.pipe != 1 or FLAGS.search or FLAGS.picture:
-        raise UserError("--serve takes no pipeline, no --search and no --picture")
+    if parallel.pipe != 1 or FLAGS.search or FLAGS.plot:
+        raise UserError("--serve takes no pipeline, no --search and no --plot")
     planned = serving.Serving(
         presets.get(FLAGS.model), hardware.get(FLAGS.hardware), FLAGS.serve,
         parallel.data, parallel.tensor, FLAGS.slots, FLAGS.length,
     )  # fmt: skip
     compiled = serving.compile_programs(planned) if FLAGS.compile else None
     found = serving.result(planned, compiled)
-    command.tell(found, serving.text(found), FLAGS.json)
+    command.print_result(found, serving.text(found), FLAGS.json)
     if found["memory"]["fits"]:
         return command.SUCCESS
     print(serving.too_large(found), file=sys.stderr)
@@ -126,9 +126,9 @@ def run() -> int:
     found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
     found["command"] = report.command(scenario, FLAGS.model)
     text = f"{table}{report.text(found)}\n\nRuns it:\n  {found['command']}"
-    command.tell(found, text, FLAGS.json)
-    if FLAGS.picture:
-        report.picture(found, pathlib.Path(FLAGS.picture))
+    command.print_result(found, text, FLAGS.json)
+    if FLAGS.plot:
+        report.plot(found, pathlib.Path(FLAGS.plot))
     if found["memory"]["fits"]:
         return command.SUCCESS
     print(report.too_large(scenario, found), file=sys.stderr)

@@ -71,7 +71,7 @@ command.define_json()
 cluster.define()
 
 
-def settings(vocab_size: int | None = None) -> pretraining.Settings:
+def settings(vocab_size: int | None = None) -> pretraining.PretrainSettings:
     """Builds the settings that decide what comes out.
 
     Raises:
@@ -84,7 +84,7 @@ def settings(vocab_size: int | None = None) -> pretraining.Settings:
         FLAGS.preset, FLAGS.model, DEFAULT,
         given, dataclass_flags.given("learning_rate"), FLAGS.steps,
     )  # fmt: skip
-    return pretraining.Settings(
+    return pretraining.PretrainSettings(
         pretraining.model_config(FLAGS.model, vocab_size),
         wanted,
         dataclass_flags.build("optimizer", OptimizerConfig()),
@@ -101,12 +101,12 @@ def run() -> int:
     """Plans, or trains from where it was."""
     found = plan() if FLAGS.dry_run else train()
     if found is not None:
-        command.tell(*found, FLAGS.json)
+        command.print_result(*found, FLAGS.json)
     return command.SUCCESS
 
 
 def plan() -> tuple[dict[str, Any], str]:
-    """The run in numbers, without data."""
+    """Returns the run in numbers, without data."""
     wanted = settings()
     found = report.plan(
         wanted.config, wanted.schedule, wanted.length, layout_flags.chosen(),
@@ -116,7 +116,7 @@ def plan() -> tuple[dict[str, Any], str]:
 
 
 def train() -> tuple[dict[str, Any], str] | None:
-    """What came out; None in all processes but the first."""
+    """Trains and returns the results; None in all processes but the first."""
     command_line.require("data", "workdir")
     cluster.join()
     corpus = TokenCorpus(FLAGS.data)

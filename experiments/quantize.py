@@ -1,4 +1,4 @@
-"""What one-byte weights do to a model: KL divergence and perplexity against its own.
+"""Cost of one-byte weights: KL divergence and perplexity against the model's own.
 
     python -m experiments.quantize --model=MODEL --data=FILE[,FILE...]
 
@@ -33,7 +33,7 @@ command.define_json()
 
 
 def texts(path: str, quarantine: files.Quarantine) -> Iterator[str]:
-    """The texts of a file."""
+    """Returns the texts of a file."""
     if path.endswith(".txt"):
         try:
             yield pathlib.Path(path).read_text()
@@ -46,7 +46,7 @@ def texts(path: str, quarantine: files.Quarantine) -> Iterator[str]:
 
 
 def take(tokenizer, quarantine: files.Quarantine) -> Iterator[list[int]]:
-    """Tokens of texts, of each file the same number."""
+    """Returns tokens of texts, of each file the same number."""
     for path in FLAGS.data:
         left = FLAGS.tokens // len(FLAGS.data)
         for text in texts(path, quarantine):
@@ -58,7 +58,7 @@ def take(tokenizer, quarantine: files.Quarantine) -> Iterator[list[int]]:
 
 
 def measure() -> dict:
-    """What the flags ask, for programs."""
+    """Measures what the flags request, for programs."""
     from nemojax.inference.scoring import fidelity
     from nemojax.interop import loading
     from nemojax.models import quantized
@@ -82,7 +82,7 @@ def measure() -> dict:
 
 
 def table(found: dict) -> str:
-    """The result for people."""
+    """Returns the result for people."""
     first = next(iter(found["kinds"].values()))
     lines = [
         f"{first['tokens']:,} tokens; {found['rejects']} rows without text",
@@ -103,7 +103,7 @@ def run() -> int:
     """Measures and tells."""
     command_line.require("data", "kinds")
     found = measure()
-    command.tell(found, table(found), FLAGS.json)
+    command.print_result(found, table(found), FLAGS.json)
     return command.SUCCESS
 
 

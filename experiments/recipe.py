@@ -28,7 +28,7 @@ from nemojax.io.files import DataError
 from nemojax.io.workdir import Workdir
 from nemojax.parallel import layout
 from nemojax.parallel.layout import LayoutSpec
-from nemojax.recipe.folder import material as reading
+from nemojax.recipe.folder import dataset as reading
 from nemojax.recipe.folder import recipe as folders
 from nemojax.recipe.folder import report as reporting
 from nemojax.recipe.folder import settings as sizes
@@ -46,40 +46,40 @@ command.define_json()
 def run_recipe(
     data: str,
     workdir: str,
-    settings: sizes.Settings,
+    settings: sizes.FolderSettings,
     json_path: str | None = None,
 ) -> int:
     """Runs what is not finished and reports; returns the exit status."""
     json_file = None if json_path in (None, "-") else pathlib.Path(json_path)
     if json_file is not None and not json_file.parent.is_dir():
         raise DataError(f"{json_file}: there is no such folder to write --json to")
-    material = reading.read(data, settings)
+    dataset = reading.read(data, settings)
     configuration = {
         "recipe": "real",
         **settings.configuration(),
-        **material.data_files,
+        **dataset.data_files,
     }
     folder = Workdir(workdir, configuration)
     try:
-        material.quarantine.write(folder.path / "rejects.jsonl")
+        dataset.quarantine.write(folder.path / "rejects.jsonl")
         spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
         options = Options(spec, checkpoint_every=200)
-        recipe = folders.Recipe(
-            folder, options, settings, pathlib.Path(data), material, _tell
+        recipe = folders.FolderRecipe(
+            folder, options, settings, pathlib.Path(data), dataset, _report_stage
         )
         stages = recipe.run()
         report = reporting.build(
-            settings, stages, material.data_files, material.quarantine.counts
+            settings, stages, dataset.data_files, dataset.quarantine.counts
         )
         with workdirs.in_stage("report"):
             reporting.write(folder.path, report)
-            command.tell(report, _text(report, folder.path), json_path)
+            command.print_result(report, _text(report, folder.path), json_path)
     finally:
         folder.close()
     return command.SUCCESS
 
 
-def _tell(stage) -> None:
+def _report_stage(stage) -> None:
     time = tables.duration(stage.seconds)
     print(f"{stage.name} is finished ({time})", file=sys.stderr, flush=True)
 
@@ -96,7 +96,7 @@ def _text(report, folder: pathlib.Path) -> str:
 
 
 def _main() -> int:
-    settings = (sizes.quick if FLAGS.quick else sizes.Settings)(seed=FLAGS.seed)
+    settings = (sizes.quick if FLAGS.quick else sizes.FolderSettings)(seed=FLAGS.seed)
     return run_recipe(FLAGS.data, FLAGS.workdir, settings, FLAGS.json)
 
 

@@ -40,7 +40,7 @@ flags.DEFINE_float(
 
 
 def job() -> run.Job:
-    """What the flags say.
+    """Makes the job that the flags describe.
 
     Raises:
       UserError: one default reward without the other.

@@ -1,4 +1,4 @@
-"""Chats with a checkpoint in the terminal, or completes one prompt.
+"""A chat with a checkpoint in the terminal, or the completion of one prompt.
 
     python -m experiments.sample --model=models/mine
     python -m experiments.sample --model=models/mine --prompt="Is the sky blue?"
@@ -39,9 +39,9 @@ flags.DEFINE_integer("seed", None, "repeats an answer; default: another each tim
 command.define_json()
 
 
-def say(talk: ChatSession, text: str) -> str:
+def say(session: ChatSession, text: str) -> str:
     """Prints the answer as it comes, and returns it; Ctrl-C ends it."""
-    answer, parts = talk.ask(text), []
+    answer, parts = session.ask(text), []
     to = sys.stderr if FLAGS.json == "-" else sys.stdout
     try:
         for part in answer:
@@ -55,24 +55,24 @@ def say(talk: ChatSession, text: str) -> str:
     return "".join(parts)
 
 
-def converse(talk: ChatSession) -> None:
-    """Asks and answers until there is nothing more to ask."""
+def converse(session: ChatSession) -> None:
+    """Prompts the user and responds until the input ends."""
     while True:
         try:
-            asked = input("> ").strip()
+            prompt = input("> ").strip()
         except EOFError:
             print()
             return
-        if not asked:
+        if not prompt:
             return
-        if asked == "/new":
-            talk.restart()
+        if prompt == "/new":
+            session.restart()
         else:
-            say(talk, asked)
+            say(session, prompt)
 
 
 def begin() -> ChatSession:
-    """The model that the flags name, ready to talk."""
+    """Loads the model that the flags name, ready to chat."""
     model = model_flags.load()
     sampling = Sampling(
         temperature=FLAGS.temperature,
@@ -94,17 +94,17 @@ def begin() -> ChatSession:
 
 def run() -> int:
     """Loads the model, and talks."""
-    talk, result = begin(), {}
+    session, result = begin(), {}
     if FLAGS.prompt is None:
-        converse(talk)
+        converse(session)
     else:
         prompt = sys.stdin.read() if FLAGS.prompt == "-" else FLAGS.prompt
-        result["answer"] = say(talk, prompt)
-    if talk.seconds:
-        speed = talk.tokens / talk.seconds
-        took = progress.format_seconds(talk.seconds)
-        print(f"{talk.tokens} tokens in {took}, {speed:.1f}/s", file=sys.stderr)
-    result |= {"tokens": talk.tokens, "seconds": talk.seconds}
+        result["answer"] = say(session, prompt)
+    if session.seconds:
+        speed = session.tokens / session.seconds
+        took = progress.format_seconds(session.seconds)
+        print(f"{session.tokens} tokens in {took}, {speed:.1f}/s", file=sys.stderr)
+    result |= {"tokens": session.tokens, "seconds": session.seconds}
     command.write_json(result, FLAGS.json)
     return command.SUCCESS
 

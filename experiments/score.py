@@ -48,7 +48,7 @@ command.define_json()
 
 def run() -> int:
     """Scores what is not scored yet."""
-    data = file_scoring.Data.find(FLAGS.data)
+    data = file_scoring.InputFiles.find(FLAGS.data)
     how = make_scorer()
     progress = Progress("score (rows)")
     done = [0]  # rows of the calls before this one
@@ -61,7 +61,7 @@ def run() -> int:
 
     result = file_scoring.run(how, data, FLAGS.out, FLAGS.max_bad_fraction, show)
     result["directory"] = str(pathlib.Path(FLAGS.out))
-    command.tell(result, told(result), FLAGS.json)
+    command.print_result(result, summary(result), FLAGS.json)
     return command.SUCCESS
 
 
@@ -71,14 +71,14 @@ def make_scorer() -> scorer.Scorer:
     Raises:
       UserError: the model cannot be read, or the devices cannot share it so.
     """
-    settings = scorer.Settings(
+    settings = scorer.ScorerConfig(
         FLAGS.kind, FLAGS.length, FLAGS.part_rows, FLAGS.template
     )
     return scorer.Scorer(model_flags.load(), settings, FLAGS.batch_tokens)
 
 
-def told(result: dict) -> str:
-    """The result for people."""
+def summary(result: dict) -> str:
+    """Returns the result for people."""
     lines = [
         f"{name:<24} mean {value['mean']:>10.4f}  std {value['std']:>9.4f}"
         f"  n {value['n']:>12,}"

@@ -1,4 +1,4 @@
-"""Serves a checkpoint to OpenAI's clients, and to lm-evaluation-harness.
+"""A server of a checkpoint for OpenAI's clients, and for lm-evaluation-harness.
 
     python -m experiments.serve --model=models/mine
     curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
@@ -50,7 +50,7 @@ command.define_json()
 
 
 def opened() -> Served:
-    """The model that the flags name, compiled."""
+    """Loads and compiles the model that the flags name."""
     model = model_flags.load(name=FLAGS.name, progress=Progress("parameters").show)
     replicas = model.mesh.shape["data"]
     if FLAGS.slots % replicas:
@@ -76,7 +76,7 @@ def opened() -> Served:
 def run() -> int:
     """Serves until it is told to stop."""
     served = opened()
-    kind = "judging" if served.rewards else "answering"
+    kind = "scoring" if served.rewards else "generating"
     fields = dataclasses.fields(listen.Listening)
     values: dict[str, Any] = {field.name: FLAGS[field.name].value for field in fields}
     how = listen.Listening(**values)
@@ -92,7 +92,7 @@ def run() -> int:
     answered, read, written = served.metrics.totals()
     result = {"requests": answered, "tokens_read": read, "tokens_written": written}
     text = f"{answered:,} requests, {read:,} tokens read, {written:,} written"
-    command.tell(result, text, FLAGS.json)
+    command.print_result(result, text, FLAGS.json)
     return command.SUCCESS
 
 

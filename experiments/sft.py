@@ -36,7 +36,7 @@ flags.DEFINE_float(
 
 
 def job() -> run.Job:
-    """What the flags say."""
+    """Makes the job that the flags describe."""
     preset = PRESETS[FLAGS.preset]
     found = common.data(replay=FLAGS.replay, replay_share=FLAGS.replay_share)
     return run.Job(

@@ -1,4 +1,4 @@
-"""Text to tokenized files, once, for any number of pretraining runs.
+"""Tokenization of text into files, once, for any number of pretraining runs.
 
     python -m experiments.tokenize --data=DATA --tokenizer=tokenizer.model --out=tokens
 
@@ -53,7 +53,7 @@ def run() -> int:
         lines.append(f"{index['rejects']:,} rows without text: *.rejects.jsonl")
     tokens = sum(counts["tokens"] for counts in index["totals"].values())
     lines.append(f"{tokens:,} tokens in {len(index['files'])} files: {FLAGS.out}")
-    command.tell(index, "\n".join(lines), FLAGS.json)
+    command.print_result(index, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 

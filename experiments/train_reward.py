@@ -38,7 +38,7 @@ flags.DEFINE_enum("pairwise", "plain", PAIRWISE, "what margins of pairs are for"
 
 
 def job() -> run.Job:
-    """What the flags say.
+    """Makes the job that the flags describe.
 
     Raises:
       UserError: margins are wanted where there are no pairs.

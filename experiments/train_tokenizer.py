@@ -67,7 +67,7 @@ def train(data: str, weights: dict[str, float]) -> tokenizers.Tokenizer:
 
 
 def bytes_per_token(data: str, tokenizer: tokenizers.Tokenizer) -> dict[str, float]:
-    """Of the held-out text, by class."""
+    """Measures bytes per token of the held-out text, by class."""
     found = {}
     for name, paths in corpus.find_corpus(data).validation.items():
         texts = [d.text for d in corpus.read_documents(paths, name, files.Quarantine())]
@@ -95,7 +95,7 @@ def run() -> int:
     }
     lines = [f"{name:13} {value:.2f} bytes a token" for name, value in measured.items()]
     lines.append(f"{tokenizer.vocab_size:,} pieces: {out}")
-    command.tell(result, "\n".join(lines), FLAGS.json)
+    command.print_result(result, "\n".join(lines), FLAGS.json)
     return command.SUCCESS
 
 

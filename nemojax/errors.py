@@ -1,4 +1,4 @@
-"""The error that tells a mistake of the user from one of the program."""
+"""The error that sets a mistake of the user apart from one of the program."""
 
 
 class UserError(ValueError):

@@ -30,7 +30,7 @@ def plan(
       batch: sequences of a step.
       length: tokens of a sequence.
       stage: the stage of alignment; default: pretraining.
-      tokens: to train on; 0: no duration is given.
+      tokens: tokens to train on; 0: no duration is given.
 
     Returns:
       What `experiments.plan --json` writes: parameters, bytes a device by kind and

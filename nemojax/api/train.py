@@ -18,7 +18,7 @@ from nemojax.interop.loading import LoadedModel
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import examples, run, stage
-from nemojax.recipe.align.settings import PREFERENCES, PRESETS, Settings
+from nemojax.recipe.align.settings import PREFERENCES, PRESETS, StageSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceLoss
 from nemojax.training.optimizer import OptimizerConfig
@@ -34,13 +34,13 @@ class Changes(TypedDict, total=False):
 
     Attributes:
       held_out: rows to measure on.
-      layout: how a step is spread over devices; default: over those of the model.
+      layout: spread of a step over devices; default: over those of the model.
       epochs: passes over the rows.
       batch: examples of a step.
       length: tokens of a row; longer examples are left out.
-      learning_rate: its peak, or all of its schedule.
+      learning_rate: peak learning rate, or all of its schedule.
       optimizer: constants of AdamW.
-      seed: of the orders, a reward head and adapters.
+      seed: seed of the orders, a reward head and adapters.
       lora: adapters, which are trained instead of the model.
       pack: whether examples share rows.
       validate_every: steps between measures; 0: at the end alone.
@@ -67,7 +67,7 @@ def sft(
     """Trains a model on the assistant's turns of conversations.
 
     Args:
-      model: where it begins.
+      model: model to begin with.
       rows: files and folders, or conversations: records, or dicts in any format of
         docs/data.md.
       out: the work folder; the trained model is in `sft/model`.
@@ -96,12 +96,12 @@ def reward(
     """Trains a reward model: a head of attributes in the place of the LM head.
 
     Args:
-      model: where it begins, a language model or a reward model.
-      rows: as `sft` takes them: attribute labels, or preference pairs for
+      model: language model or reward model to begin with.
+      rows: rows as `sft` takes them: attribute labels, or preference pairs for
         "bradley_terry".
       out: the work folder; the trained model is in `reward/model`.
       objective: "regression" on five attributes, or "bradley_terry" on pairs.
-      pairwise: of "bradley_terry": "plain", "margin" or "scaled".
+      pairwise: loss of "bradley_terry": "plain", "margin" or "scaled".
       settings: see `Changes`.
 
     Returns:
@@ -135,8 +135,8 @@ def preference(
     """Trains a model on preference pairs with any loss.
 
     Args:
-      model: where it begins, and the reference policy.
-      pairs: as `sft` takes rows: preference pairs, with rewards for "rpo".
+      model: model to begin with, also the reference policy.
+      pairs: preference pairs, as `sft` takes rows, with rewards for "rpo".
       loss: a name of `recipe.align.settings.PREFERENCES`, with its published
         coefficients; a `PreferenceConfig`; or any function of `losses.Pairs` that
         returns a value for each pair, alone or in a `losses.Loss`. One that looks at
@@ -167,7 +167,7 @@ def preference(
 
 def _train(
     name: str,
-    preset: Settings,
+    preset: StageSettings,
     model: LoadedModel,
     rows: Rows,
     out: _Path,
@@ -189,7 +189,7 @@ def _train(
         spec = dataclasses.replace(spec, zero=0)  # adapters are too small to be split
     job = run.Job(
         os.fspath(out), model, loading.AUTO, [(name, settings)],
-        run.Data(_listed(rows), held_out), encode, **how,
+        run.DataFiles(_listed(rows), held_out), encode, **how,
     )  # fmt: skip
     result, _ = run.run(job, Options(spec))
     trained = loading.load(result["model"], model.layout, name=name)

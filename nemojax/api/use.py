@@ -34,10 +34,10 @@ def load(
     Args:
       path: a model folder, the folder of a run or of a stage, or a Hugging Face
         checkpoint of Nemotron or Llama.
-      layout: where the parameters go; default: one device.
+      layout: layout of the parameters; default: one device.
       template: "auto": the model's own; "none"; a name of `loading.TEMPLATES`; or a
         file with a Jinja template.
-      dtype: of the computation; default: the model's.
+      dtype: dtype of the computation; default: the model's.
       quantize: "fp8" or "int8": weights of one byte.
 
     Raises:
@@ -102,7 +102,7 @@ def score(
       UserError: the model has no chat template, or a conversation does not fit it,
         ends without a response or is too long; names its index.
     """
-    settings = scorer.Settings(scorer.AUTO, max_length=length)
+    settings = scorer.ScorerConfig(scorer.AUTO, max_length=length)
     return scorer.Scorer(model, settings).values(conversations)
 
 
@@ -114,7 +114,7 @@ def convert(
     Args:
       source: a model folder or the folder of a run (to "hf"); a Hugging Face
         checkpoint, a `.nemo` file or its unpacked directory (to "folder").
-      out: what is written; it appears when all of it is there.
+      out: output folder; it appears when all of it is there.
       to: "hf", a Hugging Face checkpoint, or "folder", a model folder.
       vocab_size: rows of the embeddings to write (to "hf"); None: all.
 

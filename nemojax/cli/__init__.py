@@ -1,1 +1,1 @@
-"""What every command has in common: flags, devices, and how it ends."""
+"""Parts that every command shares: flags, devices, and how it ends."""

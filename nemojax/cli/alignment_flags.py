@@ -1,4 +1,4 @@
-"""Flags that the scripts of all stages have, and what they say.
+"""Flags that the scripts of all stages share, and the settings made of them.
 
 `define(preset)` makes them with the values of a preset; `settings`, `options` and
 `data` read them; `train` does what they say.
@@ -22,18 +22,18 @@ from nemojax.losses import ATTRIBUTE_WEIGHTS
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel import processes
 from nemojax.recipe.align import run, stage
-from nemojax.recipe.align.run import Data, Job
-from nemojax.recipe.align.settings import PREFERENCES, Settings
+from nemojax.recipe.align.run import DataFiles, Job
+from nemojax.recipe.align.settings import PREFERENCES, StageSettings
 from nemojax.training.objectives import PreferenceConfig
 
 FLAGS = flags.FLAGS
-# Fields of `Settings` that a flag of their name changes.
+# Fields of `StageSettings` that a flag of their name changes.
 _FIELDS = ("batch", "epochs", "length", "seed", "pack", "validate_every")
 
 
 @dataclasses.dataclass
 class Lora:
-    """The adapters that are trained in place of the model, see `models.lora`.
+    """Adapters that are trained in place of the model, see `models.lora`.
 
     Attributes:
       rank: width of the adapters; 0: the model itself is trained.
@@ -46,7 +46,7 @@ class Lora:
     patterns: tuple[str, ...] = ("*",)
 
 
-def define(preset: Settings) -> None:
+def define(preset: StageSettings) -> None:
     """Defines the flags of a script."""
     flags.DEFINE_string("model", None, model_flags.MODEL_HELP, required=True)
     flags.DEFINE_list("data", None, "files and folders to train on", required=True)
@@ -85,7 +85,7 @@ def define(preset: Settings) -> None:
         flags.DEFINE_string(
             "reward_weights",
             "nemotron4_340b",
-            f"of their attributes: {', '.join(ATTRIBUTE_WEIGHTS)}, or five numbers",
+            f"weights of attributes: {', '.join(ATTRIBUTE_WEIGHTS)}, or five",
         )
         flags.DEFINE_float(
             "min_chosen_reward", None, "leave out pairs whose chosen response has less"
@@ -114,13 +114,13 @@ def train(job: Callable[[], Job]) -> int:
     """
     cluster.join()
     found = run.run(job(), option_flags.chosen())
-    if processes.is_first():
-        command.tell(*found, FLAGS.json)
+    if processes.is_process_0():
+        command.print_result(*found, FLAGS.json)
     return command.SUCCESS
 
 
-def settings(preset: Settings, **changes: Any) -> Settings:
-    """The preset with what the flags say.
+def settings(preset: StageSettings, **changes: Any) -> StageSettings:
+    """Returns the preset with the flags that were given.
 
     Raises:
       UserError: something does not go together.
@@ -146,9 +146,9 @@ def _preference(default: PreferenceConfig) -> PreferenceConfig:
     return dataclasses.replace(default, **given)
 
 
-def data(**more: Any) -> Data:
+def data(**more: Any) -> DataFiles:
     """Returns the files that the flags name."""
-    return Data(
+    return DataFiles(
         FLAGS.data,
         FLAGS.held_out,
         FLAGS.held_out_share,

@@ -1,4 +1,4 @@
-"""The flags that say which processes make a run together."""
+"""Flags that say which processes make a run together."""
 
 from absl import flags
 

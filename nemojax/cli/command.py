@@ -1,4 +1,4 @@
-"""What every command has in common: its devices, and how it ends.
+"""Frame of every command: its devices, and how it ends.
 
 A command that cannot go on says why in one line on stderr and what to do, without a
 traceback; a traceback is for our own mistakes. This module does not import jax, so
@@ -91,7 +91,7 @@ def main(run: Callable[[], int]) -> int:
 
 
 def define_json() -> None:
-    """Defines the flag of a script's result for programs; `tell` writes it."""
+    """Defines the flag of a script's result for programs; `print_result` writes it."""
     flags.DEFINE_string("json", None, "also write the result there as JSON; -: stdout")
 
 
@@ -100,12 +100,12 @@ def say(text: str, to: str | None) -> None:
     print(text, file=sys.stderr if to == "-" else sys.stdout, flush=True)
 
 
-def tell(result: Any, text: str, to: str | None) -> None:
+def print_result(result: Any, text: str, to: str | None) -> None:
     """Prints the text, and writes the result as JSON where it is wanted.
 
     Args:
-      result: for programs.
-      text: for people.
+      result: result for programs.
+      text: result for people.
       to: a file; "-" for stdout, and then the text goes to stderr; None: nowhere.
     """
     say(text, to)
@@ -167,7 +167,7 @@ def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
 
 
 def _explanation(error: Exception) -> str | None:
-    """One line for an error of the operating system; None for any other error."""
+    """Returns one line for an error of the operating system, None for others."""
     if _disk_is_full(error):
         return (
             f"no space left on the disk{_where(error)}: free some, then run the same "
@@ -181,7 +181,7 @@ def _explanation(error: Exception) -> str | None:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether this error, or one that caused it, is that a disk is full.
+    """Returns whether this error, or one that caused it, is that a disk is full.
 
     Checkpoints are written by a library that hands on only the text of the error.
     """

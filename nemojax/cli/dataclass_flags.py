@@ -1,4 +1,4 @@
-"""One flag `--group.field` for each field of a dataclass.
+"""Flags `--group.field`, one for each field of a dataclass.
 
 The type and the default are the field's, the help is its line in the `Attributes:` of
 the class's docstring, so that neither is written twice.

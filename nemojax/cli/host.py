@@ -1,4 +1,4 @@
-"""What a command asks of the machine it runs on, before jax starts.
+"""Settings of the machine that a command makes before jax starts.
 
 This module does not import jax, so that the devices can still be chosen.
 """
@@ -16,7 +16,7 @@ _KEEP_MEMORY = (
 
 
 def prepare() -> None:
-    """Both of the below; for the start of a process."""
+    """Sets the CPU device count and the malloc options; for the start of a process."""
     cpu_devices()
     keep_memory()
 
@@ -34,7 +34,7 @@ def cpu_devices(most: int = 2) -> None:
 
 
 def keep_memory() -> None:
-    """Freed memory stays with the process, where the C library is glibc.
+    """Makes glibc keep freed memory in the process; without glibc does nothing.
 
     XLA's CPU client allocates a step's buffers anew each step. Mapped and unmapped
     each time, hundreds of megabytes of zeroed pages cost a fifth of a small step.
@@ -46,7 +46,7 @@ def keep_memory() -> None:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

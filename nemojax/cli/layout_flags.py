@@ -1,4 +1,4 @@
-"""The flags --parallel.NAME, the same in every script that trains or plans."""
+"""Flags --parallel.NAME, the same in every script that trains or plans."""
 
 from nemojax.cli import dataclass_flags
 from nemojax.parallel.layout import LayoutSpec

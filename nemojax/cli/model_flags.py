@@ -1,4 +1,4 @@
-"""Flags of the scripts that load a trained model to ask, score or measure it."""
+"""Flags of the scripts that load a trained model to sample, score or measure it."""
 
 import dataclasses
 from typing import Any

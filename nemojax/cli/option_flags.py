@@ -1,4 +1,4 @@
-"""The flags that say how a stage is trained, the same in every script that trains."""
+"""Flags that say how a stage is trained, the same in every script that trains."""
 
 import dataclasses
 

@@ -1,1 +1,1 @@
-"""From text to batches: records, tokenizer, chat template, packing."""
+"""Text to batches: records, tokenizer, chat template, packing."""

@@ -46,9 +46,9 @@ class ToolCall:
     """A call of a tool by an assistant.
 
     Attributes:
-      name: of the tool.
+      name: name of the tool.
       arguments: a JSON object, as text.
-      id: by which the result names the call; empty: none.
+      id: id by which the result names the call; empty: none.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Message:
 
     Attributes:
       role: who speaks.
-      content: what is said; of a tool its result.
-      label: of an assistant's turn, the attribute values that it was written to, as
-        in "helpfulness:4,verbosity:1" (SteerLM); empty: none.
-      tool_calls: of an assistant's turn, the tools that it calls.
-      tool_call_id: of a tool's turn, the call that it answers; empty: not said.
-      name: of a tool's turn, that of the tool; empty: not said.
+      content: text of the turn; of a tool its result.
+      label: attribute values that an assistant's turn was written to, as in
+        "helpfulness:4,verbosity:1" (SteerLM); empty: none.
+      tool_calls: calls of tools by an assistant's turn.
+      tool_call_id: id of the call that a tool's turn answers; empty: unknown.
+      name: name of the tool whose turn it is; empty: unknown.
 
     Raises:
       ValueError: the role is unknown, or not one that calls or answers.
@@ -98,10 +98,10 @@ class Conversation:
     records are equal if they say the same.
 
     Attributes:
-      messages: in order.
+      messages: messages in order.
       tools: definitions of the tools that are offered, each a JSON object as text.
-      id: of its row; empty: none.
-      source: where it comes from.
+      id: id of the conversation's row; empty: none.
+      source: origin of the conversation.
     """
 
     messages: tuple[Message, ...]

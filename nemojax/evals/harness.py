@@ -42,7 +42,7 @@ def register() -> None:
 
 
 def main() -> None:
-    """The harness's command, with one more model."""
+    """Runs the harness's command with one more model."""
     from lm_eval.__main__ import cli_evaluate
 
     register()
@@ -73,16 +73,18 @@ class NemojaxLM(TemplateLM):
 
         Args:
           checkpoint: a model folder or a Hugging Face checkpoint.
-          pretrained: the same, as other models of the harness call it.
+          pretrained: checkpoint, as other models of the harness call it.
           template: see `interop.loading.load`.
-          dtype: of the computation; default: the checkpoint's.
+          dtype: dtype of the computation; default: the checkpoint's.
           quantize: "int8" or "fp8" weights; default: as they are.
           max_length: tokens of a text that is scored, or of a prompt and its answer.
           max_gen_toks: tokens of an answer where the task does not say.
           batch_size: texts at a time; "auto" is 16.
-          max_batch_size: is ignored, and so is `device`: jax chooses.
+          max_batch_size: ignored.
+          device: ignored: jax chooses.
           cache_tokens: see `inference.engine.config.serving`.
-          data, tensor: axes of the mesh.
+          data: replicas, an axis of the mesh.
+          tensor: devices that share a layer, an axis of the mesh.
 
         Raises:
           ValueError: there is no such model.
@@ -129,17 +131,17 @@ class NemojaxLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """For the names of the harness's caches."""
+        """Name of the tokenizer in the harness's caches."""
         return f"{NAME}-{self._model.tokenizer.fingerprint}"
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """For the harness's records: which template it is."""
+        """Returns which template it is, for the harness's records."""
         return repr(self._model.template) if chat_template else ""
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as text whose control tokens `tok_encode` knows again.
+        """Renders a conversation as text whose control tokens `tok_encode` knows again.
 
         Text is never a control token here, so the tokens are kept beside the text.
         """
@@ -160,7 +162,7 @@ class NemojaxLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Tokens of a text; what `apply_chat_template` gave may stand in it."""
+        """Encodes a text, in which the output of `apply_chat_template` may stand."""
         del kwargs
         tokenizer = self._model.tokenizer
         begin, *chats = self._chat.split(string)
@@ -179,7 +181,7 @@ class NemojaxLM(TemplateLM):
         disable_tqdm: bool = False,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        """(sum of log-probs, whether it is the greedy answer) of continuations.
+        """Returns (sum of log-probs, whether greedy) of each continuation.
 
         `requests` are (key of the cache, tokens before, tokens that are scored).
         """
@@ -216,7 +218,7 @@ class NemojaxLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-probs of whole texts, in windows that do not overlap in what counts."""
+        """Returns log-probs of whole texts, in windows that count each token once."""
         windows: list[tuple[None, list[int], list[int]]] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):
@@ -240,7 +242,7 @@ class NemojaxLM(TemplateLM):
     def generate_until(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[str]:
-        """Answers up to a stop string of the task, or the end of the text."""
+        """Generates up to a stop string of the task, or the end of the text."""
         asked = [self._generation(*request.args) for request in requests]
         found = [""] * len(requests)
 

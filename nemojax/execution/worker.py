@@ -40,9 +40,10 @@ class Worker:
         """Sends a request and returns its answer, both JSON objects.
 
         Args:
-          request: for the program's `answer`.
-          seconds: that the whole answer may take; the process is killed after them.
-          max_bytes: of the answer; the process is killed where it writes more.
+          request: request for the program's `answer`.
+          seconds: most seconds of the whole answer; the process is killed after them.
+          max_bytes: most bytes of the answer; the process is killed where it writes
+            more.
 
         Raises:
           WorkerError: no answer came. The next request starts a new process.

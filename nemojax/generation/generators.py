@@ -1,4 +1,4 @@
-"""Where responses come from: requests go in, responses come out as they are ready.
+"""Generators of responses: requests go in, responses come out as they are ready.
 
 The stages of data generation know a generator by its name and by `generate` alone; a
 scripted teacher, a policy in this process and a remote server look the same to them.
@@ -21,7 +21,7 @@ class Request:
       id: names the request among all of a generator's; its response carries it.
       prompt: ends with a user turn.
       temperature: 0 is greedy.
-      seed: with `id` the only source of chance of the answer.
+      seed: seed; with `id` the only source of chance of the answer.
 
     Raises:
       ValueError: a negative temperature, or one that is no number.
@@ -50,11 +50,11 @@ class Response:
     """One answer of a generator.
 
     Attributes:
-      id: of its request.
+      id: id of its request.
       text: the answer, without control tokens.
       finish_reason: "stop" where the generator ended the answer itself, "length"
         where the token limit cut it.
-      tokens: how many tokens were generated.
+      tokens: number of tokens that were generated.
     """
 
     id: str
@@ -93,7 +93,7 @@ class ScriptedGenerator:
     answer: Callable[[Request, random.Random], str]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """See `Generator.generate`; `tokens` counts words, for a script has none."""
+        """Implements `Generator.generate`; `tokens` counts words."""
         for request in requests:
             stream = random.Random(f"{request.seed}/{request.id}")
             text = self.answer(request, stream)
@@ -108,7 +108,7 @@ def sample(
     temperature: float,
     seed: int,
 ) -> list[list[Response]]:
-    """Asks for `samples` answers to each prompt and waits for all of them.
+    """Requests `samples` responses to each prompt and waits for all of them.
 
     Answer k to prompt i depends on the generator, (seed, i, k) and the prompt alone.
     Greedy answers are generated once and repeated.
@@ -117,8 +117,8 @@ def sample(
       generator: answers.
       prompts: conversations that end with a user turn.
       samples: answers to each prompt, at least 1.
-      temperature: of all answers.
-      seed: of all answers.
+      temperature: temperature of all answers.
+      seed: seed of all answers.
 
     Returns:
       The answers [N][samples], in the order of `prompts`.

@@ -1,4 +1,4 @@
-"""How good responses are: what a verifier says, and what a reward model makes of it.
+"""Judges of responses: a verifier's verdict, and a reward model's blend with it.
 
 The order is the report's (section 3.2.3): where an answer can be checked it is
 checked, and the reward model judges the rest.
@@ -50,7 +50,7 @@ def _score(grade: Grade, text: str) -> float:
 def blended_reward(
     attributes: ArrayLike, weights: Sequence[float], verified: Sequence[float | None]
 ) -> np.ndarray:
-    """One reward a response: float64 [N], weighted attributes with checked facts.
+    """Blends weighted attributes with checked facts: float64 [N], one a response.
 
     Where a response was checked, its correctness is not the reward model's opinion
     but 4 * verified, the same scale as the labels.
@@ -58,7 +58,7 @@ def blended_reward(
     Args:
       attributes: float [N, 5], the reward model's values in the order of
         `records.ATTRIBUTES`.
-      weights: of the five attributes.
+      weights: weights of the five attributes.
       verified: [N] score in [0, 1], or None where nothing could be checked.
 
     Raises:

@@ -34,10 +34,10 @@ def save(
 
     Args:
       directory: must not exist, or be empty.
-      config: of the base model.
-      lora: how the adapters were made.
-      adapters: as `models.lora.init` makes them.
-      base: where a user finds the base model.
+      config: sizes of the base model.
+      lora: choice of the adapted layers.
+      adapters: adapters as `models.lora.init` makes them.
+      base: name under which a user finds the base model.
 
     Raises:
       UserError: the directory is in use, or the base model has no such layers.

@@ -32,7 +32,7 @@ def from_json(fields: Mapping[str, Any]) -> ModelConfig:
     """Returns the model that a `config.json` of Nemotron or Llama describes.
 
     Args:
-      fields: its content. Older names of a field are read too; a missing rotary
+      fields: content of the file. Older names of a field are read too; a missing rotary
         fraction of a Nemotron is 0.5, as its first exports meant.
 
     Raises:

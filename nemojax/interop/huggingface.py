@@ -23,8 +23,8 @@ from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
 from nemojax.interop import (
     config_json,
+    leaf_reader,
     names,
-    placement,
     tokenizer_files,
     weights,
 )
@@ -53,9 +53,9 @@ def load(
     """Reads a checkpoint.
 
     Args:
-      directory: with `config.json` and safetensors; if `save` put a reward head
+      directory: folder with `config.json` and safetensors; if `save` put a reward head
         beside them, it is read too.
-      layout: where the parameters go, as `models.partition` says; default: one
+      layout: layout that the parameters get, as `models.partition` says; default: one
         device.
       progress: called with leaves done and all leaves.
 
@@ -101,7 +101,7 @@ def leaves(
         partition.check(config, layout)
     reader = weights.Reader(directory)
     shapes = forward.shapes(config)
-    places = placement.shardings(shapes, layout)
+    places = leaf_reader.shardings(shapes, layout)
     judge = (directory / REWARD_HEAD).exists()
     found = names.tensors(config, lm_head=not judge or _LM_HEAD in reader.shapes)
     _check(directory, config, shapes, found, reader)
@@ -117,7 +117,7 @@ def leaves(
             read = functools.partial(head.read, name)
             yield (
                 ("reward_head", name),
-                placement.leaf(shape, read, placement.everywhere(layout)),
+                leaf_reader.leaf(shape, read, leaf_reader.everywhere(layout)),
             )
 
 
@@ -139,11 +139,11 @@ def save(
 
     Args:
       directory: must not exist, or be empty.
-      config: of the model.
+      config: sizes of the model.
       params: the tree; written in its dtypes. A leaf may have a method `load` that
         gives the array, which is then read only when it is written.
       tokenizer: written so that `AutoTokenizer` reads it.
-      files: are copied beside the weights, by name: those of a tokenizer for one.
+      files: files copied beside the weights, by name: those of a tokenizer for one.
       vocab_size: rows of the embeddings that are written, without the padding that
         follows them; default: all.
       max_file_bytes: of one safetensors file.
@@ -240,11 +240,11 @@ def _leaf(
     def part(index: Any) -> np.ndarray:
         if not tensor.stacked:
             return read(sources[0], index).astype(dtype, copy=False)
-        return placement.stacked(
+        return leaf_reader.stacked(
             shape, dtype, index, lambda layer, rest: read(sources[layer], rest)
         )
 
-    return placement.leaf(shape, part, sharding)
+    return leaf_reader.leaf(shape, part, sharding)
 
 
 def _has_lm_head(params: Any) -> bool:

@@ -48,8 +48,8 @@ class AnyTokenizer(TextTokenizer, Protocol):
 
     Attributes:
       vocab_size: ids that it knows.
-      fingerprint: of its file.
-      bos_id, eos_id: that begin and end a text; raise ValueError if there is none.
+      fingerprint: fingerprint of the tokenizer's file.
+      bos_id, eos_id: ids that begin and end a text; ValueError if there is none.
       prefix: ids that begin every text that is completed.
       controls: names of the control tokens.
     """
@@ -58,16 +58,24 @@ class AnyTokenizer(TextTokenizer, Protocol):
     fingerprint: str
 
     @property
-    def bos_id(self) -> int: ...
+    def bos_id(self) -> int:
+        """Id that begins a text."""
+        ...
 
     @property
-    def eos_id(self) -> int: ...
+    def eos_id(self) -> int:
+        """Id that ends a text."""
+        ...
 
     @property
-    def prefix(self) -> tuple[int, ...]: ...
+    def prefix(self) -> tuple[int, ...]:
+        """Ids that begin every text."""
+        ...
 
     @property
-    def controls(self) -> tuple[str, ...]: ...
+    def controls(self) -> tuple[str, ...]:
+        """Names of all control tokens."""
+        ...
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids."""
@@ -83,14 +91,14 @@ class LoadedModel:
     """A checkpoint in memory: parameters, tokenizer, template, stop tokens.
 
     Attributes:
-      name: of its folder.
+      name: name of the model's folder.
       config, params: the model; a reward model has a `reward_head`.
-      layout: where the parameters are.
-      tokenizer: its own.
-      template: how conversations become tokens; None: it is no chat model.
+      layout: layout of the parameters.
+      tokenizer: tokenizer of the model.
+      template: template that makes tokens of conversations; None: it is no chat model.
       stop_ids: tokens that end a text.
       turn_stop_ids: tokens that end an answer in a conversation.
-      files: those of the tokenizer, by name, for models that are made of this one.
+      files: files of the tokenizer, by name, for models that are made of this one.
     """
 
     name: str
@@ -110,7 +118,7 @@ class LoadedModel:
 
     @property
     def is_reward_model(self) -> bool:
-        """Whether the model gives attribute values."""
+        """True for a model that gives attribute values."""
         return "reward_head" in self.params
 
     @property
@@ -136,13 +144,13 @@ def load(
     """Reads a model folder, or a Hugging Face checkpoint of Nemotron or Llama.
 
     Args:
-      directory: of the model, or of the run that made it, see `find.find_model`.
-      layout: where the parameters go, split by all its axes and ZeRO; default: one
+      directory: folder of the model, or of the run that made it, see `find.find_model`.
+      layout: layout of the parameters, split by all its axes and ZeRO; default: one
         device. Each device reads its own part.
       template: "auto" takes the checkpoint's own; "none"; a name of `TEMPLATES`; or a
         file with a Jinja template.
-      dtype: of the computation; default: the config's.
-      name: of the model; default: that of the directory.
+      dtype: dtype of the computation; default: the config's.
+      name: name of the model; default: that of the directory.
       quantize: a name of `models.quantized.KINDS`: kernels are quantised as they are
         read, so that only one is there in full at a time; default: they are not.
       progress: called with leaves done and all leaves.

@@ -66,7 +66,7 @@ def write(
 
     Args:
       directory: must not exist, or be empty.
-      config: of the model.
+      config: sizes of the model.
       leaves: path in the parameter tree and value; taken one at a time.
       files: name in the folder -> a file to copy, or its content; those of a
         tokenizer for one (`tokenizer_files.find`).
@@ -93,7 +93,7 @@ def write(
                 ocp.partial.save(target, trees.build([(path, leaf)]))
                 del leaf
             ocp.partial.finalize(target)
-        if processes.is_first():
+        if processes.is_process_0():
             fields, hashes = dataclasses.asdict(config), {}
             for name, file in files.items():
                 content = file if isinstance(file, bytes) else file.read_bytes()
@@ -109,7 +109,9 @@ def _appearing(directory: PathLike) -> Iterator[pathlib.Path]:
     """Gives all processes the folder that `folders.appearing` makes in the first."""
     with contextlib.ExitStack() as stack:
         folder = folders.appearing(directory)
-        yield pathlib.Path(processes.of_first(lambda: str(stack.enter_context(folder))))
+        yield pathlib.Path(
+            processes.broadcast_from_process_0(lambda: str(stack.enter_context(folder)))
+        )
         processes.barrier("a model is written")
     processes.barrier("a model is there")
 
@@ -129,19 +131,19 @@ def save(
 
     Args:
       directory: must not exist, or be empty.
-      config: of the model.
+      config: sizes of the model.
       params: the parameter tree, on any mesh or on the host.
       like: a tree of the dtypes that parameters are written in, such as those of the
         model that training began with, `jax.tree.map(lambda leaf: leaf.dtype, it)`;
         a parameter that is not in it keeps its own. Default: all do.
-      files: as in `write`.
+      files: files as in `write`.
       exist_ok: whether a directory that is there already is left as it is: one that
         `save` wrote is whole.
 
     Raises:
       UserError: the directory is in use.
     """
-    if exist_ok and processes.of_first(pathlib.Path(directory).exists):
+    if exist_ok and processes.broadcast_from_process_0(pathlib.Path(directory).exists):
         return
     dtypes = dict(trees.items(like))
     cast = (
@@ -184,8 +186,8 @@ def stored(directory: PathLike, layout: Layout | None = None) -> Any:
     """Returns the parameter tree of a model folder, with `StoredLeaf` leaves.
 
     Args:
-      directory: of the model.
-      layout: where the leaves go when they are read; default: one device.
+      directory: folder of the model.
+      layout: layout of the leaves when they are read; default: one device.
     """
     params = str(pathlib.Path(directory).absolute() / PARAMS)
     found = ocp.metadata(params).metadata
@@ -213,8 +215,8 @@ def leaves(
     """Yields paths and leaves, read one at a time, the largest first.
 
     Args:
-      directory: of the model.
-      layout: where the leaves go; default: one device.
+      directory: folder of the model.
+      layout: layout of the leaves; default: one device.
     """
     found = trees.items(stored(directory, layout))
     for path, leaf in sorted(found, key=lambda pair: pair[1].size, reverse=True):

@@ -18,7 +18,7 @@ class Tensor:
 
     Attributes:
       path: keys of the leaf in our parameter tree.
-      name: of the tensor; holds "{layer}" if the leaf stacks one tensor a layer.
+      name: name of the tensor; holds "{layer}" if the leaf stacks one tensor a layer.
       transposed: whether the tensor is the transpose of our matrix.
     """
 
@@ -28,7 +28,7 @@ class Tensor:
 
     @property
     def stacked(self) -> bool:
-        """Whether the leaf's first dimension is the layer."""
+        """True where the leaf's first dimension is the layer."""
         return "{layer}" in self.name
 
     def names(self, num_layers: int) -> list[str]:
@@ -42,8 +42,8 @@ def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
     """Returns all leaves of a language model, in the order of the forward pass.
 
     Args:
-      config: of the model.
-      lm_head: whether it has one; a reward model need not.
+      config: sizes of the model.
+      lm_head: whether the model has one; a reward model need not.
     """
     layer = "model.layers.{layer}."
     found = [Tensor(("embedding", "table"), "model.embed_tokens.weight")]

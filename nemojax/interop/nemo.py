@@ -16,7 +16,7 @@ import tensorstore
 import yaml
 
 from nemojax.errors import UserError
-from nemojax.interop import names, placement
+from nemojax.interop import leaf_reader, names
 from nemojax.interop import tokenizer_files as tokenizer_lib
 from nemojax.models import forward, partition, trees
 from nemojax.models.config import ModelConfig
@@ -121,7 +121,8 @@ def split_qkv(
 
     Args:
       qkv_RD: [(heads + 2 kv_heads) * head_dim, D].
-      num_heads, num_kv_heads: of the model.
+      num_heads: query heads of the model.
+      num_kv_heads: key/value heads of the model.
     """
     width = qkv_RD.shape[1]
     queries = num_heads // num_kv_heads
@@ -153,13 +154,13 @@ def leaves(
     arrays = _Arrays(directory)
     shapes = forward.shapes(config)
     arrays.check(_expected(config, shapes))
-    places = placement.shardings(shapes, layout)
+    places = leaf_reader.shardings(shapes, layout)
     paths = [tensor.path for tensor in names.tensors(config)]
     for done, path in enumerate(paths):
         progress(done, len(paths))
         shape = trees.get(shapes, path).shape
         read = _reader(config, arrays, path, shape)
-        yield path, placement.leaf(shape, read, trees.get(places, path))
+        yield path, leaf_reader.leaf(shape, read, trees.get(places, path))
     progress(len(paths), len(paths))
     if arrays.has(_REWARD["kernel"]):
         for name, theirs in _REWARD.items():
@@ -169,7 +170,7 @@ def leaves(
             read = value.T.__getitem__
             yield (
                 ("reward_head", name),
-                placement.leaf(value.T.shape, read, placement.everywhere(layout)),
+                leaf_reader.leaf(value.T.shape, read, leaf_reader.everywhere(layout)),
             )
 
 
@@ -207,7 +208,7 @@ def _reader(
     def read(index: Any) -> np.ndarray:
         if path[0] != "layers":
             return arrays.read(_NAMES[path], index)
-        return placement.stacked(
+        return leaf_reader.stacked(
             shape, dtype, index, lambda layer, rest: layer_of(layer)[rest]
         )
 

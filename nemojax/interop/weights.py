@@ -34,8 +34,8 @@ class Reader:
     """The tensors of a directory, by name.
 
     Attributes:
-      shapes: of every tensor.
-      dtypes: of every tensor.
+      shapes: shapes of every tensor.
+      dtypes: dtypes of every tensor.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ def write(
       directory: exists.
       shapes: shape and dtype of each tensor, in the order of `values`.
       values: the tensors; taken one at a time.
-      max_file_bytes: of a file.
+      max_file_bytes: most bytes of a file.
 
     Raises:
       UserError: a dtype that safetensors has no name for here, or values that are

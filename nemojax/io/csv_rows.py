@@ -25,8 +25,9 @@ def read(
     Empty lines between the rows are no rows.
 
     Args:
-      lines: of the file with their numbers, those that cannot be used as bad rows.
-      file: its name, for messages.
+      lines: lines of the file with their numbers, those that cannot be used as bad
+        rows.
+      file: name of the file, for messages.
       after: rows up to this number are passed over.
 
     Raises:
@@ -105,7 +106,7 @@ def _row(names: list[str], cells: list[str], file: str, number: int) -> Row | Ba
 
 
 def _not_utf8(reason: str) -> str:
-    """Csv has no escapes, so a lone surrogate was a byte that is not UTF-8."""
+    """Names the fault of a text: CSV has no escapes, so a surrogate was a bad byte."""
     return "not UTF-8" if reason == "lone surrogate" else reason
 
 

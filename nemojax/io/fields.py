@@ -30,12 +30,12 @@ class Reject(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How the rows of one published layout are recognised and read.
+    """Recogniser and reader of the rows of one published layout.
 
     Attributes:
       name: short name, shown to the user.
       required: fields whose presence tells this format.
-      parse: gives the record of a row, or raises `Reject`.
+      parse: function that gives the record of a row, or raises `Reject`.
       any_of: fields of which one at least must be there; () for none.
       matches: further condition where the fields alone do not tell.
     """
@@ -47,7 +47,7 @@ class Format:
     matches: Callable[[Fields], bool] = lambda row: True
 
     def recognises(self, row: Fields) -> bool:
-        """Whether the row has this format's fields."""
+        """Returns whether the row has this format's fields."""
         if not all(name in row for name in self.required):
             return False
         if self.any_of and not any(name in row for name in self.any_of):
@@ -55,7 +55,7 @@ class Format:
         return self.matches(row)
 
     def __str__(self) -> str:
-        """Name and fields, for messages."""
+        """Returns name and fields, for messages."""
         listed = ", ".join(self.required)
         if self.any_of:
             listed += f", one of {' '.join(self.any_of)}"
@@ -63,14 +63,14 @@ class Format:
 
 
 def present(row: Fields, name: str) -> Any:
-    """The field's value, which may be of any type but not absent."""
+    """Returns the field's value, which may be of any type but not absent."""
     if name not in row:
         raise Reject(name, "missing field")
     return row[name]
 
 
 def text(row: Fields, name: str) -> str:
-    """The field's text, which may be empty."""
+    """Returns the field's text, which may be empty."""
     value = present(row, name)
     if not isinstance(value, str):
         raise Reject(name, "wrong type")
@@ -78,12 +78,12 @@ def text(row: Fields, name: str) -> str:
 
 
 def optional_text(row: Fields, name: str) -> str:
-    """The field's text, or "" where the field is absent or null."""
+    """Returns the field's text, or "" where the field is absent or null."""
     return "" if row.get(name) is None else text(row, name)
 
 
 def prompt(row: Fields, name: str) -> str:
-    """The field's text, with something in it."""
+    """Returns the field's text, which must not be empty."""
     value = text(row, name)
     if not value.strip():
         raise Reject(name, "empty prompt")
@@ -91,7 +91,7 @@ def prompt(row: Fields, name: str) -> str:
 
 
 def response(row: Fields, name: str) -> str:
-    """The field's text, with something in it."""
+    """Returns the field's text, which must not be empty."""
     value = text(row, name)
     if not value.strip():
         raise Reject(name, "empty response")
@@ -99,7 +99,7 @@ def response(row: Fields, name: str) -> str:
 
 
 def texts(row: Fields, name: str) -> list[str]:
-    """The field's list of texts."""
+    """Returns the field's list of texts."""
     value = present(row, name)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise Reject(name, "wrong type")
@@ -107,13 +107,13 @@ def texts(row: Fields, name: str) -> list[str]:
 
 
 def is_absent(row: Fields, name: str) -> bool:
-    """Whether the field is absent, null, or an empty cell."""
+    """Returns whether the field is absent, null, or an empty cell."""
     value = row.get(name)
     return value is None or (isinstance(value, Cell) and not value.strip())
 
 
 def number(value: Any, name: str) -> float:
-    """`value` as a number, which may be infinite or NaN.
+    """Returns `value` as a number, which may be infinite or NaN.
 
     Text is none, but in a cell it is.
     """
@@ -131,7 +131,7 @@ def number(value: Any, name: str) -> float:
 
 
 def optional_number(row: Fields, name: str, kind: str) -> float | None:
-    """The field's finite number, or None where the field is absent, null or empty.
+    """Returns the field's finite number; None where it is absent, null or empty.
 
     `kind` says in messages what it is.
     """
@@ -144,7 +144,7 @@ def optional_number(row: Fields, name: str, kind: str) -> float | None:
 
 
 def choice(row: Fields, name: str, choices: tuple[int, ...]) -> int:
-    """The field's integer, one of `choices`."""
+    """Returns the field's integer, one of `choices`."""
     value = present(row, name)
     if isinstance(value, Cell):
         value = _whole(number(value, name))
@@ -156,5 +156,5 @@ def choice(row: Fields, name: str, choices: tuple[int, ...]) -> int:
 
 
 def _whole(value: float) -> float | int:
-    """An integer where the number is one: tables with gaps write 1 as 1.0."""
+    """Returns an integer where a number is one: tables with gaps write 1 as 1.0."""
     return int(value) if value.is_integer() else value

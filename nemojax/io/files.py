@@ -46,7 +46,7 @@ _PARQUET_ROWS = 256  # held at once
 
 
 def list_files(paths: PathLike | Iterable[PathLike]) -> list[pathlib.Path]:
-    """The data files that `paths` name: a file, a folder, or several of them.
+    """Lists the data files that `paths` name: a file, a folder, or several of them.
 
     A folder stands for the files in it that end in one of `SUFFIXES`, sorted by name.
 
@@ -84,7 +84,7 @@ def read_rows(path: PathLike, after: int = 0) -> Iterator[Row | BadRow]:
     held. Blank lines are no rows. Lines may end in LF or CRLF.
 
     Args:
-      path: of the file.
+      path: path of the file.
       after: rows up to this number are passed over, unread where the kind of file
         allows it.
 
@@ -103,7 +103,7 @@ def read_rows(path: PathLike, after: int = 0) -> Iterator[Row | BadRow]:
 
 
 def count_rows(path: PathLike) -> int:
-    """How many rows `read_rows` gives, good and bad; looks into no line of `.jsonl`.
+    """Counts the rows of `read_rows`, good and bad; parses no line of `.jsonl`.
 
     Raises:
       DataError: as `read_rows`.
@@ -122,7 +122,7 @@ def count_rows(path: PathLike) -> int:
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[Any]:
-    """The bytes of a data file; what is wrong with it as a whole is a DataError."""
+    """Opens the bytes of a data file; damage of the whole file is a DataError."""
     _check_is_data_file(path)
     try:
         with _opened(path) as stream:
@@ -145,7 +145,7 @@ def _opened(path: pathlib.Path) -> Any:
 
 
 def _kind(path: pathlib.Path) -> str:
-    """The suffix less that of a compression."""
+    """Returns the suffix less that of a compression."""
     return pathlib.Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix
 
 
@@ -191,7 +191,7 @@ class _Zstd(io.RawIOBase):
         return len(content)
 
     def _before_the_cut(self) -> bytes:
-        """What a call that reached the cut did not give, since it failed."""
+        """Returns what a call that reached the cut lost when it failed."""
         self._stream.close()
         self._stream = self._open()
         left = self._done
@@ -237,7 +237,7 @@ def _read_lines(
 def _lines(
     stream: io.BufferedIOBase, file: str
 ) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The lines with their numbers; those that cannot be used are bad rows."""
+    """Yields the lines with their numbers; unusable ones are bad rows."""
     number = 0
     while True:
         number += 1
@@ -260,7 +260,7 @@ def _lines(
 def _rows_of(
     stream: io.BufferedIOBase, file: str
 ) -> Iterator[tuple[int, bytes | BadRow]]:
-    """The lines that are rows: blank ones are none."""
+    """Yields the lines that are not blank."""
     for number, line in _lines(stream, file):
         if isinstance(line, BadRow) or line.strip(b" \t\r\n"):
             yield number, line

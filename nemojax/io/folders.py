@@ -15,7 +15,7 @@ PARTIAL = ".partial"
 
 
 def require_free(directory: str | os.PathLike[str]) -> pathlib.Path:
-    """The directory as a path.
+    """Returns the directory as a path.
 
     Raises:
       UserError: something is in it.
@@ -28,7 +28,7 @@ def require_free(directory: str | os.PathLike[str]) -> pathlib.Path:
 
 @contextlib.contextmanager
 def appearing(directory: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """A folder beside `directory` to write in, which takes its name at the end.
+    """Yields a folder beside `directory` to write in, which takes its name at the end.
 
     After an error or a crash there is no `directory`; what was written lies in
     `{directory}.partial` until the next attempt, which starts anew.
@@ -51,7 +51,7 @@ def appearing(directory: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replacing(file: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A stream beside `file`, which takes its name at the end, on the disk by then.
+    """Yields a stream beside `file`, which takes its name when on the disk.
 
     After an error or a crash what was there before is there still.
     """
@@ -74,7 +74,7 @@ def write_file(file: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def sha256(file: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    """Computes the SHA-256 of a file's bytes, in hexadecimal digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -21,7 +21,7 @@ from nemojax.io.quarantine import BadRow, Quarantine
 
 
 @dataclass(frozen=True)
-class Row:
+class JournalRow:
     """One artefact of data generation, with where it came from.
 
     Attributes:
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was found when a journal was opened.
+    """Facts found when a journal was opened.
 
     Attributes:
       rows: rows that were read.
@@ -94,7 +94,7 @@ class Journal:
         if is_new:
             folders.sync(self.path.parent)
 
-    def append(self, rows: Iterable[Row]) -> list[str]:
+    def append(self, rows: Iterable[JournalRow]) -> list[str]:
         """Writes `rows`, waits until they are on disk, and returns their ids.
 
         All or none: a batch that cannot be written whole is taken back.
@@ -125,8 +125,8 @@ class Journal:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __iter__(self) -> Iterator[Row]:
-        """The rows in the order of writing; unreadable lines are passed over."""
+    def __iter__(self) -> Iterator[JournalRow]:
+        """Yields the rows in the order of writing, without unreadable lines."""
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if number not in self._faulty:
@@ -176,7 +176,7 @@ class Journal:
 
 
 def _canonical(value: Any) -> str:
-    """JSON with one spelling for one value.
+    """Writes JSON with one spelling for one value.
 
     Raises:
       ValueError: a value that is not JSON.
@@ -187,8 +187,8 @@ def _canonical(value: Any) -> str:
         raise ValueError(f"row holds a value that is not JSON: {error}") from error
 
 
-def _parse(line: bytes) -> tuple[str, Row]:
-    """The id and the row of a line; ValueError says what is wrong with it."""
+def _parse(line: bytes) -> tuple[str, JournalRow]:
+    """Parses id and row of a line; a ValueError says what is wrong with it."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -197,7 +197,7 @@ def _parse(line: bytes) -> tuple[str, Row]:
         raise ValueError(f"not an object but {type(value).__name__}")
     row_id = value.pop("id", None)
     try:
-        row = Row(**{**value, "parents": tuple(value.get("parents", ()))})
+        row = JournalRow(**{**value, "parents": tuple(value.get("parents", ()))})
         found = row.id
     except TypeError as error:
         raise ValueError(f"not a row: {error}") from error

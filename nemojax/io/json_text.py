@@ -21,7 +21,7 @@ class Malformed(ValueError):
 
 
 def parse(content: bytes) -> Any:
-    """The JSON value in `content`.
+    """Parses the JSON value in `content`.
 
     Raises:
       Malformed: byte order mark, NUL byte, not UTF-8, or not JSON.
@@ -39,10 +39,10 @@ def parse(content: bytes) -> Any:
 
 
 def check_object(value: Any, has_escapes: bool) -> dict[str, Any]:
-    """`value` as an object whose strings can all be tokenized and written again.
+    """Returns `value` as an object whose strings can be tokenized and written again.
 
     Args:
-      value: what `parse` gave.
+      value: value that `parse` gave.
       has_escapes: whether the text had an escape `\\u`; without one there is nothing
         to look for, since `parse` lets no lone surrogate or NUL byte through.
 
@@ -79,12 +79,12 @@ def _unusable_text(value: Any) -> str | None:
 
 
 def raw_text(line: bytes) -> str:
-    """The beginning of a line, for a person to look at."""
+    """Returns the beginning of a line, for a person to look at."""
     return line[:MAX_RAW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")
 
 
 def raw_value(value: Any) -> str:
-    """The beginning of a JSON value, for a person to look at."""
+    """Returns the beginning of a JSON value, for a person to look at."""
     try:
         text = json.dumps(value, ensure_ascii=False)[:MAX_RAW_CHARACTERS]
     except RecursionError:  # parsed just within the limit, a few frames further up
@@ -93,7 +93,7 @@ def raw_value(value: Any) -> str:
 
 
 def line(value: Any) -> bytes:
-    """JSON with a line end.
+    """Writes JSON with a line end.
 
     Raises:
       ValueError: a number that is not finite.

@@ -24,7 +24,7 @@ class Parts:
 
     Attributes:
       directory: the folder.
-      facts: of each whole part, in order.
+      facts: facts of each whole part, in order.
     """
 
     def __init__(self, directory: Path):

@@ -12,8 +12,8 @@ class Progress:
         """Shows nothing yet.
 
         Args:
-          name: what is under way.
-          stream: to write to; default: stderr.
+          name: name of what is under way.
+          stream: stream to write to; default: stderr.
         """
         self._name, self._stream = name, stream or sys.stderr
         self._first: tuple[int, float] | None = None  # done, and when
@@ -42,7 +42,7 @@ class Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """`75` -> "1m15s"."""
+    """Formats seconds: `75` -> "1m15s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -41,7 +41,7 @@ class Row:
     row: int
 
     def reject(self, field: str, reason: str) -> "BadRow":
-        """The same row as a bad one, for checks made after reading."""
+        """Returns the row as a bad one, for checks made after reading."""
         excerpt = json_text.raw_value(self.value)
         return BadRow(self.file, self.row, field, reason, excerpt)
 
@@ -52,7 +52,7 @@ class BadRow:
 
     Attributes:
       file: the file as it was named by the caller.
-      row: counts from 1; 0 stands for the file as a whole.
+      row: number of the row from 1; 0 stands for the file as a whole.
       field: the field at fault, or "" where the whole row is.
       reason: a short phrase, the same for all rows with the same fault.
       excerpt: the beginning of the row's text.
@@ -66,7 +66,7 @@ class BadRow:
 
     @property
     def malformed(self) -> bool:
-        """Whether the row is broken, rather than sound and of no use here."""
+        """True where the row is broken, rather than sound and of no use here."""
         return self.reason not in SKIP_REASONS
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class BadRow:
 
 
 def checked(value: Any, file: str, row: int, has_escapes: bool = True) -> Row | BadRow:
-    """A row of a file, or a bad one where `json_text.check_object` refuses it."""
+    """Returns a row, or a bad one where `json_text.check_object` refuses it."""
     try:
         return Row(json_text.check_object(value, has_escapes), file, row)
     except json_text.Malformed as error:
@@ -183,5 +183,5 @@ class Quarantine:
 
 
 def beside(out: PathLike) -> pathlib.Path:
-    """Path of the list of bad rows of an output file: its suffix is replaced."""
+    """Returns the path of an output's list of bad rows: its suffix is replaced."""
     return pathlib.Path(out).with_suffix(f".{REJECTS}")

@@ -34,8 +34,8 @@ class StageOutput:
 
     Attributes:
       name: the stage.
-      directory: its files.
-      result: what it returned, as JSON gives it back.
+      directory: folder of the stage's files.
+      result: result of the stage, as JSON gives it back.
       seconds: wall-clock time it took, over all attempts that left their time.
     """
 
@@ -50,7 +50,7 @@ class Workdir:
 
     Attributes:
       path: absolute; the same folder on every host.
-      configuration: as JSON gives it back.
+      configuration: configuration as JSON gives it back.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Workdir:
         """Opens or creates the folder, which is locked until `close`.
 
         Args:
-          path: of the folder.
-          configuration: what decides what comes out, as JSON.
-          flag: how users name the folder, for messages.
+          path: path of the folder.
+          configuration: everything that decides the results, as JSON.
+          flag: flag by which users name the folder, for messages.
 
         Raises:
           WorkdirError: the folder holds a run of another configuration or something
@@ -72,7 +72,7 @@ class Workdir:
         self._flag = flag
         self.configuration = json.loads(json.dumps(configuration))
         self._lock: IO[str] | None = None
-        _of_first(self._open)
+        _from_process_0(self._open)
 
     def _open(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -133,8 +133,8 @@ class Workdir:
         """
         finished = self.path / name
         partial = self.path / f"{name}{folders.PARTIAL}"
-        if not _of_first(finished.exists):
-            before = _of_first(lambda: _begin(partial))
+        if not _from_process_0(finished.exists):
+            before = _from_process_0(lambda: _begin(partial))
             start = time.monotonic()
             try:
                 result = run(partial)
@@ -143,8 +143,8 @@ class Workdir:
                 if self._lock is not None:
                     (partial / _SECONDS).write_text(f"{seconds}\n")
             stored = {"result": result, "seconds": seconds}
-            _of_first(lambda: _finish(partial, finished, stored))
-        stored = _of_first(lambda: json.loads((finished / RESULT).read_text()))
+            _from_process_0(lambda: _finish(partial, finished, stored))
+        stored = _from_process_0(lambda: json.loads((finished / RESULT).read_text()))
         return StageOutput(name, finished, stored["result"], stored["seconds"])
 
     def close(self) -> None:
@@ -153,11 +153,11 @@ class Workdir:
             self._lock.close()
 
 
-def _of_first(make: Callable[[], Any]) -> Any:
-    """Runs `processes.of_first`; imported here, for commands start without jax."""
+def _from_process_0(make: Callable[[], Any]) -> Any:
+    """Calls `make` in process 0; imports here, for commands start without jax."""
     from nemojax.parallel import processes
 
-    return processes.of_first(make)
+    return processes.broadcast_from_process_0(make)
 
 
 def _begin(partial: Path) -> float:

@@ -14,7 +14,7 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Loss:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, equations 7 and 8).
+    """Computes Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 7 and 8).
 
     weight * sigmoid(-beta (log ratio - baseline)) of a desirable response, and weight *
     sigmoid(beta (log ratio - baseline)) of an undesirable one. The baseline estimates
@@ -24,8 +24,9 @@ def kto(
     Args:
       judged: log-probs and reference are used.
       beta: KL coefficient; the paper uses 0.1.
-      desirable_weight, undesirable_weight: weights of the two kinds; the paper wants
-        their sums over the data within 1 to 4/3 of each other.
+      desirable_weight: weight of a desirable response.
+      undesirable_weight: weight of an undesirable response; the paper wants the sums
+        of both over the data within 1 to 4/3 of each other.
 
     Raises:
       ValueError: the responses lack a field.

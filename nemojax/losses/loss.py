@@ -1,4 +1,4 @@
-"""What every loss gives: a value and a weight for each example."""
+"""Results of losses: a value and a weight for each example."""
 
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ class Loss(NamedTuple):
     """Losses of examples; all arrays are float32 and of one shape.
 
     Attributes:
-      values: of each example; 0 where the weight is 0.
-      weights: of each example in the mean; 0 for padding.
+      values: values of each example; 0 where the weight is 0.
+      weights: weights of each example in the mean; 0 for padding.
       metrics: further values to report, weighted alike.
     """
 
@@ -24,7 +24,7 @@ class Loss(NamedTuple):
 
 
 def reduce(loss: Loss) -> tuple[jax.Array, jax.Array, Metrics]:
-    """Sum of a loss, its weight (both float32 []) and its metrics, as pairs of these.
+    """Sums a loss, its weight (both float32 []) and its metrics, pairs of these.
 
     The mean over a global batch is the sum of sums over the sum of weights, however
     the batch is split; a mean of means would depend on the split.
@@ -38,6 +38,6 @@ def reduce(loss: Loss) -> tuple[jax.Array, jax.Array, Metrics]:
 
 
 def select(values: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Values as float32, 0 where they are not valid, NaN or not."""
+    """Returns values as float32, 0 where they are not valid, NaN or not."""
     values = jnp.asarray(values, jnp.float32)
     return values if valid is None else jnp.where(valid > 0, values, 0.0)

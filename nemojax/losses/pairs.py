@@ -42,7 +42,7 @@ class Responses(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """N pairs of responses to one prompt each: what a preference loss is given.
+    """N pairs of responses to one prompt each: the argument of a preference loss.
 
     A loss uses what it needs; losses of this package name what is missing. Training
     fills in all fields, with 0 where the data say nothing.
@@ -61,7 +61,7 @@ class Pairs(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """N responses, each judged by itself: what KTO is given.
+    """N responses, each judged by itself: the argument of KTO.
 
     Attributes:
       responses: the responses.
@@ -131,10 +131,13 @@ def combined(
     falls, too, while the gap grows.
 
     Args:
-      pairs: as `prepared` gives them.
+      pairs: pairs that `prepared` gave.
       loss_N: the preference loss of each pair.
-      chosen_reward_N, rejected_reward_N: implicit rewards, for the metrics.
-      preference_weight, sft_weight, sft_average: see `Terms`.
+      chosen_reward_N: implicit rewards, for the metrics.
+      rejected_reward_N: implicit rewards, for the metrics.
+      preference_weight: see `Terms`.
+      sft_weight: see `Terms`.
+      sft_average: see `Terms`.
 
     Raises:
       ValueError: both weights are 0, or a mean is asked for without token counts.

@@ -23,7 +23,7 @@ DISTANCES = ("backward_kl", "forward_kl", "squared")
 def dpo(
     pairs: Pairs, *, beta: float, label_smoothing: float = 0.0, **terms: Unpack[Terms]
 ) -> Loss:
-    """Direct preference optimisation (340B report, section 3.3.1); see `logistic`.
+    """Computes direct preference optimisation (340B report, section 3.3.1).
 
     Llama 3's (section 4.1.4) is the one with `beta=0.1, sft_weight=0.2,
     sft_average=True` and a loss mask that leaves out format tokens.
@@ -48,7 +48,7 @@ def dpo(
 def dpo_norm(
     pairs: Pairs, *, beta: float, label_smoothing: float = 0.0, **terms: Unpack[Terms]
 ) -> Loss:
-    """DPO on log ratios averaged over each response's tokens (Tülu 3, section 5.1).
+    """Computes DPO on log ratios per response token (Tülu 3, section 5.1).
 
     Args:
       pairs: log-probs, reference and tokens are used.
@@ -66,7 +66,7 @@ def dpo_norm(
 
 
 def ipo(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
-    """Identity preference optimisation (Azar et al. 2023): (gap - 1 / (2 beta))^2.
+    """Computes (gap - 1 / (2 beta))^2, identity preference optimisation (Azar 2023).
 
     Args:
       pairs: log-probs and reference are used; the gap is one of sums.
@@ -83,7 +83,7 @@ def ipo(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
 
 
 def apo_zero(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
-    """Anchored preference optimisation, for chosen responses better than the policy's.
+    """Computes anchored preference optimisation for responses better than the policy's.
 
     sigmoid(-chosen) + sigmoid(rejected) of the implicit rewards (D'Oosterlinck et al.
     2024, equation 7): one likelihood rises, the other falls.
@@ -103,7 +103,7 @@ def apo_zero(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
 
 
 def apo_down(pairs: Pairs, *, beta: float, **terms: Unpack[Terms]) -> Loss:
-    """Anchored preference optimisation, for chosen responses worse than the policy's.
+    """Computes anchored preference optimisation for responses worse than the policy's.
 
     sigmoid(chosen) + sigmoid(rejected - chosen) of the implicit rewards (D'Oosterlinck
     et al. 2024, equation 8): both likelihoods fall, that of the rejected one more.
@@ -130,7 +130,7 @@ def rpo(
     distance: str = "backward_kl",
     **terms: Unpack[Terms],
 ) -> Loss:
-    """Reward-aware preference optimisation (340B report, section 3.3.2).
+    """Computes reward-aware preference optimisation (340B report, section 3.3.2).
 
     Args:
       pairs: log-probs, reference and rewards are used. A pair whose chosen response
@@ -212,7 +212,7 @@ def reward_distance(
 
 
 def _bernoulli_kl(x_N: jax.Array, y_N: jax.Array) -> jax.Array:
-    """KL(Bernoulli(sigmoid(x)) || Bernoulli(sigmoid(y))), safe for large logits."""
+    """Computes KL(Bernoulli(sigmoid(x)) || Bernoulli(sigmoid(y))) stably."""
     log_sigmoid = jax.nn.log_sigmoid
     return jax.nn.sigmoid(x_N) * (log_sigmoid(x_N) - log_sigmoid(y_N)) + jax.nn.sigmoid(
         -x_N

@@ -25,15 +25,15 @@ def simpo(
     label_smoothing: float = 0.0,
     **terms: Unpack[Terms],
 ) -> Loss:
-    """Simple preference optimisation (Meng et al. 2024, equation 6).
+    """Computes simple preference optimisation (Meng et al. 2024, equation 6).
 
     -log sigmoid(beta (mean log pi(chosen) - mean log pi(rejected)) - gamma).
 
     Args:
       pairs: log-probs and tokens are used.
       beta: scale of the mean log-probs; the paper uses 2 to 10.
-      gamma: by how much the chosen reward is to win; the paper's gamma / beta is 0.1 to
-        0.8.
+      gamma: margin by which the chosen reward is to win; the paper's gamma / beta is
+        0.1 to 0.8.
       label_smoothing: probability that a label is wrong.
       **terms: see `Terms`.
 
@@ -55,7 +55,7 @@ def orpo(
     sft_average: bool = True,
     preference_weight: float = 1.0,
 ) -> Loss:
-    """Odds ratio preference optimisation (Hong et al. 2024, equations 6 and 7).
+    """Computes odds ratio preference optimisation (Hong et al. 2024, eq. 6 and 7).
 
     -mean log pi(chosen) - beta log sigmoid(log odds(chosen) - log odds(rejected)), the
     odds p / (1 - p) being those of p = exp(mean log pi).
@@ -63,8 +63,9 @@ def orpo(
     Args:
       pairs: log-probs and tokens are used.
       beta: weight of the odds ratio, the paper's lambda: 0.1 to 0.25.
-      sft_weight, sft_average, preference_weight: see `Terms`; the paper's are the
-        defaults.
+      sft_weight: see `Terms`; the defaults of all three are the paper's.
+      sft_average: see `Terms`.
+      preference_weight: see `Terms`.
 
     Raises:
       ValueError: as `losses.dpo`.

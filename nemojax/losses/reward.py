@@ -46,7 +46,7 @@ def attribute_regression(
     missing: float = -100.0,
     weights_N: jax.Array | None = None,
 ) -> Loss:
-    """Squared error of each labelled attribute (HelpSteer2, section 3).
+    """Computes squared errors of labelled attributes (HelpSteer2, section 3).
 
     The weights count labels, not examples: one with more labels weighs more.
 
@@ -77,10 +77,11 @@ def bradley_terry(
     scale: jax.Array | None = None,
     valid: jax.Array | None = None,
 ) -> Loss:
-    """-scale * log sigmoid(chosen - rejected - margin) of each pair.
+    """Computes -scale * log sigmoid(chosen - rejected - margin) of each pair.
 
     Args:
-      chosen_N, rejected_N: rewards of the responses.
+      chosen_N: rewards of the chosen responses.
+      rejected_N: rewards of the rejected responses.
       margin: [N], by how much chosen should win (Llama 2, section 3.2.2).
       scale: [N], weight of a pair by the strength of its preference
         (HelpSteer2-Preference).

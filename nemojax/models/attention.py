@@ -71,7 +71,7 @@ def rotary(
 def attention(
     q_BSHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array, mask_BST: jax.Array
 ) -> jax.Array:
-    """Softmax attention; query head i reads key/value head `i // (H / G)`.
+    """Computes softmax attention; query head i reads key/value head `i // (H / G)`.
 
     Args:
       q_BSHK: queries.
@@ -105,7 +105,7 @@ def attention(
 
 
 def causal_mask(segment_ids_BS: jax.Array) -> jax.Array:
-    """bool [B, S, S]: a token sees earlier tokens and itself, in its own segment."""
+    """Returns bool [B, S, S]: a token sees itself and earlier ones of its segment."""
     S = segment_ids_BS.shape[1]
     same = segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :]
     return same & jnp.tril(jnp.ones((S, S), bool))

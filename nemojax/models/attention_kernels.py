@@ -32,7 +32,7 @@ def blocks(
     *,
     block: int = BLOCK,
 ) -> jax.Array:
-    """A block of queries after the other; its scores are made again backwards."""
+    """Computes attention by blocks of queries; backwards makes the scores again."""
     S = q_BSHK.shape[1]
     if block >= S:
         mask = attention.causal_mask(segment_ids_BS)
@@ -58,7 +58,7 @@ def blocks(
 def cudnn(
     q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segment_ids_BS: jax.Array
 ) -> jax.Array:
-    """cuDNN's flash attention; head width a multiple of 8 and at most 256."""
+    """Calls cuDNN's flash attention; head width a multiple of 8 and at most 256."""
     same = segment_ids_BS[:, None, :, None] == segment_ids_BS[:, None, None, :]
     return jax.nn.dot_product_attention(
         q_BSHK, k_BSGK, v_BSGK, mask=same, is_causal=True, implementation="cudnn"
@@ -73,7 +73,7 @@ def splash(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """Pallas splash attention; heads are padded to a multiple of 128 numbers.
+    """Calls Pallas splash attention; heads are padded to a multiple of 128 numbers.
 
     Raises:
       UserError: S is no multiple of 128.

@@ -27,8 +27,8 @@ class RopeScaling:
     between are interpolated.
 
     Attributes:
-      factor: how much longer the context becomes.
-      low_frequency_factor, high_frequency_factor: where the two regimes end.
+      factor: factor by which the context becomes longer.
+      low_frequency_factor, high_frequency_factor: ends of the two regimes.
       original_positions: context that the model was first trained on.
     """
 
@@ -65,9 +65,9 @@ class ModelConfig:
       d_ff: width of the MLP's hidden layer.
       rotary_fraction: share of each head that is rotated.
       rope_theta: base of the rotary frequencies.
-      rope_scaling: how the frequencies are stretched; None: not.
+      rope_scaling: stretching of the frequencies; None: none.
       norm: one of `NORMS`.
-      activation: of the MLP, one of `ACTIVATIONS`; "swiglu" has a gate.
+      activation: activation of the MLP, one of `ACTIVATIONS`; "swiglu" has a gate.
       tied_embeddings: the output embedding is the input embedding.
       norm_epsilon: added to the variance (the mean square of RMSNorm).
       init_std: standard deviation of initial weights; the two output projections

@@ -19,7 +19,7 @@ from nemojax.parallel.layout import Layout
 
 
 def init(config: ModelConfig, key: jax.Array, *, num_attributes: int = 0):
-    """Fresh float32 parameters, the global tree, with layers stacked on axis 0.
+    """Initialises float32 parameters: the global tree, with layers stacked on axis 0.
 
     Args:
       config: sizes.
@@ -59,13 +59,13 @@ def init(config: ModelConfig, key: jax.Array, *, num_attributes: int = 0):
 
 
 def shapes(config: ModelConfig, *, num_attributes: int = 0):
-    """What `init` would give, as `jax.ShapeDtypeStruct`s; nothing is allocated."""
+    """Returns `jax.ShapeDtypeStruct`s of what `init` makes; allocates nothing."""
     make = functools.partial(init, config, num_attributes=num_attributes)
     return jax.eval_shape(make, jax.random.key(0))
 
 
 def param_count(params) -> int:
-    """Number of parameters in a tree of arrays or shapes."""
+    """Counts the parameters in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -78,11 +78,10 @@ def logits(
     segment_ids=None,
     layout: Layout | None = None,
 ) -> jax.Array:
-    """Next-token logits, float32 [B, S, V]; for tests and small models.
+    """Computes next-token logits, float32 [B, S, V]; for tests and small models.
 
     Args: as `token_log_probs`.
     """
-
     layout = dataclasses.replace(layout or Layout(), pipeline="gpipe")
     found = sharded.run(config, _LOGITS, layout, params, tokens, positions, segment_ids)
     return found[..., : config.vocab_size]
@@ -97,17 +96,17 @@ def token_log_probs(
     segment_ids=None,
     layout: Layout | None = None,
 ) -> jax.Array:
-    """Log-probability of each token given the earlier tokens of its segment.
+    """Computes each token's log-probability given its segment's earlier tokens.
 
     Args:
       config: sizes.
-      params: as `init` makes them, or as `partition.pack` does.
+      params: parameters as `init` makes them, or as `partition.pack` does.
       tokens: int32 [B, S].
       positions: int32 [B, S]; default 0..S-1 in each row.
       segment_ids: int32 [B, S]; tokens attend within equal ids only; default: one
         segment a row. Id 0 is padding.
-      layout: default: one device. B must divide over `data` times `pipe`, S over
-        `tensor`.
+      layout: layout of the computation; default: one device. B must divide over `data`
+        times `pipe`, S over `tensor`.
 
     Returns:
       float32 [B, S], aligned with `tokens`: entry t is log p(token t | before t),
@@ -117,7 +116,6 @@ def token_log_probs(
       ValueError: an unknown remat policy, or sizes that the layout cannot split; the
         message says what would do.
     """
-
     return sharded.run(
         config, _LOG_PROBS, layout, params, tokens, positions, segment_ids
     )
@@ -133,7 +131,7 @@ def weighted_log_probs(
     segment_ids=None,
     layout: Layout | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of `token_log_probs`, and these, without gradient.
+    """Computes the weighted sum of `token_log_probs`, and these without gradient.
 
     For losses that are linear in the log-probs: with `Layout.pipeline="1f1b"` the
     gradient takes one pass through the layers less.
@@ -155,7 +153,7 @@ def rewards(
     segment_ids=None,
     layout: Layout | None = None,
 ) -> jax.Array:
-    """Attribute values at every token (340B report, section 3.1).
+    """Computes attribute values at every token (340B report, section 3.1).
 
     The reward of a response is the row of values at its end token; `pick` reads it.
 
@@ -168,7 +166,7 @@ def rewards(
 
 
 def pick(values_BSK: jax.Array, last_token_N: jax.Array) -> jax.Array:
-    """The values [N, K] at flat token indices `b * S + t`."""
+    """Returns the values [N, K] at flat token indices `b * S + t`."""
     return values_BSK.reshape(-1, values_BSK.shape[-1])[last_token_N]
 
 
@@ -197,7 +195,7 @@ def _logits(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):
 
 
 def _rewards(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):
-    """Too small to share: in 1F1B the first stage computes it and tells the others."""
+    """Applies the reward head, in 1F1B on the first stage alone: it is small."""
     del config, tokens, segment_ids
     head = heads.RewardHead(*params["kernel"].shape)
     values = layers.apply(head, params, x_BSD)

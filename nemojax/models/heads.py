@@ -1,4 +1,4 @@
-"""What stands before and after the layers: embedding, LM head, reward head."""
+"""Parts before and after the layers: embedding, LM head, reward head."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from nemojax.parallel import collectives
 
 
 def local_rows(config: ModelConfig) -> int:
-    """Rows of a vocabulary table on this device, padding included."""
+    """Returns the rows of a vocabulary table on this device, padding included."""
     return -(-config.vocab_size // collectives.axis_size("tensor"))
 
 
 def _own_rows(config: ModelConfig, rows: int) -> jax.Array | int:
-    """How many of this device's `rows` are of the vocabulary and not its padding."""
+    """Counts this device's `rows` of the vocabulary that are not padding."""
     before = collectives.axis_index("tensor") * rows
     return jnp.clip(config.vocab_size - before, 0, rows)
 
@@ -33,6 +33,7 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BS: jax.Array) -> jax.Array:
+        """Embeds tokens [B, S]."""
         c = self.config
         rows = local_rows(c)
         shape = (rows, c.d_model)
@@ -50,13 +51,14 @@ class LanguageModelHead(nn.Module):
     config: ModelConfig
 
     def setup(self):
+        """Makes the table of this device's rows."""
         c = self.config
         rows = local_rows(c)
         init = nn.initializers.normal(c.init_std)
         self.kernel = self.param("kernel", init, (rows, c.d_model), jnp.float32)
 
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
-        """Logits of this device's vocabulary rows, float32 [B, S, V / tensor]."""
+        """Computes this device's logits, float32 [B, S, V / tensor]."""
         kernel = self.kernel.astype(x_BSD.dtype)
         logits = jnp.einsum(
             "bsd,vd->bsv", x_BSD, kernel, preferred_element_type=jnp.float32
@@ -71,9 +73,17 @@ class LanguageModelHead(nn.Module):
 
 
 def share(params: Any, over: tuple[str, ...]) -> Any:
-    """The rows of this device's LM head (kernel, and scales if it is quantised) that it
-    works on, of a vocabulary that is split over mesh axes: all, or where `pipe` is one
-    of them the part of its stage."""
+    """Returns the rows of this device's LM head (kernel and scales) that it works on.
+
+    These are all its rows, or, of a vocabulary that is split over `pipe` too, the part
+    of its stage.
+
+    These are all its rows, or, of a vocabulary that is split over `pipe` too, the part
+    of its stage.
+
+    These are all its rows, or, of a vocabulary that is split over `pipe` too, the part
+    of its stage.
+    """
     if "pipe" not in over:
         return params
     _, start, count = _window(len(params["kernel"]), over)
@@ -83,7 +93,7 @@ def share(params: Any, over: tuple[str, ...]) -> Any:
 
 
 def _window(rows: int, over: tuple[str, ...]):
-    """First row of a stage's share, of the slice that holds it, and the slice's size.
+    """Returns a share's first row, and the first row and size of the slice with it.
 
     The last slices begin early, since a slice does not reach over the end.
     """
@@ -102,7 +112,7 @@ def log_probs(
     over: tuple[str, ...] = ("tensor",),
     scale_R: jax.Array | None = None,
 ) -> jax.Array:
-    """Log-probabilities of targets under softmax(x @ kernel.T), without [N, V] logits.
+    """Computes log softmax(x @ kernel.T) of targets, without [N, V] logits.
 
     The vocabulary is walked in chunks with a running log-sum-exp, and each chunk's
     logits are computed again in the backward pass, so that memory grows with
@@ -189,6 +199,7 @@ class RewardHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_ND: jax.Array) -> jax.Array:
+        """Computes attribute values, float32 [N, attributes]."""
         shape = (self.d_model, self.num_attributes)
         kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)

@@ -26,7 +26,7 @@ SCALE_SUFFIX = "_scale"
 
 
 def local_size(config_name: str, size: int) -> int:
-    """`size` divided over the tensor axis.
+    """Divides `size` over the tensor axis.
 
     Raises:
       UserError: the axis does not divide it.
@@ -45,15 +45,15 @@ def apply(module: nn.Module, params: Any, *args: Any, **kwargs: Any) -> Any:
 def linear(
     module: nn.Module, name: str, init: Any, shape: tuple[int, int], x: jax.Array
 ) -> jax.Array:
-    """`x @ kernel`, plus the low-rank term if an adapter is attached (`lora.attach`).
+    """Computes `x @ kernel`, plus the low-rank term of an adapter (`lora.attach`).
 
     A quantised kernel has scales beside it: `(x @ codes) * scale`, where XLA widens the
     codes inside of the product.
 
     Args:
       module: owns the kernel.
-      name: of the kernel.
-      init: its initializer.
+      name: name of the kernel.
+      init: initializer of the kernel.
       shape: local [in, out].
       x: [..., in]; the product is in its dtype.
     """
@@ -70,7 +70,7 @@ def linear(
 
 
 def matmul(module: nn.Module, name: str, kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """`x @ kernel` in the dtype of x [N, in]; the kernel may be quantised."""
+    """Computes `x @ kernel` in the dtype of x [N, in]; the kernel may be quantised."""
     scale = scales(module, name)
     if scale is None:
         return x @ kernel.astype(x.dtype)
@@ -79,7 +79,7 @@ def matmul(module: nn.Module, name: str, kernel: jax.Array, x: jax.Array) -> jax
 
 
 def scales(module: nn.Module, name: str) -> jax.Array | None:
-    """float32 [out] of a quantised kernel; None: the kernel is a plain one."""
+    """Returns float32 [out] of a quantised kernel, None of a plain one."""
     scale = name + SCALE_SUFFIX
     if not module.has_variable("params", scale):
         return None
@@ -97,6 +97,7 @@ class LayerNorm1P(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last dimension of x."""
         width = x.shape[-1]
         weight = self.param("weight", nn.initializers.zeros, (width,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
@@ -114,6 +115,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last dimension of x."""
         width = x.shape[-1]
         weight = self.param("weight", nn.initializers.ones, (width,), jnp.float32)
         x32 = x.astype(jnp.float32)
@@ -123,7 +125,7 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig, name: str | None = None) -> nn.Module:
-    """The normalisation that the config names."""
+    """Makes the normalisation that the config names."""
     norms = {"layernorm1p": LayerNorm1P, "rmsnorm": RMSNorm}
     return norms[config.norm](config.norm_epsilon, name=name)
 
@@ -141,6 +143,7 @@ class Attention(nn.Module):
     def __call__(
         self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
     ) -> tuple[jax.Array, Any]:
+        """Attends; returns the output and what `attend` returned beside it."""
         c = self.config
         heads = local_size("num_heads", c.num_heads)
         kv_heads = local_size("num_kv_heads", c.num_kv_heads)
@@ -178,6 +181,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BSD: jax.Array) -> jax.Array:
+        """Applies the MLP to each token."""
         c = self.config
         d_ff = local_size("d_ff", c.d_ff)
         plain = nn.initializers.normal(c.init_std)
@@ -217,6 +221,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x_BSD: jax.Array, positions_BS: jax.Array, attend: attention.Attend
     ) -> tuple[jax.Array, Any]:
+        """Applies attention and MLP; returns also what `attend` returned."""
         y = self._gather(make_norm(self.config, "attention_norm")(x_BSD))
         y, handed_back = Attention(self.config, name="attention")(
             y, positions_BS, attend

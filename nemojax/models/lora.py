@@ -28,7 +28,7 @@ LINEAR = (
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Which linear layers are adapted, and how.
+    """Choice of the linear layers that are adapted, and how.
 
     Attributes:
       rank: width of the adapters.
@@ -46,11 +46,11 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What the low-rank product is multiplied by."""
+        """Factor of the low-rank product."""
         return self.alpha / self.rank
 
     def names(self, params: Any) -> list[str]:
-        """The linear layers of a parameter tree that the patterns match.
+        """Lists the linear layers of a parameter tree that the patterns match.
 
         Raises:
           UserError: a pattern that matches none.
@@ -70,11 +70,11 @@ class LoraConfig:
 
 
 def init(lora: LoraConfig, params: Any, key: jax.Array) -> dict[str, Any]:
-    """Fresh adapters, float32: `a` normal with variance 1 / in, `b` zero.
+    """Initialises float32 adapters: `a` normal with variance 1 / in, `b` zero.
 
     Args:
-      lora: which layers.
-      params: of the base model, arrays or shapes.
+      lora: choice of the layers.
+      params: parameters of the base model, arrays or shapes.
       key: PRNG key.
 
     Returns:
@@ -92,7 +92,7 @@ def init(lora: LoraConfig, params: Any, key: jax.Array) -> dict[str, Any]:
 
 
 def attach(params: Any, adapters: dict[str, Any], scale: float) -> Any:
-    """The parameter tree with adapters that the forward functions apply.
+    """Attaches adapters to the parameter tree; the forward functions apply them.
 
     Differentiable in the adapters; the base leaves are the same arrays.
 
@@ -109,7 +109,7 @@ def attach(params: Any, adapters: dict[str, Any], scale: float) -> Any:
 
 
 def merge(params: Any, adapters: dict[str, Any], scale: float) -> Any:
-    """The parameter tree with the adapters added to the kernels.
+    """Adds the adapters to the kernels of the parameter tree.
 
     The sum is made in float32 and rounded to the kernel's dtype once.
 

@@ -1,4 +1,4 @@
-"""Where each parameter lives: the one table of what the mesh splits.
+"""Placement of every parameter: the one table of what the mesh splits.
 
 Trees come in two shapes. The plain one stacks layers on axis 0, `[L, ...]`: that is
 what `init` makes, what is saved, and what a mesh without a pipeline trains; stage p
@@ -45,10 +45,10 @@ _VOCABULARIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where one parameter lives.
+    """Place of one parameter on the mesh.
 
     Attributes:
-      spec: of the whole array.
+      spec: PartitionSpec of the whole array.
       zero_dim: the dim that ZeRO splits.
       zero_axes: the mesh axes that it is split over; empty: it is not.
       stacked: whether a dim for the layers comes first.
@@ -61,7 +61,7 @@ class Placement:
 
 
 def scale_side(path: tuple[str, ...]) -> int | None:
-    """Which dim of a kernel its output channels are, of the two that one layer's has.
+    """Returns which dim of a layer's two-dim kernel its output channels are.
 
     None for parameters that have no scales: all that are no matrices of a layer or LM
     head.
@@ -72,7 +72,7 @@ def scale_side(path: tuple[str, ...]) -> int | None:
 
 
 def placements(params: Any, layout: Layout | None = None) -> Any:
-    """The tree of Placements of a parameter tree (arrays or shapes), global sizes.
+    """Returns the tree of Placements of a parameter tree of global sizes.
 
     A parameter whose width the replicas do not divide is not split by ZeRO.
     """
@@ -119,19 +119,19 @@ def _place(names: tuple[str, ...], shape: tuple[int, ...], layout: Layout) -> Pl
 
 
 def param_specs(params: Any, layout: Layout | None = None) -> Any:
-    """The tree of PartitionSpecs of a parameter tree."""
+    """Returns the tree of PartitionSpecs of a parameter tree."""
     return jax.tree.map(lambda placement: placement.spec, placements(params, layout))
 
 
 def param_shardings(params: Any, layout: Layout) -> Any:
-    """The tree of NamedShardings of a parameter tree."""
+    """Returns the tree of NamedShardings of a parameter tree."""
     return jax.tree.map(
         lambda spec: NamedSharding(layout.mesh, spec), param_specs(params, layout)
     )
 
 
 def pack(config: ModelConfig, params: Any, layout: Layout) -> Any:
-    """A plain tree (arrays or shapes) in the shape that `layout` trains.
+    """Reshapes a plain tree (arrays or shapes) into the shape that `layout` trains.
 
     Raises:
       UserError: as `check`.
@@ -141,7 +141,7 @@ def pack(config: ModelConfig, params: Any, layout: Layout) -> Any:
 
 
 def unpack(config: ModelConfig, params: Any, layout: Layout) -> Any:
-    """The plain tree of a packed one: the inverse of `pack`."""
+    """Reshapes a packed tree into the plain one: the inverse of `pack`."""
     return _reshaped(config, params, layout, packed=False)
 
 
@@ -213,7 +213,7 @@ def _exchanged(
 
 
 def is_packed(config: ModelConfig, params: Any, layout: Layout) -> bool:
-    """Whether a tree already has the shape that `layout` trains."""
+    """Returns whether a tree already has the shape that `layout` trains."""
     norm = jax.tree.leaves(params["layers"]["attention_norm"])[0]
     rows = params["embedding"]["table"].shape[0]
     return norm.ndim == (4 if layout.chunks > 1 else 2) and rows == padded_vocab(
@@ -222,12 +222,12 @@ def is_packed(config: ModelConfig, params: Any, layout: Layout) -> bool:
 
 
 def is_plain(config: ModelConfig, layout: Layout) -> bool:
-    """Whether `layout` trains trees in the plain shape."""
+    """Returns whether `layout` trains trees in the plain shape."""
     return layout.chunks == 1 and padded_vocab(config, layout) == config.vocab_size
 
 
 def padded_vocab(config: ModelConfig, layout: Layout) -> int:
-    """Rows of the embedding tables: a multiple of the tensor axis."""
+    """Returns the rows of the embedding tables, a multiple of the tensor axis."""
     tensor = layout.size("tensor")
     return -(-config.vocab_size // tensor) * tensor
 
@@ -235,13 +235,13 @@ def padded_vocab(config: ModelConfig, layout: Layout) -> int:
 def local_params(
     config: ModelConfig, params: Any, plan: Any, layout: Layout
 ) -> tuple[Any, Any]:
-    """What the forward functions work with, inside a `shard_map`.
+    """Returns the parameters of the forward functions, inside a `shard_map`.
 
     Args:
-      config: gives the compute dtype.
+      config: configuration with the compute dtype.
       params: this device's part of a tree.
       plan: `placements` of the whole tree.
-      layout: of the step.
+      layout: layout of the step.
 
     Returns:
       The tree, with whole weights where ZeRO gathers once a step; its branch "layers"
@@ -267,7 +267,7 @@ def local_params(
 
 
 def _own(layout: Layout, leaf: jax.Array, place: Placement) -> jax.Array:
-    """Free to differ on all devices, and a layer's leaf as `[V, L / (V P), ...]`."""
+    """Marks a leaf as free to differ; a layer's becomes `[V, L / (V P), ...]`."""
     present = {axis for entry in place.spec for axis in axes_of(entry)}
     leaf = collectives.vary(leaf, tuple(axis for axis in AXES if axis not in present))
     if not place.stacked:
@@ -276,7 +276,7 @@ def _own(layout: Layout, leaf: jax.Array, place: Placement) -> jax.Array:
 
 
 def _dim(place: Placement, layout: Layout) -> int:
-    """The dim that ZeRO splits of a leaf as `_own` gives it."""
+    """Returns the dim that ZeRO splits of a leaf as `_own` gives it."""
     if not place.stacked:
         return place.zero_dim
     return place.zero_dim + (-1 if layout.chunks > 1 else 1)
@@ -290,14 +290,14 @@ def layer_params(
     layout: Layout,
     place: tuple[jax.Array | int, jax.Array | int],
 ) -> Any:
-    """The parameters of one layer out of `local_params`' layers.
+    """Returns the parameters of one layer out of `local_params`' layers.
 
     Args:
-      config: gives the compute dtype.
+      config: configuration with the compute dtype.
       layers: the branch "layers".
       sums: this layer's part of what takes the gradients up.
       plan: `placements` of the branch.
-      layout: of the step.
+      layout: layout of the step.
       place: chunk and layer of the chunk, int32 scalars.
     """
     dtype = jnp.dtype(config.compute_dtype)
@@ -316,7 +316,7 @@ def layer_params(
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:
-    """The mesh axes of one entry of a PartitionSpec."""
+    """Returns the mesh axes of one entry of a PartitionSpec."""
     return entry if isinstance(entry, tuple) else (entry,) if entry else ()
 
 

@@ -38,15 +38,15 @@ def check(kind: str) -> None:
 
 
 def is_quantized(leaf: Any) -> bool:
-    """Whether a leaf (array or shape) holds codes."""
+    """Returns whether a leaf (array or shape) holds codes."""
     return leaf.dtype in [jnp.dtype(dtype) for dtype, _ in KINDS.values()]
 
 
 def quantize(params: Any, kind: str) -> Any:
-    """The parameter tree with quantised kernels; the given one stays as it is.
+    """Quantises the kernels of a parameter tree; the given one stays as it is.
 
     Args:
-      params: as `models.forward.init` makes them: arrays or shapes.
+      params: parameters as `models.forward.init` makes them: arrays or shapes.
       kind: a name of `KINDS`.
 
     Returns:
@@ -62,7 +62,7 @@ def quantize(params: Any, kind: str) -> Any:
 def leaves(
     found: Iterable[tuple[Path, Any]], kind: str, *, consume: bool = False
 ) -> Iterator[tuple[Path, Any]]:
-    """As `quantize`, one leaf after the other: only one kernel is there in full.
+    """Quantises one leaf after the other, so that only one kernel is there in full.
 
     Args:
       found: paths and leaves.
@@ -93,7 +93,7 @@ def leaves(
 
 
 def nbytes(params: Any, dtype: jax.typing.DTypeLike) -> int:
-    """Of a tree that is used in `dtype`: codes take one, scales four."""
+    """Counts the bytes of a tree used in `dtype`: codes take one, scales four."""
     item = jnp.dtype(dtype).itemsize
 
     def size(path, leaf):
@@ -106,7 +106,7 @@ def nbytes(params: Any, dtype: jax.typing.DTypeLike) -> int:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _quantize(kernel: jax.Array, kind: str, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Codes and scales; `axis` is the side that comes in, over which a channel runs."""
+    """Returns codes and scales; `axis` is the input side, which each channel spans."""
     dtype, largest = KINDS[kind]
     wide = kernel.astype(jnp.float32)
     scale = jnp.max(jnp.abs(wide), axis=axis) / largest

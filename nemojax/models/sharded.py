@@ -23,14 +23,14 @@ BATCH = PartitionSpec(stages.ROWS)
 
 
 class Head(NamedTuple):
-    """What is computed from the last layer's output.
+    """Values that are computed from the last layer's output.
 
     Attributes:
       params: (config, parameters without layers, over) -> those of the head; `over`
         names the mesh axes that share its work: `tensor`, in 1F1B also `pipe`.
       values: (config, head parameters, x [B, S / tensor, D] after the final norm,
         tokens, segment ids, over) -> values, of rows in dim 0.
-      spec: of the values of all rows.
+      spec: PartitionSpec of the values of all rows.
     """
 
     params: Callable[..., Any]
@@ -39,12 +39,12 @@ class Head(NamedTuple):
 
 
 def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) -> Any:
-    """The head's values for all rows.
+    """Returns the head's values for all rows.
 
     Args:
       config: sizes.
-      head: what to compute.
-      layout: default: one device.
+      head: values to compute.
+      layout: layout of the computation; default: one device.
       params: plain or packed.
       batch: tokens, positions and segment ids [B, S]; the last two may be None.
 
@@ -60,7 +60,7 @@ def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) 
 def run_weighted(
     config: ModelConfig, head: Head, layout: Layout | None, params, weights, *batch
 ) -> Any:
-    """The weighted sum of `run`'s values, and the values, which carry no gradient.
+    """Returns the weighted sum of `run`'s values, and the values, without gradient.
 
     Where 1F1B goes through the layers a second time for the gradient of `run`, this is
     one pass, since a sum's derivatives are known before it.
@@ -135,7 +135,7 @@ def _values(config: ModelConfig, head: Head, layout: Layout, params, batch):
 
 
 def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
-    """Values, and a gradient like `params`, by interleaved 1F1B."""
+    """Returns values, and a gradient like `params`, by interleaved 1F1B."""
     plan = partition.placements(params, layout)
     specs = partition.param_specs(params, layout)
     over = ("pipe", "tensor")
@@ -149,7 +149,7 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
         (rest, sums), back_to_params, layers = jax.vjp(given, params, has_aux=True)
 
         def ends(rest):
-            """What stands before the layers and behind them, of what is not a layer."""
+            """Applies the parameters outside the layers: embedding, heads' input."""
             x_MBSD = split(stages.embed(config, rest, tokens))
             tops = head.params(config, rest, over)
             return x_MBSD, (tops, {"final_norm": rest["final_norm"]})

@@ -1,4 +1,4 @@
-"""What a device does inside the forward functions' `shard_map`, with local sizes."""
+"""Work of one device inside the forward functions' `shard_map`, with local sizes."""
 
 import functools
 from typing import Any
@@ -38,13 +38,19 @@ def check_remat(name: str) -> None:
 def hidden_states(
     config: ModelConfig, params, plan, layout: Layout, batch: tuple[jax.Array, ...]
 ) -> tuple[Any, jax.Array]:
-    """Local parameters, and the last layer's output for local rows [B, S / tensor, D].
+    """Computes the last layer's output for local rows [B, S / tensor, D].
+
+    Returns the local parameters with it.
+
+    Returns the local parameters with it.
+
+    Returns the local parameters with it.
 
     Args:
       config: sizes.
       params: this device's part of a tree.
       plan: `partition.placements` of the whole tree.
-      layout: of the step.
+      layout: layout of the step.
       batch: tokens, positions and segment ids [B, S] of this device's rows.
     """
     params, sums = partition.local_params(config, params, plan, layout)
@@ -56,8 +62,14 @@ def hidden_states(
 
     def stage(chunk, m, x_BSD):
         def of_chunk():
-            """Zeros that take up a chunk's gradients; backwards they are added to all,
-            in place."""
+            """Makes zeros that take up a chunk's gradients.
+
+            Backwards they are added to all, in place.
+
+            Backwards they are added to all, in place.
+
+            Backwards they are added to all, in place.
+            """
             return jax.tree.map(
                 lambda total: jax.lax.dynamic_index_in_dim(
                     total, chunk, 0, keepdims=False
@@ -74,7 +86,7 @@ def hidden_states(
 
 
 def micro_batches(layout: Layout, array: jax.Array, gather=collectives.all_gather):
-    """The micro-batches [M, B, ...] of all stages out of this stage's rows."""
+    """Cuts this stage's rows into the micro-batches [M, B, ...] of all stages."""
     count = layout.count_micro_batches(len(array) * layout.size(*ROWS))
     array = gather(array, "pipe", 0)
     return array.reshape(count, -1, *array.shape[1:])
@@ -88,7 +100,7 @@ def attention_of(layout: Layout) -> attention_kernels.CausalAttention:
 def make_stage(
     config: ModelConfig, params, plan, layout: Layout, positions_MBS, segment_ids_MBS
 ):
-    """`(sums, chunk, m, x_BSD) -> x_BSD`: the layers of one chunk of this stage.
+    """Makes `(sums, chunk, m, x_BSD) -> x_BSD`: the layers of one of its chunks.
 
     `sums()` gives a chunk's part of what takes the gradients up.
 
@@ -96,8 +108,9 @@ def make_stage(
       config: sizes.
       params: the branch "layers", as `partition.local_params` gives it.
       plan: `partition.placements` of the whole tree.
-      layout: of the step.
-      positions_MBS, segment_ids_MBS: of all micro-batches.
+      layout: layout of the step.
+      positions_MBS: positions of all micro-batches.
+      segment_ids_MBS: segment ids of all micro-batches.
     """
     layer = layers.DecoderLayer(config)
     attention = attention_of(layout)
@@ -111,8 +124,7 @@ def make_stage(
             )
 
         def run_layer(x_BSD, into, index, chunk, m):
-            """The weights and the mask are made here, so that remat can make them
-            again."""
+            """Makes weights and mask here, so that remat can make them again."""
             if into is None:  # made here, XLA adds them without a copy in float32
                 into = jax.tree.map(lambda leaf: leaf[0], cast())
             layer_params = partition.layer_params(
@@ -138,7 +150,7 @@ def make_stage(
 
 
 def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True):
-    """Token embeddings inside a `shard_map`, split over `tensor` along S or whole."""
+    """Embeds tokens inside a `shard_map`, split over `tensor` along S or whole."""
     x_BSD = layers.apply(heads.Embedding(config), params["embedding"], tokens)
     if sequence_parallel:
         return collectives.reduce_scatter(x_BSD, "tensor", 1)
@@ -146,15 +158,15 @@ def embed(config: ModelConfig, params, tokens, *, sequence_parallel: bool = True
 
 
 def final_norm(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
-    """The normalisation before the heads."""
+    """Applies the normalisation before the heads."""
     return layers.apply(layers.make_norm(config), params["final_norm"], x_BSD)
 
 
 def head_params(params):
-    """The parameters of the LM head: its own, or the input embedding's if tied."""
+    """Returns the LM head's parameters: its own, or the tied input embedding's."""
     return params.get("lm_head") or {"kernel": params["embedding"]["table"]}
 
 
 def local_logits(config: ModelConfig, params, x_BSD: jax.Array) -> jax.Array:
-    """Inside a `shard_map`: logits of this device's rows of the vocabulary."""
+    """Computes logits of this device's rows of the vocabulary in a `shard_map`."""
     return layers.apply(heads.LanguageModelHead(config), head_params(params), x_BSD)

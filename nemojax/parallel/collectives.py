@@ -11,7 +11,7 @@ from jax import lax
 
 
 def axis_size(axis: str) -> int:
-    """Number of devices along a mesh axis; 1 where the axis is not bound."""
+    """Returns the number of devices along a mesh axis; 1 where it is not bound."""
     try:
         return lax.axis_size(axis)
     except NameError:
@@ -19,7 +19,7 @@ def axis_size(axis: str) -> int:
 
 
 def axis_index(axis: str) -> jax.Array | int:
-    """This device's coordinate along a mesh axis; 0 where the axis is not bound."""
+    """Returns this device's coordinate along a mesh axis; 0 where it is not bound."""
     try:
         return lax.axis_index(axis)
     except NameError:
@@ -41,8 +41,14 @@ def reduce_scatter(x: jax.Array, axis: str, dim: int) -> jax.Array:
 
 
 def all_gather_equal(x: jax.Array, axis: str, dim: int) -> jax.Array:
-    """`all_gather`, whose result is marked as equal along the axis. For small arrays:
-    it is the sum of all shards, each in its place among zeros."""
+    """Gathers all shards of `x` and marks the result as equal along the axis.
+
+    For small arrays: it is the sum of all shards, each in its place among zeros.
+
+    For small arrays: it is the sum of all shards, each in its place among zeros.
+
+    For small arrays: it is the sum of all shards, each in its place among zeros.
+    """
     shape = list(x.shape)
     shape[dim] *= axis_size(axis)
     # Zeros made of x carry the right device-varying type.
@@ -60,7 +66,14 @@ def all_reduce(x: jax.Array, axis: str | tuple[str, ...]) -> jax.Array:
 
 
 def all_reduce_max(x: jax.Array, axis: str | tuple[str, ...]) -> jax.Array:
-    """Maximum of `x` over the axis. Carries no gradient: stop it before the call."""
+    """Returns the maximum of `x` over the axis.
+
+    It carries no gradient: stop it before the call.
+
+    It carries no gradient: stop it before the call.
+
+    It carries no gradient: stop it before the call.
+    """
     try:
         return lax.pmax(x, axis)
     except NameError:
@@ -68,7 +81,7 @@ def all_reduce_max(x: jax.Array, axis: str | tuple[str, ...]) -> jax.Array:
 
 
 def rotate(x: jax.Array, axis: str, by: int = 1) -> jax.Array:
-    """`x` of the device `by` places before this one on the axis, as on a ring."""
+    """Returns `x` of the device `by` places before this one on the axis, cyclically."""
     size = axis_size(axis)
     return lax.ppermute(x, axis, [(i, (i + by) % size) for i in range(size)])
 

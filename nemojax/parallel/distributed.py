@@ -1,4 +1,4 @@
-"""Starts jax on many hosts: finds out where it runs, or is told.
+"""Start of jax on many hosts, found in the environment or given by flags.
 
 One process a host (or a GPU). SLURM, Open MPI and Cloud TPUs are recognised by jax
 itself; Kubernetes by the three variables that `experiments/launch/jobset.yaml` sets.
@@ -20,14 +20,14 @@ _VARIABLES = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where this process belongs.
+    """Place of this process in a cluster.
 
     Attributes:
       kind: "flags", "environment", "slurm", "open mpi", "cloud tpu", or "none" for a
         process of its own.
       coordinator_address: host:port of process 0; None: jax finds it.
-      num_processes: of the run; None: jax finds it.
-      process_id: of this process; None: jax finds it.
+      num_processes: number of processes of the run; None: jax finds it.
+      process_id: number of this process; None: jax finds it.
     """
 
     kind: str = "none"
@@ -45,8 +45,10 @@ def detect(
     """Finds out which cluster this process is part of.
 
     Args:
-      coordinator_address, num_processes, process_id: all or none; go first.
-      environment: default: that of this process.
+      coordinator_address: HOST:PORT of process 0; goes before the environment.
+      num_processes: number of processes; goes with the address.
+      process_id: number of this process; goes with the address.
+      environment: variables; by default those of this process.
 
     Raises:
       UserError: some of the three are missing, or an environment variable is no
@@ -96,13 +98,13 @@ def initialize(cluster: Cluster) -> None:
 
 
 def by_network(devices: Sequence[Any], tensor: int) -> list[Any]:
-    """Devices in the order in which a mesh of `data, pipe, tensor` takes them.
+    """Returns devices in the order in which a mesh of `data, pipe, tensor` takes them.
 
     `tensor` is the innermost axis and stays inside of a host or a slice wherever it
     fits there; `data` is the outermost and goes over the slowest network.
 
     Args:
-      devices: of all processes.
+      devices: devices of all processes.
       tensor: size of that axis.
 
     Raises:

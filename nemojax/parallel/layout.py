@@ -1,4 +1,4 @@
-"""How a step is spread over a mesh: the pipeline, the weights, what is recomputed."""
+"""Layout of a step on a mesh: the pipeline, the weights, what is recomputed."""
 
 import dataclasses
 import functools
@@ -28,12 +28,12 @@ class LayoutOptions:
     Attributes:
       virtual_stages: chunks of layers that each pipeline stage holds. Layer chunk
         `v * pipe + p` is the v-th of stage p (the interleaved pipeline).
-      remat: what a layer keeps for the backward pass: "none" (all is kept), "full",
+      remat: activations kept for the backward pass: "none" (all is kept), "full",
         "selective" or "mlp_preactivation", see `models.stages.REMAT_POLICIES`.
-      zero: what is split over the replicas: 0 nothing, 1 the state, 3 also the weights.
-        0: each replica holds all weights. 1: parameters, gradients and optimizer
-        state are split over `data`, gathered once a step (ZeRO-1). 3: each layer is
-        gathered where it is used, and again in the backward pass.
+      zero: arrays split over the replicas: 0 nothing, 1 the state, 3 also the weights.
+        0: each replica holds all weights. 1: parameters, gradients and optimizer state
+        are split over `data`, gathered once a step (ZeRO-1). 3: each layer is gathered
+        where it is used, and again in the backward pass.
       accumulate: dtype in which micro-batches add up their gradients: "float32", or
         "compute" for the model's compute dtype, which takes half the memory.
       pipeline: order of the passes, "gpipe" or "1f1b". "gpipe": all forward ticks, then
@@ -139,8 +139,8 @@ class LayoutSpec(LayoutOptions):
       tensor: number of devices that share each matrix.
       rows: sequences of a micro-batch; 0: as many as can be, in one micro-batch (with
         a pipeline one a stage) of each pass.
-      passes: of the train step over parts of a batch, gradients added up; 0: one for
-        each micro-batch, or with a pipeline one in all, since micro-batches pass
+      passes: passes of the train step over parts of a batch, gradients added up; 0: one
+        for each micro-batch, or with a pipeline one in all, since micro-batches pass
         through it together.
 
     Raises:
@@ -191,7 +191,7 @@ class LayoutSpec(LayoutOptions):
 
         Args:
           batch_rows: sequences of the batch.
-          mesh: as `layout` takes it.
+          mesh: mesh of `layout`.
 
         Returns:
           The layout with the micro-batches of a pass, and the number of passes.
@@ -215,15 +215,15 @@ class LayoutSpec(LayoutOptions):
 
     @property
     def pipelined(self) -> bool:
-        """Whether the micro-batches of a step go through the layers together."""
+        """True where the micro-batches of a step go through the layers together."""
         return self.pipe * self.virtual_stages > 1 or self.pipeline == "1f1b"
 
     def of_pass(self, rows: int, mesh: Any = None) -> Layout:
         """Returns the layout of a pass with so many rows.
 
         Args:
-          rows: of the pass, of all replicas.
-          mesh: as `layout` takes it.
+          rows: rows of the pass, of all replicas.
+          mesh: mesh of `layout`.
 
         Raises:
           UserError: the rows do not divide; the message says what would.

@@ -19,7 +19,7 @@ def make_mesh(
     *,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """A mesh with the axes `data, pipe, tensor` (slowest network first).
+    """Makes a mesh with the axes `data, pipe, tensor` (slowest network first).
 
     Axes of size 1 are kept, so that one device runs the same program as a cluster.
 
@@ -55,5 +55,5 @@ def make_mesh(
 
 
 def sharding(mesh: Mesh, *axes: str | tuple[str, ...] | None) -> NamedSharding:
-    """The sharding of one array: `axes[i]` names the mesh axes that split dim i."""
+    """Makes the sharding of an array: `axes[i]` names the axes that split dim i."""
     return NamedSharding(mesh, PartitionSpec(*axes))

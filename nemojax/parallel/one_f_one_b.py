@@ -27,7 +27,7 @@ Head = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 class Gradients(NamedTuple):
-    """What a pass over all micro-batches gives.
+    """Results of a pass over all micro-batches.
 
     Attributes:
       values: [M, ...] what the head makes of each micro-batch.
@@ -59,7 +59,7 @@ def run(
     cotangents_M: jax.Array,
     virtual_stages: int,
 ) -> Gradients:
-    """Both passes of all micro-batches, inside a `shard_map` over `pipe`.
+    """Runs both passes of all micro-batches, inside a `shard_map` over `pipe`.
 
     Args:
       stage: applies the layers of one chunk of this stage. Its zeros are like `sums`
@@ -69,7 +69,7 @@ def run(
       constants: arrays that `stage` closes over, with the weights as `weights`: they
         are not kept for each chunk anew.
       sums: zeros, arrays `[V, ...]` that the layers' gradients are added to.
-      head_params: of the head.
+      head_params: parameters of the head.
       x_MBSD: all micro-batches, the same on every stage; M is a multiple of the number
         of stages.
       cotangents_M: derivatives of the loss by the values, of their shape and type.
@@ -118,10 +118,10 @@ def run(
 
 
 class _Chunk:
-    """The layers of a chunk forwards, and backwards out of what was kept of that."""
+    """Layers of a chunk forwards, and backwards out of what was kept of that."""
 
     def __init__(self, stage: Stage, constants: Any, sums: Any, x: jax.Array):
-        """`kept` are the shapes of what one chunk keeps."""
+        """Traces one chunk for `kept`, the shapes of what it keeps."""
         self._stage = stage
         self._into = jax.tree.map(
             lambda total, weight: _zeros(total.shape[1:], weight.dtype),
@@ -148,7 +148,7 @@ class _Chunk:
         return y, self._without_constants(jax.tree.leaves(pull))
 
     def backwards(self, kept: list[jax.Array], dy) -> tuple[Any, jax.Array]:
-        """Gradients of the chunk's weights and of its input."""
+        """Computes the gradients of the chunk's weights and of its input."""
         rest = iter(kept)
         leaves = [
             next(rest) if place is None else self._constants[place]
@@ -186,7 +186,7 @@ class _Passes(NamedTuple):
         return state._replace(x=collectives.rotate(y, "pipe"), kept=kept), y
 
     def ends(self, state: _State, t, y) -> tuple[_State, jax.Array]:
-        """The head, where a micro-batch has passed all layers, and its gradients."""
+        """Applies the head, with gradients, to a micro-batch that passed all layers."""
         real, _, m, _ = self.timetable.ends(t)
         cotangent = _at(self.cotangents_M, m)
 
@@ -214,7 +214,7 @@ class _Passes(NamedTuple):
         return state._replace(gradients=gradients), dy
 
     def backwards(self, state: _State, t, dy=None) -> _State:
-        """`dy` is the head's gradient of a micro-batch that ends in this tick."""
+        """Runs a tick's backward pass; `dy` is the gradient of a head that ends."""
         work = self.timetable.backwards(t)
         cotangent = state.dx
         if dy is not None:
@@ -251,7 +251,7 @@ def _at(array: jax.Array, index) -> jax.Array:
 def _put(
     array: jax.Array, index, value: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-    """`array` with another entry, or with the one that it has."""
+    """Returns `array` with an entry replaced where `where` holds."""
     if where is not None:
         value = jnp.where(where, value, _at(array, index))
     return lax.dynamic_update_index_in_dim(array, value, index, 0)

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on. With one process nothing is sent anywhere."""
+"""Agreement of the processes of a run. With one process nothing is sent anywhere."""
 
 import json
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from nemojax.errors import UserError
 
 
 class FirstProcessError(UserError):
-    """What the first process could not do; raised in the others."""
+    """Error of the first process, raised in the others."""
 
 
-def is_first() -> bool:
-    """Whether this process writes and tells for all."""
+def is_process_0() -> bool:
+    """Returns whether this process writes and reports for all."""
     return jax.process_index() == 0
 
 
@@ -27,19 +27,19 @@ def barrier(name: str) -> None:
 
 
 def total(number: int) -> int:
-    """The sum over all processes."""
+    """Sums a number over all processes."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).sum())
 
 
-def of_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, on every process.
+def broadcast_from_process_0(make: Callable[[], Any]) -> Any:
+    """Calls a function in process 0 and returns its result on every process.
 
     For what one process alone may do or see at a time: locks, folders, small files.
 
     Args:
-      make: is called in the first process; gives what JSON can hold.
+      make: function called in process 0; gives what JSON can hold.
 
     Raises:
       FirstProcessError: in the others, with the message, where it raises an error in
@@ -48,7 +48,7 @@ def of_first(make: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return make()
     value, error = None, None
-    if is_first():
+    if is_process_0():
         try:
             value = make()
         except Exception as raised:
@@ -57,7 +57,7 @@ def of_first(make: Callable[[], Any]) -> Any:
     text = np.frombuffer(json.dumps([value, message]).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     # Others send zeros of the same shape; they are not looked at.
-    sent = text if is_first() else np.zeros(size, np.uint8)
+    sent = text if is_process_0() else np.zeros(size, np.uint8)
     value, message = json.loads(
         np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
     )
@@ -68,8 +68,8 @@ def of_first(make: Callable[[], Any]) -> Any:
     return value
 
 
-def array_of_first(array: np.ndarray) -> np.ndarray:
-    """The first process's array, bit for bit, where all have that shape and dtype."""
+def broadcast_array_from_process_0(array: np.ndarray) -> np.ndarray:
+    """Returns process 0's array, bit for bit; all have its shape and dtype."""
     if jax.process_count() == 1:
         return array
     # As bits: values go through a sum, which loses -0 and what is not normal.

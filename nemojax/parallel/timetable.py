@@ -1,4 +1,4 @@
-"""Which stage of a pipeline does what at which tick, in the interleaved orders.
+"""Work of each stage of a pipeline at each tick, in the interleaved orders.
 
 Groups of P micro-batches go through all V chunks of every stage before the next group
 enters (Megatron's order). At tick t, stage s is at place k = t - s of its work:
@@ -6,7 +6,7 @@ enters (Megatron's order). At tick t, stage s is at place k = t - s of its work:
     group  g = k // (P V)      chunk  v = (k % (P V)) // P      micro-batch  g P + k % P
 
 What the last stage has for chunk v is then just what stage 0 needs at the next tick for
-chunk v + 1, so that activations only ever travel to the next stage of the ring. There
+chunk v + 1, so that activations only ever travel to the next stage, cyclically. There
 are M V + P - 1 ticks, of which P - 1 are bubble.
 
 In 1F1B the backward pass is the same with chunks in reverse, V P - 1 ticks behind: the
@@ -21,13 +21,13 @@ import jax.numpy as jnp
 
 
 class Work(NamedTuple):
-    """Arrays like the ticks that were asked for.
+    """Work of one stage: arrays of the shape of the given ticks.
 
     Attributes:
       real: whether there is anything to do; if not, the rest is the nearest work.
-      chunk: of the stage's layers.
-      micro_batch: of all.
-      slot: where 1F1B keeps what undoes the chunk.
+      chunk: number of the chunk among the stage's.
+      micro_batch: number of the micro-batch among all.
+      slot: slot in which 1F1B keeps what undoes the chunk.
     """
 
     real: jax.Array
@@ -38,13 +38,13 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
-    """What one stage does.
+    """Work of one stage by tick.
 
     Attributes:
       micro_batches: M, a multiple of the number of stages.
       virtual_stages: chunks V of a stage.
       stages: P, all that there are.
-      stage: which it is; may be traced.
+      stage: number of the stage; may be traced.
     """
 
     micro_batches: int
@@ -54,7 +54,7 @@ class Timetable:
 
     @property
     def forward_ticks(self) -> int:
-        """Until all micro-batches have passed all layers."""
+        """Number of ticks until all micro-batches have passed all layers."""
         return self.micro_batches * self.virtual_stages + self.stages - 1
 
     @property
@@ -64,7 +64,7 @@ class Timetable:
 
     @property
     def ticks(self) -> int:
-        """Of 1F1B."""
+        """Number of ticks of 1F1B."""
         return self.forward_ticks + self.delay
 
     @property
@@ -79,22 +79,31 @@ class Timetable:
 
     @property
     def _twice(self) -> int:
-        """Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group
-        comes after V P: of so many chunks two groups are there."""
+        """Number of chunks of which two groups wait at the same time.
+
+        Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group comes
+        after V P.
+
+        Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group comes
+        after V P.
+
+        Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group comes
+        after V P.
+        """
         several = self.micro_batches > self.stages
         return -(-self.virtual_stages // 2) if several else 0
 
     def forwards(self, tick) -> Work:
-        """The forward pass of this stage."""
+        """Returns the forward pass of this stage."""
         return self._work(tick - self.stage)
 
     def ends(self, tick) -> Work:
-        """The micro-batch that leaves the last stage; the same for every stage."""
+        """Returns the micro-batch that leaves the last stage, on every stage."""
         work = self._work(tick - (self.stages - 1))
         return work._replace(real=work.real & (work.chunk == self.virtual_stages - 1))
 
     def backwards(self, tick) -> Work:
-        """The backward pass of this stage in 1F1B."""
+        """Returns the backward pass of this stage in 1F1B."""
         behind = self.delay + self.stages - 1 - self.stage
         return self._work(tick - behind, backwards=True)
 

@@ -23,7 +23,7 @@ from nemojax.parallel.mesh import AXES
 def gather(
     shard: jax.Array, dim: int, axes: tuple[str, ...], dtype: jax.typing.DTypeLike
 ) -> jax.Array:
-    """The whole weight in `dtype`, put together along `dim` over mesh axes.
+    """Gathers the whole weight in `dtype` along `dim` over mesh axes.
 
     A quantised one, of a byte a number, is gathered as it is.
     """
@@ -37,7 +37,7 @@ def gather(
 def accumulator(
     shard: jax.Array, dim: int, axes: tuple[str, ...], dtype: jnp.dtype
 ) -> jax.Array:
-    """Zeros of the whole weight's shape; their cotangent is `shard`'s."""
+    """Returns zeros of the whole weight's shape; their cotangent is `shard`'s."""
     shape = list(shard.shape)
     for axis in axes:
         shape[dim] *= collectives.axis_size(axis)
@@ -60,7 +60,7 @@ accumulator.defvjp(_accumulator_forward, _accumulator_backward)
 
 @jax.custom_vjp
 def attach(weight: jax.Array, into: jax.Array) -> jax.Array:
-    """`weight`, whose cotangent goes to `into`, of its shape and dtype, instead."""
+    """Returns `weight`; its cotangent goes to `into`, of equal shape and dtype."""
     del into
     return weight
 

@@ -18,7 +18,7 @@ _H100 = {
     "xla_gpu_enable_pipelined_all_gather": "true",
     "xla_gpu_enable_pipelined_reduce_scatter": "true",
     "xla_gpu_enable_pipelined_all_reduce": "true",
-    # The ring between stages.
+    # The exchange between stages.
     "xla_gpu_enable_pipelined_p2p": "true",
     "xla_gpu_collective_permute_decomposer_threshold": "1024",
     "xla_gpu_all_gather_combine_threshold_bytes": str(_LAYER_BYTES),
@@ -30,7 +30,7 @@ FLAGS = {"h100": _H100, "h200": _H100}
 
 
 def text(hardware: str) -> str:
-    """The value of XLA_FLAGS.
+    """Returns the value of XLA_FLAGS.
 
     Raises:
       ValueError: there is no table for that hardware.

@@ -1,1 +1,1 @@
-"""Will it fit, how fast, how long: any model on any mesh, without the hardware."""
+"""Plans of runs on any mesh without the hardware: do they fit, how fast, how long."""

@@ -1,4 +1,4 @@
-"""What a stage of alignment adds to a plan: its objective, batch and parameters."""
+"""Additions of a stage of alignment to a plan: objective, batch and parameters."""
 
 import dataclasses
 from typing import Any
@@ -54,12 +54,12 @@ class Alignment:
 
     @property
     def preference(self) -> bool:
-        """Whether it learns from pairs, beside a reference policy."""
+        """True for a stage that learns from pairs, beside a reference policy."""
         return self.stage in ("dpo", "rpo")
 
     @property
     def in_step(self) -> bool:
-        """Whether the reference policy is on the devices too."""
+        """True where the reference policy is on the devices too."""
         return self.preference and self.reference == IN_STEP
 
     @property

@@ -40,16 +40,16 @@ _TPUS = {"tpu_v5p": ("v5p", _V5P), "tpu_v6e": ("v6e", _V6E)}
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a step.
+    """Facts of a step that the compiler reports.
 
     Attributes:
-      seconds: that tracing and compiling took.
-      arguments_bytes: of the state and the batch, per device.
-      temporary_bytes: at the peak, per device.
+      seconds: seconds that tracing and compiling took.
+      arguments_bytes: bytes of the state and the batch, per device.
+      temporary_bytes: bytes of temporaries at the peak, per device.
       collectives: kind -> (instructions, bytes of their results), each instruction
         counted once however often a loop runs it.
       in_loops: kind -> instructions inside of loops.
-      schedule_problems: what a pipelined step should not have.
+      pipeline_problems: faults that a pipelined step should not have.
     """
 
     seconds: float
@@ -57,7 +57,7 @@ class Compiled:
     temporary_bytes: int
     collectives: dict[str, tuple[int, int]]
     in_loops: dict[str, int]
-    schedule_problems: tuple[str, ...]
+    pipeline_problems: tuple[str, ...]
 
     @property
     def per_device_bytes(self) -> int:
@@ -145,7 +145,7 @@ def lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def _batch(scenario: Scenario, passes: int) -> Any:
-    """A batch of a stage of alignment, in passes."""
+    """Returns a batch of a stage of alignment, in passes."""
     assert scenario.alignment is not None
     one = scenario.alignment.batch(scenario.global_batch // passes, scenario.length)
     return programs.as_passes([one] * passes)
@@ -174,7 +174,7 @@ def _with_reference(scenario: Scenario, mesh: Mesh, found: Compiled) -> Compiled
 
 
 def _problems(scenario: Scenario, program: hlo.Program):
-    """What would make the loop over ticks slow."""
+    """Lists what would make the loop over ticks slow."""
     exchanges = [
         one for one in program.collectives() if one.opcode == "collective-permute"
     ]
@@ -196,7 +196,7 @@ def _problems(scenario: Scenario, program: hlo.Program):
 
 
 def topology(hardware: Hardware, count: int) -> list[Any]:
-    """Descriptions of `count` absent devices.
+    """Returns descriptions of `count` absent devices.
 
     Raises:
       UserError: no compiler is installed, or there is no such topology.
@@ -235,7 +235,7 @@ def _tpus(hardware: Hardware, count: int) -> list[Any]:
 
 
 def _target(hardware: Hardware) -> str:
-    """The device's facts in the text form that XLA reads."""
+    """Returns the device's facts in the text form that XLA reads."""
     major, minor = hardware.compute_capability
     feature = " feature_extension: ACCELERATED_FEATURES" if major == 9 else ""
     shared = 228 if major == 9 else 164

@@ -16,7 +16,7 @@ class Parameters:
 
     Attributes:
       embedding: input and output embedding (once if they are tied).
-      non_embedding: all others, norms included.
+      non_embedding: number of all other parameters, norms included.
     """
 
     embedding: int
@@ -44,14 +44,14 @@ def parameters(config: ModelConfig) -> Parameters:
 
 
 def layer_matrix_parameters(config: ModelConfig) -> int:
-    """Parameters of one layer's matrices; a token costs two operations with each."""
+    """Counts the parameters of a layer's matrices, two operations a token each."""
     attention = config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
     matrices = 3 if config.activation == "swiglu" else 2
     return config.d_model * (attention + matrices * config.d_ff)
 
 
 def attention_flops(config: ModelConfig, length: int, *, causal: bool) -> float:
-    """Operations of one layer's scores and mixtures, forward, for one sequence."""
+    """Counts one layer's operations for scores and mixtures, forward, a sequence."""
     full = 4.0 * length * length * config.num_heads * config.head_dim
     return full / 2 if causal else full
 
@@ -59,7 +59,7 @@ def attention_flops(config: ModelConfig, length: int, *, causal: bool) -> float:
 def flops_per_sequence(
     config: ModelConfig, length: int, *, causal: bool = False
 ) -> float:
-    """Operations of a training step for one sequence, forward and backward.
+    """Counts the operations of a training step for a sequence, forward and backward.
 
     Six for each parameter of a matrix and each token, the input embedding left out,
     plus attention. Without `causal` attention counts as if it saw the future too: the

@@ -1,4 +1,4 @@
-"""What accelerators can do, as their makers publish it."""
+"""Performance of accelerators, as their makers publish it."""
 
 import dataclasses
 
@@ -12,19 +12,19 @@ class Hardware:
     """One accelerator and its networks.
 
     Attributes:
-      name: as given to `--hardware`.
-      title: its name in full.
+      name: name as given to `--hardware`.
+      title: name in full.
       platform: "cuda" or "tpu".
       peak_flops: dense bfloat16 operations per second.
-      memory_bytes: that a program can use.
+      memory_bytes: bytes that a program can use.
       memory_bandwidth: bytes per second.
       fast_bandwidth: bytes per second that a device sends over the network inside of
         a node (NVLink), or along one axis of a torus (ICI).
-      slow_bandwidth: the same between nodes.
+      slow_bandwidth: bytes per second between nodes.
       fast_domain: devices that the fast network joins.
-      compute_capability: of a CUDA device.
+      compute_capability: compute capability of a CUDA device.
       cores: multiprocessors of a CUDA device.
-      clock_mhz: of a CUDA device.
+      clock_mhz: clock of a CUDA device, in MHz.
     """
 
     name: str
@@ -67,7 +67,7 @@ HARDWARE = {hardware.name: hardware for hardware in _ALL}
 
 
 def get(name: str) -> Hardware:
-    """The accelerator of that name.
+    """Returns the accelerator of that name.
 
     Raises:
       UserError: there is none; names those that there are.

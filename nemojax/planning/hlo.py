@@ -1,4 +1,4 @@
-"""Reads compiled programs: which collectives there are, and what loops compute."""
+"""Reader of compiled programs: their collectives, and what their loops compute."""
 
 import dataclasses
 import functools
@@ -36,9 +36,9 @@ class Instruction:
     """One line of a program.
 
     Attributes:
-      name: of its result.
-      opcode: of it, without the "-start" of an asynchronous one.
-      nbytes: of the largest array of its result.
+      name: name of the instruction's result.
+      opcode: opcode of the instruction, without the "-start" of an asynchronous one.
+      nbytes: bytes of the largest array of its result.
       text: the line.
     """
 
@@ -81,7 +81,7 @@ class Program:
         return frozenset(found)
 
     def collectives(self, *, in_loops: bool | None = None) -> list[Instruction]:
-        """All collectives, or those inside (outside) of loops."""
+        """Lists all collectives, or those inside (outside) of loops."""
         return [
             instruction
             for name, instructions in self.computations.items()
@@ -91,7 +91,7 @@ class Program:
         ]
 
     def large_loop_results(self, nbytes: int) -> list[Instruction]:
-        """What loops compute anew in arrays of at least `nbytes`.
+        """Lists arrays of at least `nbytes` that loops compute anew.
 
         Updates in place are left out: a dynamic-update-slice, or a fusion that ends
         with one.

@@ -28,7 +28,7 @@ KINDS = {
 
 
 def per_device(scenario: Scenario) -> dict[str, float]:
-    """Bytes by kind, as `KINDS` explains them: an estimate, `--compile` measures.
+    """Estimates bytes by kind, as `KINDS` explains them; `--compile` measures.
 
     The sum is what the layers' backward pass needs, or the head if that is more; of
     the two embeddings only one is there then.
@@ -98,20 +98,20 @@ def _adapters(config: ModelConfig, alignment: Alignment) -> list[tuple[int, ...]
 def _leaves(
     config: ModelConfig, layout: Layout, alignment: Alignment | None
 ) -> list[tuple[Any, Placement]]:
-    """Shape and placement of every parameter."""
+    """Yields shape and placement of every parameter."""
     params = partition.pack(config, _shapes(config, alignment), layout)
     plan = partition.placements(params, layout)
     return list(zip(jax.tree.leaves(params), jax.tree.leaves(plan), strict=True))
 
 
 def _numbers(leaf: Any, place: Placement, scenario: Scenario) -> float:
-    """Elements of a leaf on each device."""
+    """Counts the elements of a leaf on each device."""
     axes = [axis for entry in place.spec for axis in partition.axes_of(entry)]
     return math.prod(leaf.shape) / scenario.layout.size(*axes)
 
 
 def _kept(scenario: Scenario) -> float:
-    """Bytes that one layer keeps of one micro-batch: its input, and by policy more."""
+    """Returns the bytes a layer keeps of a micro-batch: its input, by policy more."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
     tokens = scenario.rows * scenario.length
@@ -137,8 +137,14 @@ def _kept(scenario: Scenario) -> float:
 
 
 def _pipeline(scenario: Scenario) -> float:
-    """All micro-batches of a replica, as they enter the layers, or their gradients;
-    1F1B has both."""
+    """Estimates the bytes of a replica's micro-batches as they enter the layers.
+
+    1F1B holds their gradients too.
+
+    1F1B holds their gradients too.
+
+    1F1B holds their gradients too.
+    """
     both = scenario.spec.pipeline == "1f1b"
     if scenario.spec.pipe * scenario.spec.virtual_stages == 1 and not both:
         return 0.0
@@ -149,7 +155,7 @@ def _pipeline(scenario: Scenario) -> float:
 
 
 def _layer(scenario: Scenario) -> float:
-    """The backward pass of one layer and micro-batch."""
+    """Estimates the bytes of the backward pass of one layer and micro-batch."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
     tokens = scenario.rows * scenario.length
@@ -160,7 +166,7 @@ def _layer(scenario: Scenario) -> float:
 
 
 def _head(scenario: Scenario) -> float:
-    """A chunk of logits and its gradient, and the hidden states, of a device's rows."""
+    """Estimates the bytes of logits, their gradient and a device's hidden states."""
     config = scenario.config
     item = np.dtype(config.compute_dtype).itemsize
     share = config.vocab_size / scenario.spec.tensor

@@ -1,4 +1,4 @@
-"""A plan as a JSON object, as text for a terminal, and as a picture."""
+"""A plan as a JSON object, as text for a terminal, and as a plot."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ def command(scenario: Scenario, model: str) -> str:
     """Returns the command line of the script that runs what is planned.
 
     Args:
-      scenario: what is planned.
+      scenario: scenario of the plan.
       model: name of the preset.
     """
     default = LayoutSpec()
@@ -44,7 +44,7 @@ def command(scenario: Scenario, model: str) -> str:
 
 
 def _of_alignment(alignment: Alignment, flags: dict[str, Any]) -> str:
-    """The command of a stage; how many examples fill its rows is not known."""
+    """Returns the command of a stage; how many examples fill its rows is unknown."""
     del flags["batch"]
     if alignment.in_step:
         flags["reference"] = alignment.reference
@@ -62,13 +62,13 @@ def result(
     compiled: Compiled | None = None,
     tokens: float = 0.0,
 ) -> dict[str, Any]:
-    """Everything that is known of a scenario.
+    """Returns everything that is known of a scenario.
 
     Args:
-      scenario: what is planned.
-      assumptions: of the prediction.
-      compiled: what the compiler found, if it was asked.
-      tokens: to train on; 0: no duration is given.
+      scenario: scenario of the plan.
+      assumptions: assumptions of the prediction.
+      compiled: report of the compiler, if it ran.
+      tokens: tokens to train on; 0: no duration is given.
     """
     config, hardware = scenario.config, scenario.hardware
     prediction = roofline.predict(scenario, assumptions)
@@ -123,7 +123,7 @@ def layout_of(scenario: Scenario) -> dict[str, Any]:
 
 
 def compiled_result(compiled: Compiled) -> dict[str, Any]:
-    """What the compiler found, as JSON."""
+    """Returns what the compiler found, as JSON."""
     return {
         "per_device_bytes": compiled.per_device_bytes,
         "arguments_bytes": compiled.arguments_bytes,
@@ -137,12 +137,12 @@ def compiled_result(compiled: Compiled) -> dict[str, Any]:
             }
             for kind, (count, size) in sorted(compiled.collectives.items())
         },
-        "schedule_problems": list(compiled.schedule_problems),
+        "pipeline_problems": list(compiled.pipeline_problems),
     }
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The plan for a terminal."""
+    """Returns the plan for a terminal."""
     number, layout = found["parameters"], found["layout"]
     lines = [
         f"{number['total']:,} parameters ({number['embedding']:,} embedding), "
@@ -186,9 +186,9 @@ def _compiled_lines(found: Mapping[str, Any]) -> list[str]:
             f"  {kind:<20} {one['count']:3d}, of them {one['in_loops']} in loops, "
             f"{one['bytes'] / GIB:.2f} GiB once each"
         )
-    lines += [f"  PROBLEM: {problem}" for problem in compiled["schedule_problems"]]
-    if not compiled["schedule_problems"]:
-        lines.append("  schedule: no loop computes an array of all weights anew")
+    lines += [f"  PROBLEM: {problem}" for problem in compiled["pipeline_problems"]]
+    if not compiled["pipeline_problems"]:
+        lines.append("  pipeline: no loop computes an array of all weights anew")
     return lines
 
 
@@ -196,8 +196,8 @@ def memory_lines(found: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str
     """Returns a line for each kind of memory, and one for all.
 
     Args:
-      found: as `memory_result` gives it.
-      kinds: what each kind is.
+      found: plan that `memory_result` gave.
+      kinds: explanation of each kind.
     """
     device = found["device_bytes"] / GIB
     return [
@@ -210,7 +210,7 @@ def memory_lines(found: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str
 def bars(
     parts: Mapping[str, float], whole: float, notes: Mapping[str, str] | None = None
 ) -> list[str]:
-    """A line for each part of a whole, with its number, a bar and what it is."""
+    """Returns a line for each part of a whole: its number, a bar and its name."""
     lines = []
     for name, value in parts.items():
         bar = "█" * round(_BAR * min(value / whole, 1.0))
@@ -244,7 +244,7 @@ def candidates_text(candidates: list[Candidate], model: str, most: int = 10) -> 
 
 
 def too_large(scenario: Scenario, found: Mapping[str, Any]) -> str:
-    """By how much it does not fit, why, and what would."""
+    """Explains by how much a plan does not fit, why, and what would."""
     message = over(found["memory"], memory.KINDS)
     nearest = search.nearest(scenario)
     if nearest is None:
@@ -265,7 +265,7 @@ def over(found: Mapping[str, Any], kinds: Iterable[str]) -> str:
 
 
 @plots.styled
-def picture(found: Mapping[str, Any], path: pathlib.Path) -> None:
+def plot(found: Mapping[str, Any], path: pathlib.Path) -> None:
     """Writes the bars of memory and time; the name's ending says which format."""
     kinds = {name: found["memory"][name] / GIB for name in memory.KINDS}
     parts = found["prediction"]["parts"]

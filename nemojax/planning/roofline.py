@@ -1,4 +1,4 @@
-"""How long a training step takes: a model of its parts, every assumption a number.
+"""Prediction of the time of a training step by part, every assumption a number.
 
 Compute at a share of the peak, collectives at a share of the bandwidth, the pipeline's
 bubble, and what of the communication hides behind compute. Nothing here was measured.
@@ -21,7 +21,7 @@ _PASSES = {"hidden": 5, "residual": 20, "heads": 6, "logits": 6}
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What the prediction takes for granted.
+    """Numbers that the prediction takes for granted.
 
     Attributes:
       efficiency: share of the peak that matrix products reach.
@@ -29,9 +29,10 @@ class Assumptions:
       fast_efficiency: share of its bandwidth that the network in a node reaches.
       slow_efficiency: share of its bandwidth that the network between nodes reaches.
       tensor_overlap: share of the tensor-parallel exchange that hides behind compute.
-      pipe_overlap: the same of the exchange between stages.
-      data_overlap: the same of gathering weights and scattering gradients.
-      head: where the logits are computed: "balanced" over all stages, or the "last".
+      pipe_overlap: share of the exchange between stages that is hidden.
+      data_overlap: share of gathering weights and scattering gradients that is hidden.
+      head: place where the logits are computed: "balanced" over all stages, or the
+        "last".
       recompute: share of the forward pass that is computed again; None: by policy.
       gradient_bytes: bytes of a number in the gradients' reduce-scatter.
     """
@@ -62,7 +63,7 @@ class Prediction:
         "pipe", "bubble", "data", "optimizer" and, in alignment, "forward" passes
         beside the gradient's; they add up to the step.
       mfu: share of the peak, by the report's count of operations.
-      causal_mfu: the same without operations on masked scores.
+      causal_mfu: utilisation without operations on masked scores.
     """
 
     parts: dict[str, float]
@@ -71,7 +72,7 @@ class Prediction:
 
     @property
     def step_seconds(self) -> float:
-        """Of one step."""
+        """Seconds of one step."""
         return sum(self.parts.values())
 
     @property
@@ -123,15 +124,24 @@ def predict(scenario: Scenario, assumptions: Assumptions | None = None) -> Predi
 
 
 def _more_forwards(scenario: Scenario) -> int:
-    """Forward passes beside the gradient's: the reference's, and one that 1F1B needs
-    for losses that are not linear in the log-probs."""
+    """Counts forward passes beside the gradient's.
+
+    They are the reference's, and one that 1F1B needs for losses that are not linear in
+    the log-probs.
+
+    They are the reference's, and one that 1F1B needs for losses that are not linear in
+    the log-probs.
+
+    They are the reference's, and one that 1F1B needs for losses that are not linear in
+    the log-probs.
+    """
     alignment = scenario.alignment
     in_step = alignment is not None and alignment.in_step
     return int(in_step) + int(scenario.replays)
 
 
 def _layer_seconds(scenario: Scenario, assumed: Assumptions) -> tuple[float, float]:
-    """Forward and backward of a layer and a micro-batch; and what is done again."""
+    """Returns seconds of a layer and micro-batch, and of what is done again."""
     config, length = scenario.config, scenario.length
     matrices = 2.0 * counts.layer_matrix_parameters(config) * length
     scores = counts.attention_flops(config, length, causal=True)
@@ -194,7 +204,7 @@ def _head_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 
 def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
-    """A micro-batch's travel between stages, forwards and backwards."""
+    """Returns the seconds of a micro-batch between stages, both ways."""
     if scenario.spec.pipe == 1:
         return 0.0
     tokens = scenario.rows * scenario.length / scenario.spec.tensor
@@ -207,7 +217,14 @@ def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 
 def _data_seconds(scenario: Scenario, assumed: Assumptions) -> float:
-    """Gradients scattered and weights gathered, once a step (ZeRO-3: every layer)."""
+    """Returns the seconds to scatter gradients and gather weights, once a step.
+
+    ZeRO-3 gathers at every layer.
+
+    ZeRO-3 gathers at every layer.
+
+    ZeRO-3 gathers at every layer.
+    """
     number = counts.parameters(scenario.config)
     share = (scenario.spec.data - 1) / scenario.spec.data
     split = scenario.spec.tensor * scenario.spec.pipe
@@ -233,7 +250,7 @@ def _data_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 
 def _between(scenario: Scenario, assumed: Assumptions) -> float:
-    """Bytes per second between stages, and between replicas."""
+    """Returns bytes per second between stages, and between replicas."""
     if scenario.devices <= scenario.hardware.fast_domain:
         return scenario.hardware.fast_bandwidth * assumed.fast_efficiency
     return scenario.hardware.slow_bandwidth * assumed.slow_efficiency

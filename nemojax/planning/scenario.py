@@ -1,4 +1,4 @@
-"""What is planned: a model, a layout without devices, a batch, an accelerator."""
+"""Subject of a plan: a model, a layout without devices, a batch, an accelerator."""
 
 import dataclasses
 import functools
@@ -94,7 +94,7 @@ class Scenario:
 
     @property
     def replays(self) -> bool:
-        """Whether 1F1B takes one forward pass more, to know the loss's derivatives."""
+        """True where 1F1B takes another forward pass for the loss's derivatives."""
         linear = self.alignment is None or self.alignment.stage == "sft"
         return self.spec.pipeline == "1f1b" and not linear
 

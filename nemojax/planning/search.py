@@ -27,7 +27,7 @@ class Candidate:
 
 
 def fits(scenario: Scenario) -> bool:
-    """Whether the estimate leaves room on each device."""
+    """Returns whether the estimate leaves room on each device."""
     return _needed(scenario) <= USABLE * scenario.hardware.memory_bytes
 
 
@@ -43,7 +43,7 @@ def search(
     length: int,
     assumptions: roofline.Assumptions | None = None,
 ) -> list[Candidate]:
-    """All layouts that fit, the fastest first; empty if none does."""
+    """Returns all layouts that fit, the fastest first; empty if none does."""
     found = []
     for scenario in _scenarios(config, hardware, devices, global_batch, length):
         if not fits(scenario):
@@ -61,7 +61,7 @@ def search(
 def smaller_batch(
     config: ModelConfig, hardware: Hardware, devices: int, batch: int, length: int
 ) -> int | None:
-    """The first of a batch's half, quarter, ... that has a layout; None: none has."""
+    """Returns the first of a batch's half, quarter, ... with a layout, or None."""
     while batch % 2 == 0:
         batch //= 2
         scenarios = _scenarios(config, hardware, devices, batch, length)
@@ -117,7 +117,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def nearest(scenario: Scenario) -> Candidate | None:
-    """Of the layouts that fit on the same devices, the one with the fewest changes."""
+    """Returns the layout that fits on the same devices with the fewest changes."""
     candidates = search(
         scenario.config,
         scenario.hardware,

@@ -1,4 +1,4 @@
-"""Will a model fit where it answers: weights, cache and working memory of a device.
+"""Memory of a device that serves a model: weights, cache and working memory.
 
 Weights and cache are counted on the shapes of the very arrays that the engine keeps
 (`inference.paged`); working memory is an estimate, which `compile_programs` replaces by
@@ -99,18 +99,18 @@ class Serving:
 
     @property
     def token_bytes(self) -> float:
-        """Of the keys and values of a token, per device."""
+        """Bytes per device of the keys and values of a token."""
         c = self.config
         item = np.dtype(c.compute_dtype).itemsize
         heads = c.num_kv_heads / self.tensor
         return 2.0 * item * c.num_layers * heads * c.head_dim
 
     def parameters(self, mesh: Any = None) -> Any:
-        """Shapes of the parameters as the engine keeps them, with shardings."""
+        """Returns shapes of the parameters as the engine keeps them, with shardings."""
         return paged.by_layer(self.config, self.stored(), mesh or self.mesh)
 
     def stored(self) -> Any:
-        """Shapes of the stacked parameters, in the compute dtype or quantised."""
+        """Returns shapes of the stacked parameters, in compute dtype or quantised."""
         params = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.config.compute_dtype),
             forward.shapes(self.config),
@@ -121,7 +121,7 @@ class Serving:
 
 
 def per_device(serving: Serving) -> dict[str, float]:
-    """Bytes by kind, as `KINDS` explains them."""
+    """Returns bytes by kind, as `KINDS` explains them."""
     state = paged.state_shapes(serving.config, serving.mesh, serving.engine)
     cache = _bytes((state.keys, state.values))
     return {
@@ -133,7 +133,7 @@ def per_device(serving: Serving) -> dict[str, float]:
 
 
 def loading_bytes(serving: Serving) -> float:
-    """Per device at the most while a checkpoint in the compute dtype is loaded.
+    """Returns a device's peak bytes while a checkpoint is loaded in compute dtype.
 
     Leaf by leaf, the largest first: in full, quantised, and what is there already; then
     leaf by leaf to trees for each layer.
@@ -164,7 +164,7 @@ def _bytes(tree: Any) -> float:
 
 
 def _shard(leaf: Any, sharding: NamedSharding) -> float:
-    """Bytes of a leaf on each device."""
+    """Returns the bytes of a leaf on each device."""
     return float(math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize)
 
 
@@ -174,7 +174,7 @@ def _decoding(serving: Serving) -> float:
 
 
 def _prefill(serving: Serving) -> float:
-    """Residual stream and sums, the MLP's hidden layer, scores of a tile of keys."""
+    """Estimates bytes of residual stream, the MLP's hidden layer, attention scores."""
     c, s = serving.config, serving.engine
     rows = s.prefill_slots / serving.data
     hidden = (2 if c.activation == "swiglu" else 1) * 6 * c.d_ff / serving.tensor
@@ -234,11 +234,11 @@ def _inputs(engine: EngineConfig, mesh: Mesh) -> tuple[Any, Any]:
 def result(
     serving: Serving, found: Mapping[str, Compiled] | None = None
 ) -> dict[str, Any]:
-    """Everything that is known, for programs.
+    """Returns everything that is known, for programs.
 
     Args:
-      serving: what is planned.
-      found: what the compiler found, if it was asked.
+      serving: server of the plan.
+      found: report of the compiler, if it ran.
     """
     parts, device = per_device(serving), serving.hardware.memory_bytes
     if found:
@@ -275,7 +275,7 @@ def result(
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The plan for a terminal."""
+    """Returns the plan for a terminal."""
     memory, cache = found["memory"], found["cache"]
     layout = ", ".join(f"{name}={value}" for name, value in found["layout"].items())
     estimate = "" if found["compiled"] else ", working memory estimated"
@@ -308,7 +308,7 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 def too_large(found: Mapping[str, Any]) -> str:
-    """By how much it does not fit, and why."""
+    """Explains by how much a plan does not fit, and why."""
     memory = found["memory"]
     room = USABLE * memory["device_bytes"]
     if memory["per_device_bytes"] > room:

@@ -1,4 +1,4 @@
-"""What the recipes share: stages in a work folder, each of which leaves a model."""
+"""Stages in a work folder, as both recipes have them: each leaves a model."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from nemojax.io.workdir import StageOutput, Workdir
 from nemojax.recipe.align import examples
 from nemojax.recipe.align import run as align
 from nemojax.recipe.align.examples import Examples
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.training.stage import Options
 
 MODEL, TOKENIZER = "model", tokenizer_files.MODEL
@@ -72,7 +72,11 @@ class Stages:
         )
 
     def train(
-        self, directory: Path, settings: Settings, model: LoadedModel, rows: Examples
+        self,
+        directory: Path,
+        settings: StageSettings,
+        model: LoadedModel,
+        rows: Examples,
     ) -> dict[str, Any]:
         """Trains a stage of alignment and writes its model folder.
 

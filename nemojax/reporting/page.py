@@ -18,11 +18,11 @@ Block = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Attributes:
-      value: its text.
+      value: text of the cell.
       note: small text under it.
       strong: whether it is what the row is about.
       tag: a word in a frame behind it.
@@ -45,12 +45,12 @@ def render(
     lead: str = "",
     highlights: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """The page as an HTML document.
+    """Renders the page as an HTML document.
 
     Args:
       template: "run" or "recipe", which name the sections and explain them.
-      title: of the page.
-      sections: from `section`; None where there is nothing to show.
+      title: title of the page.
+      sections: results of `section`; None where there is nothing to show.
       lead: a sentence under the title.
       highlights: cards at the top, each with `label`, `value` and `note`.
     """
@@ -79,7 +79,7 @@ def _environment() -> jinja2.Environment:
 
 
 def section(name: str, *blocks: Block | None) -> Block | None:
-    """Blocks under a name of the template; None where none shows more than text."""
+    """Makes blocks under a name of the template; None where all of them are text."""
     shown = [block for block in blocks if block is not None]
     if all(block["kind"] in ("about", "legend") for block in shown):
         return None
@@ -87,27 +87,29 @@ def section(name: str, *blocks: Block | None) -> Block | None:
 
 
 def about(text: str) -> Block:
-    """A paragraph that explains what follows."""
+    """Makes a paragraph that explains what follows."""
     return {"kind": "about", "text": text}
 
 
-def estimate(found: Mapping[str, Any] | None, *, signed: bool = False) -> Cell:
-    """A share in percent over its interval."""
+def estimate(found: Mapping[str, Any] | None, *, signed: bool = False) -> TableCell:
+    """Formats a share in percent over its interval."""
     if found is None:
-        return Cell(tables.MISSING, strong=True)
+        return TableCell(tables.MISSING, strong=True)
     interval = ""
     if found.get("interval") is not None:
         low, high = (tables.percent(x, signed=signed) for x in found["interval"])
         interval = f"{low} to {high}"
-    return Cell(tables.percent(found["value"], signed=signed), interval, strong=True)
+    return TableCell(
+        tables.percent(found["value"], signed=signed), interval, strong=True
+    )
 
 
 def table(
-    header: Iterable[Cell | str],
-    rows: Iterable[tuple[str, Sequence[Cell | str]]],
+    header: Iterable[TableCell | str],
+    rows: Iterable[tuple[str, Sequence[TableCell | str]]],
     style: str = "",
 ) -> Block | None:
-    """A table; None without rows.
+    """Makes a table; None without rows.
 
     Args:
       header: names of the columns.
@@ -121,27 +123,27 @@ def table(
     return {"kind": "table", "header": head, "rows": listed, "style": style}
 
 
-def _cell(value: Cell | str) -> Cell:
-    return Cell(value) if isinstance(value, str) else value
+def _cell(value: TableCell | str) -> TableCell:
+    return TableCell(value) if isinstance(value, str) else value
 
 
 def legend(*entries: tuple[str, str]) -> Block:
-    """Kinds of marks and their names."""
+    """Makes a legend of the kinds of marks and their names."""
     return {"kind": "legend", "entries": entries}
 
 
 def plot(title: str, svg: str, note: str = "") -> Block:
-    """A plot with its title, for `plots_of`."""
+    """Makes a plot with its title, for `plots_of`."""
     return {"title": title, "svg": svg, "note": note}
 
 
 def plots_of(drawn: Sequence[Block]) -> Block | None:
-    """Plots beside each other; None without any."""
+    """Lays plots beside each other; None without any."""
     return {"kind": "plots", "plots": drawn} if drawn else None
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block | None:
-    """The losses of stages against their steps, as a section."""
+    """Plots the losses of stages against their steps, as a section."""
     drawn = []
     for name, points in stages.items():
         if (svg := plots.curve_svg(name, points)) is not None:
@@ -151,22 +153,22 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Block | None:
 
 
 def pair(*blocks: Block | None) -> Block:
-    """Blocks side by side."""
+    """Lays blocks side by side."""
     return {"kind": "pair", "blocks": [one for one in blocks if one is not None]}
 
 
 def notes(title: str, texts: Sequence[str]) -> Block | None:
-    """Remarks in a frame; None without any."""
+    """Makes remarks in a frame; None without any."""
     return {"kind": "notes", "title": title, "notes": texts} if texts else None
 
 
 def samples(found: Sequence[Mapping[str, Any]]) -> Block | None:
-    """Prompts with two answers each, as `report` describes them; None without any."""
+    """Makes prompts with two responses each, as `report` describes them, or None."""
     return {"kind": "samples", "samples": found} if found else None
 
 
 def bars(seconds: Mapping[str, float]) -> Block | None:
-    """Times as bars, of which the longest is full; None where none was taken."""
+    """Draws times as bars, of which the longest is full; None where none was taken."""
     longest = max(seconds.values(), default=0)
     if not longest:
         return None
@@ -182,7 +184,7 @@ def bars(seconds: Mapping[str, float]) -> Block | None:
 
 
 def lists(groups: Mapping[str, Any]) -> Block | None:
-    """Names and values by group; values that are no group come first, untitled."""
+    """Lists names and values by group; values without a group come first, untitled."""
     plain = {k: v for k, v in groups.items() if not isinstance(v, Mapping)}
     found = {"": plain} if plain else {}
     found |= {k: v for k, v in groups.items() if isinstance(v, Mapping)}

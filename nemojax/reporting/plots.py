@@ -110,11 +110,11 @@ def write(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 @styled
 def svg(figure: Figure, label: str) -> str:
-    """A figure as an element of a page, whose colours it takes.
+    """Returns a figure as an element of a page, whose colours it takes.
 
     Args:
-      figure: to draw.
-      label: what it shows, for those who cannot see it.
+      figure: figure to draw.
+      label: text that says what it shows, for those who cannot see it.
     """
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata=_UNDATED["svg"], transparent=True)
@@ -133,7 +133,7 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def bounds(cell: Mapping[str, Any]) -> list[float]:
-    """An estimate's value and the ends of its interval, in order."""
+    """Returns an estimate's value and the ends of its interval, in order."""
     return sorted([cell["value"], *(cell.get("interval") or [cell["value"]])])
 
 
@@ -149,8 +149,8 @@ def intervals(
     Controls are hollow; a reference is a dashed line across all rows.
 
     Args:
-      axes: to draw on.
-      lines: from top to bottom.
+      axes: axes to draw on.
+      lines: lines from top to bottom.
       reference: a share to compare with.
       include: shares that the axis must hold, so that panels can share one axis.
     """
@@ -206,7 +206,7 @@ def curve_svg(title: str, points: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _thinned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `CURVE_POINTS` steps, with means of equally many neighbours."""
+    """Returns at most `CURVE_POINTS` steps, means of equally many neighbours."""
     size = math.ceil(len(points) / CURVE_POINTS)
     starts = np.arange(0, len(points), size)
     counts = np.diff([*starts, len(points)])
@@ -216,7 +216,7 @@ def _thinned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def running_mean(values: np.ndarray, window_share: float = 0.06) -> np.ndarray:
-    """Centred means over a share of the values, narrower towards both ends."""
+    """Returns centred means over a share of the values, narrower towards both ends."""
     index = np.arange(len(values))
     half = np.minimum(index, index[::-1]).clip(max=int(window_share * len(values) / 2))
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -224,7 +224,7 @@ def running_mean(values: np.ndarray, window_share: float = 0.06) -> np.ndarray:
 
 
 def stage_lines(report: Mapping[str, Any], family: str) -> list[Line]:
-    """Every stage's share of a task family; a stage without one keeps its row."""
+    """Returns every stage's share of a task family; stages without one keep a row."""
     lines = []
     for stage in report["stages"]:
         kind = "control" if stage.get("control") else "stage"
@@ -234,19 +234,19 @@ def stage_lines(report: Mapping[str, Any], family: str) -> list[Line]:
 
 
 def teacher_reference(report: Mapping[str, Any], family: str) -> Reference | None:
-    """The teacher's share of a task family, if it has one."""
+    """Returns the teacher's share of a task family, if it has one."""
     cell = report["teacher"]["metrics"].get(family)
     return None if cell is None else Reference(cell["value"], "teacher")
 
 
 @styled
 def stage_figure(report: Mapping[str, Any]) -> Figure:
-    """One panel a task family: every stage's share with its interval.
+    """Plots every stage's share with its interval, one panel a task family.
 
     The teacher is a dashed line, controls are hollow.
 
     Args:
-      report: as `report.write_report` takes it.
+      report: report as `report.write_report` takes it.
     """
     families = tables.families(report)
     columns = 2 if len(families) == 4 else min(3, len(families))

@@ -47,7 +47,7 @@ from nemojax.reporting import plots, run_page
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where a report was written."""
+    """Paths of a written report."""
 
     json: pathlib.Path
     html: pathlib.Path

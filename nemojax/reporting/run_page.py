@@ -11,10 +11,10 @@ _STATES: Any = {True: ("good", "reached"), False: ("bad", "not reached")}
 
 
 def render(report: Report) -> str:
-    """The page as one self-contained HTML document; text of the run is escaped.
+    """Renders one self-contained HTML document; text of the run is escaped.
 
     Args:
-      report: as `report.write_report` takes it.
+      report: report as `report.write_report` takes it.
     """
     families = tables.families(report)
     sections = (
@@ -38,16 +38,16 @@ def _stages(report: Report, families: Sequence[str]) -> Any:
     rows = [("teacher", report["teacher"])]
     rows += [("control" if s.get("control") else "stage", s) for s in report["stages"]]
     header = [
-        page.Cell(tables.label(name), _counts([row for _, row in rows], name))
+        page.TableCell(tables.label(name), _counts([row for _, row in rows], name))
         for name in families
     ]
     cells = [
         (
             kind,
             [
-                page.Cell(row["name"], tag="" if kind == "stage" else kind),
+                page.TableCell(row["name"], tag="" if kind == "stage" else kind),
                 *(page.estimate(row["metrics"].get(name)) for name in families),
-                page.Cell(tables.duration(row["seconds"]), tone="time"),
+                page.TableCell(tables.duration(row["seconds"]), tone="time"),
             ],
         )
         for kind, row in rows
@@ -60,7 +60,7 @@ def _stages(report: Report, families: Sequence[str]) -> Any:
 
 
 def _counts(rows: Sequence[Report], family: str) -> str:
-    """ "n = 1,000", or the range where the rows differ."""
+    """Returns "n = 1,000", or the range where the rows differ."""
     counts = {row["metrics"][family]["n"] for row in rows if family in row["metrics"]}
     low, high = min(counts), max(counts)
     return f"n = {low:,}" if low == high else f"n = {low:,} to {high:,}"
@@ -89,7 +89,7 @@ def _by_family(report: Report, families: Sequence[str]) -> Any:
 
 
 def _students(report: Report, families: Sequence[str]) -> Any:
-    """The final model against the teacher on the families that both have."""
+    """Compares the final model with the teacher on the families that both have."""
     recipe = [stage for stage in report["stages"] if not stage.get("control")]
     if not recipe:
         return None
@@ -119,10 +119,10 @@ def _students(report: Report, families: Sequence[str]) -> Any:
     )
 
 
-def _difference(before: Report, after: Report) -> page.Cell:
+def _difference(before: Report, after: Report) -> page.TableCell:
     change = after["value"] - before["value"]
     tone = "ahead" if change > 0 else "behind"
-    return page.Cell(tables.percent(change, signed=True), strong=True, tone=tone)
+    return page.TableCell(tables.percent(change, signed=True), strong=True, tone=tone)
 
 
 def _comparisons(found: Sequence[Report]) -> Any:
@@ -154,9 +154,9 @@ def _goals(goals: Sequence[Report]) -> Any:
         state = _STATES.get(goal.get("reached"), ("", "not measured"))
         bounds = [_quantity(bound, unit) for bound in goal.get("interval") or ()]
         cells = [
-            page.Cell(goal["name"], state=state),
+            page.TableCell(goal["name"], state=state),
             f"≥ {_quantity(goal['threshold'], unit)}",
-            page.Cell(
+            page.TableCell(
                 _quantity(goal.get("value"), unit), " to ".join(bounds), strong=True
             ),
         ]

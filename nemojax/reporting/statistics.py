@@ -1,4 +1,4 @@
-"""What a measured difference is worth: intervals and paired tests.
+"""Significance of measured differences: intervals and paired tests.
 
 All intervals are 95 % unless asked otherwise. Shares of tasks get Wilson's interval,
 means over seeds Student's t, two models on the same tasks an exact McNemar test or a
@@ -22,7 +22,7 @@ class Estimate:
 
     Attributes:
       value: the point estimate.
-      n: how many examples or seeds it rests on.
+      n: number of examples or seeds it rests on.
       interval: (low, high), or None where n is too small to say.
     """
 
@@ -31,7 +31,7 @@ class Estimate:
     interval: tuple[float, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with the keys `value`, `n`, `interval`."""
+        """Returns a JSON object with the keys `value`, `n`, `interval`."""
         interval = None if self.interval is None else list(self.interval)
         return {"value": self.value, "n": self.n, "interval": interval}
 
@@ -53,13 +53,13 @@ class PairedComparison:
     p_value: float
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with `value, n, interval, won, lost, p_value`."""
+        """Returns a JSON object with `value, n, interval, won, lost, p_value`."""
         counts = {"won": self.won, "lost": self.lost, "p_value": self.p_value}
         return self.difference.to_json() | counts
 
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
-    """A share with Wilson's score interval (E. B. Wilson, 1927).
+    """Estimates a share with Wilson's score interval (E. B. Wilson, 1927).
 
     The interval stays inside [0, 1] and is not empty at 0 or n successes, unlike the
     one from the normal approximation.
@@ -74,7 +74,7 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
 
 
 def share(outcomes: ArrayLike) -> Estimate:
-    """`wilson` of a vector of right and wrong.
+    """Estimates the share of right answers of a vector; see `wilson`.
 
     Raises:
       ValueError: no outcomes, or values other than 0 and 1.
@@ -84,7 +84,7 @@ def share(outcomes: ArrayLike) -> Estimate:
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """A mean over independent runs with Student's t interval; None for a single run.
+    """Estimates a mean over independent runs, with Student's t interval from two on.
 
     Raises:
       ValueError: no values, or one that is not finite.
@@ -104,7 +104,7 @@ def mean(values: ArrayLike) -> Estimate:
 
 
 def mcnemar_p_value(won: int, lost: int) -> float:
-    """Exact two-sided McNemar test: are `won` and `lost` the fall of a fair coin?
+    """Computes the exact two-sided McNemar test of `won` against `lost`.
 
     Twice the smaller binomial tail, at most 1. Examples on which both models agree
     say nothing and do not enter.
@@ -120,7 +120,7 @@ def paired_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Estimate:
-    """mean(after - before) with the percentile interval of resampled examples.
+    """Estimates mean(after - before) with the interval of resampled examples.
 
     Args:
       before: float [N] scores of the first model.
@@ -148,7 +148,7 @@ def paired_bootstrap(
 
 
 def compare(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> PairedComparison:
-    """Two models' right and wrong on the same examples.
+    """Compares two models' right and wrong on the same examples.
 
     Raises:
       ValueError: no examples, lengths that differ, or values other than 0 and 1.
@@ -162,7 +162,7 @@ def compare(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> PairedComp
 
 
 def pairwise_accuracy(chosen: ArrayLike, rejected: ArrayLike) -> Estimate:
-    """The share of pairs whose chosen response has strictly the higher reward.
+    """Estimates the share of pairs whose chosen response has strictly the higher reward.
 
     A tie is wrong: a reward model that says the same of everything has accuracy 0.
 

@@ -23,7 +23,7 @@ class Table:
                 )
 
     def to_text(self) -> str:
-        """Aligned columns for a terminal, without a final line break."""
+        """Returns aligned columns for a terminal, without a final line break."""
         cells = [self.header, *self.rows]
         widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
         rule = ["─" * width for width in widths]
@@ -31,7 +31,7 @@ class Table:
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def to_markdown(self) -> str:
-        """A Markdown table, readable as it stands, without a final line break."""
+        """Returns a Markdown table, readable as it is, without a final line break."""
         cells = [
             tuple(_one_line(cell).replace("|", "\\|") for cell in line)
             for line in (self.header, *self.rows)
@@ -44,12 +44,12 @@ class Table:
 
 
 def percent(value: float, *, signed: bool = False) -> str:
-    """0.6142 as "61.4", with a sign where it is a difference."""
+    """Formats 0.6142 as "61.4", with a sign where it is a difference."""
     return f"{100 * value:{'+' if signed else ''}z.1f}".replace("-", "−")
 
 
 def estimate(cell: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """`{"value", "n", "interval"}` as "61.4 [57.2, 65.5]", in percent."""
+    """Formats `{"value", "n", "interval"}` as "61.4 [57.2, 65.5]", in percent."""
     if cell is None:
         return MISSING
     text = percent(cell["value"], signed=signed)
@@ -60,7 +60,7 @@ def estimate(cell: Mapping[str, Any] | None, *, signed: bool = False) -> str:
 
 
 def plus_minus(cell: Mapping[str, Any] | None) -> str:
-    """`{"value", "n", "interval"}` as "61.4 ±4.2", half the interval, in percent."""
+    """Formats `{"value", "n", "interval"}` as "61.4 ±4.2", half the interval."""
     if cell is None:
         return MISSING
     if cell.get("interval") is None:
@@ -70,7 +70,7 @@ def plus_minus(cell: Mapping[str, Any] | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as "42 s", "3 min 20 s" or "2 h 05 min"."""
+    """Formats seconds as "42 s", "3 min 20 s" or "2 h 05 min"."""
     if seconds is None:
         return MISSING
     if seconds < 9.95:
@@ -84,21 +84,21 @@ def duration(seconds: float | None) -> str:
 
 
 def families(report: Mapping[str, Any]) -> list[str]:
-    """The task families of a run's report, in the order of their first appearance."""
+    """Lists the task families of a run's report in the order of appearance."""
     rows = [report["teacher"], *report["stages"]]
     return list(dict.fromkeys(family for row in rows for family in row["metrics"]))
 
 
 def label(family: str) -> str:
-    """A family's name as people read it: "instruction_checks" without the mark."""
+    """Returns a family's name as people read it: "instruction_checks" unmarked."""
     return family.replace("_", " ")
 
 
 def stage_table(report: Mapping[str, Any]) -> Table:
-    """A run's stages against the task families, like the report's Table 6.
+    """Tabulates a run's stages against the task families, like the report's Table 6.
 
     Args:
-      report: as `report.write_report` takes it; `teacher` and `stages` are read.
+      report: report as `report.write_report` takes it; `teacher` and `stages` are read.
     """
     columns = families(report)
     teacher = {**report["teacher"], "name": f"({report['teacher']['name']})"}
@@ -111,7 +111,7 @@ def stage_table(report: Mapping[str, Any]) -> Table:
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Cells filled up with spaces: the first column to the left, numbers right."""
+    """Fills cells up with spaces: the first column to the left, numbers right."""
     spaces = [
         " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)
     ]
@@ -124,7 +124,7 @@ def _one_line(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal: wide characters take two, combining marks none."""
+    """Counts a terminal's columns: wide characters take two, combining marks none."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     marks = sum(unicodedata.combining(character) > 0 for character in text)
     return len(text) + wide - marks

@@ -1,4 +1,4 @@
-"""What is kept of generated data: the best share of a family.
+"""Filters of generated data: the best share of a family.
 
 The report keeps an answer if its reward is above a preset threshold that it does not
 print (section 3.2.2). Here the threshold is a quantile of each family's rewards, and
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class TopShare:
-    """What `keep_top_share` kept.
+    """Result of `keep_top_share`.
 
     Attributes:
       keep: bool [N].
@@ -35,7 +35,7 @@ def keep_top_share(scores: ArrayLike, groups: Sequence[str], share: float) -> To
     Args:
       scores: float [N].
       groups: [N] the family of each row; every family has its own threshold.
-      share: in (0, 1].
+      share: kept share, in (0, 1].
 
     Raises:
       ValueError: a share outside (0, 1], lengths that differ, or a score that is not

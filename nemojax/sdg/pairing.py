@@ -1,4 +1,4 @@
-"""Which two responses to one prompt may be compared, and in which order of preference.
+"""Pairs of responses to one prompt that may be compared, in order of preference.
 
 Where a verifier passed some responses and failed others, that difference alone counts.
 Where it passed none, its grades must differ enough. Where it has not spoken, the
@@ -29,14 +29,14 @@ REASONS = (
     "near_identical",  # the texts differ in case, spaces and punctuation only
     "below_threshold",  # even the best response is not good enough
 )
-"""Why a prompt gives no pair; it is counted under the first reason that holds."""
+"""Reasons why a prompt gives no pair; the first one that holds is counted."""
 
 # A difference such as 0.6 - 0.4, which rounds down, must still reach a gap of 0.2.
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPrompt:
     """One prompt with all that is known about its K responses.
 
     Attributes:
@@ -70,17 +70,17 @@ class Judged:
             raise ValueError(f"verified scores {self.scores} are not all in [0, 1]")
 
     def known_scores(self) -> list[float]:
-        """The scores of the responses that could be checked."""
+        """Returns the scores of the responses that could be checked."""
         return [score for score in self.scores or () if score is not None]
 
     @functools.cached_property
     def passed_some(self) -> bool:
-        """Whether the verifier passed some responses and failed others."""
+        """True where the verifier passed some responses and failed others."""
         known = self.known_scores()
         return 1 in known and min(known) < 1
 
     def advantage(self, chosen: int, rejected: int) -> float:
-        """How much better the judge finds `chosen`, in its own unit."""
+        """Returns how much better the judge finds `chosen`, in its own unit."""
         values = self.rewards if self.scores is None else self.scores
         better, worse = values[chosen], values[rejected]
         if better is None or worse is None:
@@ -92,9 +92,9 @@ class Judged:
 
 
 def candidates(
-    row: Judged, *, min_gap: float, min_score_gap: float, floor: float
+    row: JudgedPrompt, *, min_gap: float, min_score_gap: float, floor: float
 ) -> tuple[list[Indices], str]:
-    """All allowed pairs of a prompt, in the order of the responses.
+    """Returns all allowed pairs of a prompt, in the order of the responses.
 
     Differences in case, spaces and punctuation are no ground for a reward model's
     preference, but a verifier may ask for exactly these.
@@ -131,9 +131,9 @@ def candidates(
 
 
 def order(
-    row: Judged, pairs: Sequence[Indices], mode: Mode, rng: random.Random
+    row: JudgedPrompt, pairs: Sequence[Indices], mode: Mode, rng: random.Random
 ) -> list[Indices]:
-    """The pairs, the most wanted first.
+    """Sorts the pairs, the most wanted first.
 
     "dpo" wants the largest advantage, and of equal ones the largest reward difference.
     "rpo" wants the best chosen response with a random rejected one.
@@ -151,23 +151,23 @@ def order(
     )
 
 
-def distinct(row: Judged, pairs: Iterable[Indices], count: int) -> list[Indices]:
-    """The first `count` pairs, without those whose two texts were taken before."""
+def distinct(row: JudgedPrompt, pairs: Iterable[Indices], count: int) -> list[Indices]:
+    """Returns the first `count` pairs, none with the two texts of an earlier one."""
     taken: dict[tuple[str, str], Indices] = {}
     for chosen, rejected in pairs:
         taken.setdefault((row.texts[chosen], row.texts[rejected]), (chosen, rejected))
     return list(taken.values())[:count]
 
 
-def _known(row: Judged, response: int) -> bool:
+def _known(row: JudgedPrompt, response: int) -> bool:
     return row.scores is not None and row.scores[response] is not None
 
 
-def _quality(row: Judged, response: int) -> tuple[float, float]:
+def _quality(row: JudgedPrompt, response: int) -> tuple[float, float]:
     score = row.scores[response] if row.scores is not None else None
     return (score or 0.0, row.rewards[response])
 
 
 def _bare(text: str) -> str:
-    """The text without case, spaces and punctuation."""
+    """Returns the text without case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())

@@ -1,4 +1,4 @@
-"""From judged responses to preference pairs (report, section 3.2.3).
+"""Judged responses turned into preference pairs (report, section 3.2.3).
 
 Where a verifier has spoken, the chosen response is one that it passed and the rejected
 response one that it failed; the reward only orders the responses inside each side.
@@ -23,7 +23,7 @@ from nemojax.sdg import pairing
 
 @dataclass(frozen=True)
 class FamilyStatistics:
-    """What became of one family's prompts.
+    """Counts of what became of one family's prompts.
 
     Attributes:
       prompts: equal to `prompts_with_pairs + sum(rejected.values())`.
@@ -54,9 +54,9 @@ class PairSet:
     """Preference pairs, the family of each, and how they came about.
 
     Attributes:
-      pairs: in the order of the prompts.
+      pairs: pairs in the order of the prompts.
       families: the family of each pair.
-      statistics: by family.
+      statistics: statistics by family.
     """
 
     pairs: tuple[PreferencePair, ...]
@@ -64,7 +64,7 @@ class PairSet:
     statistics: dict[str, FamilyStatistics]
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """The statistics as a JSON object: family -> field -> value."""
+        """Returns the statistics as a JSON object: family -> field -> value."""
         return {family: asdict(row) for family, row in self.statistics.items()}
 
 
@@ -81,7 +81,7 @@ def build_pairs(
     min_score_gap: float = 0.25,
     chosen_quantile: float = 0.0,
 ) -> PairSet:
-    """Preference pairs from K responses to each of N prompts.
+    """Builds preference pairs from K responses to each of N prompts.
 
     Args:
       items: [N] tasks with a family and a prompt.
@@ -97,8 +97,8 @@ def build_pairs(
       max_pairs_per_prompt: no pair of texts is used twice for a prompt.
       min_gap: smallest reward difference where the reward decides.
       min_score_gap: smallest score difference where a verifier passed none.
-      chosen_quantile: in [0, 1). Where the reward decides, a chosen response needs at
-        least this quantile of its family's rewards.
+      chosen_quantile: quantile in [0, 1). Where the reward decides, a chosen response
+        needs at least this quantile of its family's rewards.
 
     Raises:
       ValueError: lengths that differ, a reward that is not finite, a score outside
@@ -135,7 +135,7 @@ def build_pairs(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one prompt gave: pairs, or the reason why it gave none."""
+    """Result of one prompt: pairs, or the reason why it gave none."""
 
     family: str
     pairs: list[PreferencePair]
@@ -147,7 +147,7 @@ def _rows(
     responses: Sequence[Sequence[str]],
     rewards: Sequence[ArrayLike] | np.ndarray,
     verified: Sequence[Sequence[float | None] | None] | None,
-) -> list[pairing.Judged]:
+) -> list[pairing.JudgedPrompt]:
     truths = [None] * len(items) if verified is None else verified
     lengths = (len(items), len(responses), len(rewards), len(truths))
     if len(set(lengths)) > 1:
@@ -156,7 +156,7 @@ def _rows(
             f"rewards and {lengths[3]} of verified scores"
         )
     return [
-        pairing.Judged(
+        pairing.JudgedPrompt(
             item,
             tuple(texts),
             tuple(np.asarray(values, np.float64).tolist()),
@@ -168,7 +168,7 @@ def _rows(
     ]
 
 
-def _pair(row: pairing.Judged, chosen: int, rejected: int) -> PreferencePair:
+def _pair(row: pairing.JudgedPrompt, chosen: int, rejected: int) -> PreferencePair:
     return PreferencePair(
         prompt=tasks.conversation(row.item),
         chosen=row.texts[chosen],
@@ -178,8 +178,10 @@ def _pair(row: pairing.Judged, chosen: int, rejected: int) -> PreferencePair:
     )
 
 
-def _thresholds(rows: Sequence[pairing.Judged], quantile: float) -> dict[str, float]:
-    """family -> the quantile of its rewards, over prompts without a verifier."""
+def _thresholds(
+    rows: Sequence[pairing.JudgedPrompt], quantile: float
+) -> dict[str, float]:
+    """Returns the quantile of rewards by family, over prompts without a verifier."""
     rewards: dict[str, list[float]] = {}
     for row in rows:
         if row.scores is None and row.rewards:
@@ -211,7 +213,7 @@ def _statistics(
 
 
 def _overruled(pair: PreferencePair) -> bool:
-    """Whether the reward prefers the rejected response."""
+    """Returns whether the reward prefers the rejected response."""
     if pair.chosen_reward is None or pair.rejected_reward is None:
         return False
     return pair.chosen_reward < pair.rejected_reward

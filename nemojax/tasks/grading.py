@@ -1,4 +1,4 @@
-"""What a verifier says about a response."""
+"""Verdict of a verifier on a response."""
 
 import dataclasses
 

@@ -1,1 +1,1 @@
-"""What trains a model: optimizer, the one step, the one loop, checkpoints."""
+"""Training of a model: optimizer, the one step, the one loop, checkpoints."""

@@ -31,10 +31,10 @@ class Best:
             return
         number = 0 if record is None else record["number"] + 1
         checkpoints.save_params(self._folder(number), params)
-        processes.of_first(lambda: self._replace(loss, number))
+        processes.broadcast_from_process_0(lambda: self._replace(loss, number))
 
     def params(self, like: Any) -> Any:
-        """What is kept, shaped and placed as `like`; that itself where nothing is."""
+        """Returns the kept parameters, placed as `like`, or `like` if none are kept."""
         record = self._record()
         if record is None:
             return like
@@ -50,6 +50,6 @@ class Best:
 
     def _record(self) -> dict[str, Any] | None:
         path = self._directory / _RECORD
-        return processes.of_first(
+        return processes.broadcast_from_process_0(
             lambda: json.loads(path.read_text()) if path.exists() else None
         )

@@ -40,9 +40,8 @@ class Checkpoints:
         """Opens the folder, and removes what saves left that did not end.
 
         Args:
-          directory: of this run alone; every process must see it.
-          keep: how many of the newest steps stay: with two there is one to fall
-            back to.
+          directory: folder of this run alone; every process must see it.
+          keep: number of newest steps that stay: with two there is one to fall back to.
         """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None,  # Orbax would delete before the checksums are there
@@ -53,7 +52,7 @@ class Checkpoints:
         self._keep = keep
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        if processes.is_first():
+        if processes.is_process_0():
             for step in _remove_unfinished(self.directory):
                 _say(
                     f"{self.directory / str(step)} has no checksums, as if it had not "
@@ -66,7 +65,7 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Saved steps, oldest first; whether they are whole is not looked at."""
+        """Lists saved steps, oldest first; does not check that they are whole."""
         self._wait()
         folders = _folders(self.directory)
         return sorted(step for step in folders if manifest.parts(folders[step]))
@@ -97,10 +96,10 @@ class Checkpoints:
         self._thread.start()
 
     def restore(self, like: Any) -> Any:
-        """The newest whole state; damaged ones are put aside, with a message.
+        """Restores the newest whole state; puts damaged ones aside with a message.
 
         Args:
-          like: gives shapes, dtypes and shardings, which may be of another mesh.
+          like: tree of shapes, dtypes and shardings, which may be of another mesh.
 
         Returns:
           The state, or None: there is no whole one.
@@ -117,7 +116,7 @@ class Checkpoints:
         return None
 
     def _require_same(self, step: int, abstract: Any) -> None:
-        """Orbax would cast to another dtype without a word."""
+        """Refuses another dtype, to which Orbax would cast without a word."""
         saved = _kinds(self._manager.item_metadata(step))
         wanted = _kinds(abstract)
         for name in sorted(saved.keys() | wanted.keys()):
@@ -148,13 +147,13 @@ class Checkpoints:
         self.check()
 
     def _finish(self, step: int) -> None:
-        """In the background: waits for Orbax, writes checksums, then deletes."""
+        """Waits for Orbax, writes checksums, then deletes, in the background."""
         try:
             self._manager.wait_until_finished()
             folder, count = self.directory / str(step), jax.process_count()
             _until(folder.is_dir)
             manifest.write(folder, jax.process_index(), count)
-            if processes.is_first():
+            if processes.is_process_0():
                 _until(lambda: manifest.parts(folder) == count)
                 folders = _folders(self.directory)
                 for old in sorted(folders)[: -self._keep]:
@@ -164,7 +163,7 @@ class Checkpoints:
                     shutil.rmtree(folders[old])
         except BaseException as error:
             self._error = error
-            if processes.is_first():
+            if processes.is_process_0():
                 _remove_unfinished(self.directory)
 
     def _is_whole(self, step: int) -> bool:
@@ -175,7 +174,7 @@ class Checkpoints:
             _say(f"checkpoint {step} is damaged: {folder}/{problem}")
         if not processes.total(len(found)):
             return True
-        if processes.is_first():
+        if processes.is_process_0():
             aside = _free_name(self.directory / DAMAGED / str(step))
             aside.parent.mkdir(exist_ok=True)
             folder.rename(aside)
@@ -186,7 +185,7 @@ class Checkpoints:
 
 
 def _folders(directory: Path) -> dict[int, Path]:
-    """Folders named by a step."""
+    """Returns the folders named by a step."""
     if not directory.is_dir():
         return {}
     return {
@@ -197,7 +196,7 @@ def _folders(directory: Path) -> dict[int, Path]:
 
 
 def _remove_unfinished(directory: Path) -> list[int]:
-    """What saves wrote that did not end: the next one may need the space.
+    """Removes unfinished saves: the next one may need the space.
 
     Returns:
       The steps of those that Orbax had ended, but that have no checksums.
@@ -212,7 +211,7 @@ def _remove_unfinished(directory: Path) -> list[int]:
 
 
 def _kinds(tree: Any) -> dict[str, str]:
-    """ "dtype[shape]" by name."""
+    """Returns "dtype[shape]" by name."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
@@ -244,7 +243,7 @@ def _say(message: str) -> None:
 def save_params(directory: Path, params: Any) -> None:
     """Writes a parameter tree to a new folder; an old one there is replaced."""
     directory = Path(directory).absolute()
-    if processes.is_first():
+    if processes.is_process_0():
         shutil.rmtree(directory, ignore_errors=True)
     processes.barrier("an older tree is removed")
     with ocp.StandardCheckpointer() as checkpointer:

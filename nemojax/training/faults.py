@@ -1,4 +1,4 @@
-"""Steps that went wrong: which to refuse, what it was, and when to give up."""
+"""Steps that went wrong: which to refuse, what went wrong, and when to give up."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _FEWEST = 20  # before that nothing is
 
 
 class Watch:
-    """Looks at the steps of one run; the same on every process."""
+    """Observer of the steps of one run, the same on every process."""
 
     def __init__(self, directory: pathlib.Path, spike_factor: float, max_skipped: int):
         self._path = directory / FAULTS
@@ -27,7 +27,7 @@ class Watch:
         self._in_a_row = 0
 
     def remember(self, path: pathlib.Path, start: int) -> None:
-        """What an interrupted run saw until step `start`, from its metrics."""
+        """Reads what an interrupted run saw until step `start` from its metrics."""
         for row in metrics.read_metrics(path):
             if row["step"] <= start:
                 if row.get("skipped"):
@@ -36,7 +36,7 @@ class Watch:
                     self.applied(row["step"], row)
 
     def limit(self, before: int) -> float | None:
-        """The longest gradient that is applied after `before` steps; None: any.
+        """Returns the gradient norm above which a step is refused; None: no limit.
 
         It depends on the steps before the last one, which are known when the next is
         taken, and so is the same for a run that was interrupted.
@@ -49,7 +49,7 @@ class Watch:
         return self._factor * statistics.median(seen[-_WINDOW:])
 
     def applied(self, step: int, row: Mapping[str, float]) -> None:
-        """Step `step` was applied; `row` are its metrics."""
+        """Records that step `step` was applied, with `row`, its metrics."""
         self._in_a_row = 0
         if self._factor:
             self._norms[step] = row["grad_norm"]
@@ -64,14 +64,14 @@ class Watch:
         row: Mapping[str, float],
         again: Mapping[str, Any],
     ) -> None:
-        """Step `step` was not applied: writes down why, and what it gave once more.
+        """Records why step `step` was not applied, and its metrics once more.
 
         Args:
-          name: of the run.
-          step: counts from 1; its batch is `batches[step - 1]`.
-          limit: of its gradient.
-          row: its metrics.
-          again: those of the same batch once more, on the parameters of now. If they
+          name: name of the run.
+          step: number of the step from 1; its batch is `batches[step - 1]`.
+          limit: limit of its gradient norm.
+          row: metrics of the step.
+          again: metrics of the same batch once more, on the parameters of now. If they
             are as bad, it is the data or the parameters; if not, the machine.
 
         Raises:
@@ -93,7 +93,7 @@ class Watch:
             f"{name}: step {step} was not applied ({verdict}): loss {row['loss']:.4g}, "
             f"gradient {row['grad_norm']:.4g}"
         )
-        if processes.is_first():
+        if processes.is_process_0():
             with self._path.open("a") as file:
                 file.write(json.dumps(fault) + "\n")
             print(f"{message}; see {self._path}", file=sys.stderr, flush=True)

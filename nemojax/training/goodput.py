@@ -1,4 +1,4 @@
-"""Where the time of a run went: productive steps, and all that is not."""
+"""Time of a run by kind: productive steps, and all that is not."""
 
 import contextlib
 import json
@@ -46,13 +46,13 @@ class Clock:
         self._spent[kind] += self.seconds["step"]
 
     @property
-    def apart(self) -> float:
+    def other_seconds(self) -> float:
         """Seconds in which no step was taken, nor waited for its data."""
         return sum(self._spent.values()) - self._spent["data"]
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Until now, by kind; they add up to all that went by."""
+        """Seconds until now, by kind; they add up to all that went by."""
         other = sum(self._spent.values())
         step = max(0.0, time.monotonic() - self._began - other)
         return {kind: round(s, 3) for kind, s in (self._spent | {"step": step}).items()}
@@ -65,7 +65,7 @@ def write(directory: pathlib.Path, seconds: dict[str, float]) -> None:
 
 
 def total(directory: pathlib.Path) -> dict[str, float]:
-    """Over all attempts that could write their line."""
+    """Sums over all attempts that could write their line."""
     found = dict.fromkeys(KINDS, 0.0)
     path = directory / GOODPUT
     if path.exists():
@@ -76,7 +76,7 @@ def total(directory: pathlib.Path) -> dict[str, float]:
 
 
 def text(seconds: dict[str, float]) -> str:
-    """`productive 97.1% (compile 1.2%, save 0.9%, ...)`."""
+    """Formats `productive 97.1% (compile 1.2%, save 0.9%, ...)`."""
     whole = max(sum(seconds.values()), 1e-9)
     others = ", ".join(
         f"{kind} {value / whole:.1%}"

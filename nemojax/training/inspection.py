@@ -1,4 +1,4 @@
-"""What lies in a run's checkpoints, for people: which are whole, and how two differ."""
+"""Contents of a run's checkpoints, for people: which are whole, how two differ."""
 
 import dataclasses
 import pathlib
@@ -19,9 +19,9 @@ class Saved:
 
     Attributes:
       step: number of steps done.
-      path: its folder.
+      path: folder of the step.
       files: their number.
-      bytes: of all files.
+      bytes: bytes of all files.
       saved_at: seconds since 1970, when its checksums were written; 0: there are none.
       put_aside: it was found to be damaged, and is not used any more.
     """
@@ -35,7 +35,7 @@ class Saved:
 
 
 def steps(path: pathlib.Path) -> list[Saved]:
-    """The steps of a run's folder, of its `checkpoints` folder, or the one step given.
+    """Lists the steps of a run's or `checkpoints` folder, or the one step given.
 
     Raises:
       UserError: there is none.
@@ -53,10 +53,11 @@ def steps(path: pathlib.Path) -> list[Saved]:
 
 
 def differences(one: pathlib.Path, other: pathlib.Path) -> dict[str, str]:
-    """How two states, or parameter trees, differ.
+    """Lists how two states, or parameter trees, differ.
 
     Args:
-      one, other: folders of a step, or of parameters.
+      one: folder of a step, or of parameters.
+      other: another one.
 
     Returns:
       For each array that differs or is in one of them only, what is different. Reads

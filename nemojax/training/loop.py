@@ -84,8 +84,8 @@ def train(
 
     Args:
       run: settings.
-      state: where to begin, as `step.init_state` makes it; its arrays are used up.
-      train_step: as `step.make_train_step` compiles it.
+      state: state to begin with, as `step.init_state` makes it; its arrays are used up.
+      train_step: step that `step.make_train_step` compiled.
       source: batches; dims of rows are split over `data` and `pipe` where they divide.
 
     Returns:
@@ -108,7 +108,7 @@ def train(
         state = saved.restore(state) or state
     done = int(state.step)
     state = placement.reshaped(run.config, run.layout, state, partition.pack)
-    first = processes.is_first()
+    first = processes.is_process_0()
     log = metrics.MetricsLog(run.directory / "metrics.jsonl", done) if first else None
     if log is not None:
         clock.add("lost", log.lost_seconds)
@@ -116,11 +116,11 @@ def train(
         if log is not None:
             stack.callback(log.close)
             stack.callback(lambda: goodput.write(run.directory, clock.seconds))
-        told = None
+        stop_requested = None
         if saved is not None:
             stack.callback(saved.close)
-            told = stack.enter_context(stopping.asked())
-        steps = _Steps(run, train_step, source, log, saved, told, clock)
+            stop_requested = stack.enter_context(stopping.stop_requested())
+        steps = _Steps(run, train_step, source, log, saved, stop_requested, clock)
         stack.callback(steps.close)
         clock.until_now("start")
         state = steps.run(state, done)
@@ -147,11 +147,12 @@ class _Steps:
         source: Source,
         log: metrics.MetricsLog | None,
         saved: ckpt.Checkpoints | None,
-        told: Callable[[int], bool] | None,
+        stop_requested: Callable[[int], bool] | None,
         clock: goodput.Clock,
     ):
         self.settings, self.train_step, self.source = run, train_step, source
-        self.log, self.saved, self.told, self.clock = log, saved, told, clock
+        self.log, self.saved, self.clock = log, saved, clock
+        self.stop_requested = stop_requested
         self.total = len(source)
         self.progress = Progress(run.name)
         self.watch = faults.Watch(run.directory, run.spike_factor, run.max_skipped)
@@ -161,7 +162,7 @@ class _Steps:
         self.next: tuple[int, concurrent.futures.Future] | None = None
         self.profiling = False
         self.saved_at = time.monotonic()
-        self.reported = self.saved_at - clock.apart
+        self.reported = self.saved_at - clock.other_seconds
 
     def close(self) -> None:
         """Ends what goes on beside the steps."""
@@ -172,7 +173,7 @@ class _Steps:
     def run(self, state: TrainState, start: int) -> TrainState:
         self.watch.remember(self.settings.directory / "metrics.jsonl", start)
         self.saved_at = time.monotonic()
-        self.reported = self.saved_at - self.clock.apart
+        self.reported = self.saved_at - self.clock.other_seconds
         for k in range(start, self.total):
             if self.settings.hang_seconds:
                 faulthandler.dump_traceback_later(self.settings.hang_seconds, exit=True)
@@ -202,7 +203,7 @@ class _Steps:
             self.profiling = False
 
     def _batch(self, k: int, state: TrainState) -> Any:
-        """Gives the batch of step k, and begins the one after it where that may be."""
+        """Returns the batch of step k, and begins the next one where that may be."""
         if self.source.on_policy:
             return self.source.batch(k, state.params)
         if self.next is not None and self.next[0] == k:
@@ -236,14 +237,14 @@ class _Steps:
         self.pending = self.pending._replace(scalars=self.pending.scalars | found)
 
     def _save(self, done: int, state: TrainState) -> None:
-        assert self.saved is not None and self.told is not None
+        assert self.saved is not None and self.stop_requested is not None
         self.saved.check()
-        told = self.told(done) if done < self.total else False
+        stop_requested = self.stop_requested(done) if done < self.total else False
         if done == self.total:
             due = self.settings.save_last
         else:
             due = done % self.settings.checkpoint_every == 0 or self._overdue(done)
-        if told or due:
+        if stop_requested or due:
             self._report(state)
             run = self.settings
             with self.clock.spent("save"):
@@ -252,14 +253,14 @@ class _Steps:
                 )
                 self.saved.save(done, plain)
             self.saved_at = time.monotonic()
-        if told:
+        if stop_requested:
             raise stopping.Stopped(
-                f"{self.settings.name}: stopped as told after step {done} of "
+                f"{self.settings.name}: stopped as requested after step {done} of "
                 f"{self.total}, which is saved: run the same command again to continue"
             )
 
     def _overdue(self, done: int) -> bool:
-        """Whether the last save is too long ago; the same on every process."""
+        """Returns whether the last save is too long ago, the same on every process."""
         minutes = self.settings.checkpoint_minutes
         if not minutes:
             return False
@@ -278,7 +279,7 @@ class _Steps:
         self.pending = None
         row = {name: float(value) for name, value in jax.device_get(scalars).items()}
         skipped = row.pop("skipped", 0.0)
-        now = time.monotonic() - self.clock.apart  # the clock of the steps alone
+        now = time.monotonic() - self.clock.other_seconds
         times = {"step": step, "learning_rate": self.settings.learning_rate(step - 1)}
         row = times | {"seconds": now - self.reported} | row
         self.reported = now

@@ -1,4 +1,4 @@
-"""Checksums of a folder's files, written last: what has them was saved whole.
+"""Checksums of a folder's files, written last: a folder with them was saved whole.
 
 Orbax restores flipped bytes without a word. Here each process of a run hashes its
 share of a checkpoint's files and writes `manifest.<part>.json`; a folder is whole if
@@ -37,7 +37,7 @@ def write(folder: pathlib.Path, part: int = 0, of: int = 1) -> None:
 
 
 def parts(folder: pathlib.Path) -> int:
-    """How many are there; `problems` tells whether that is all."""
+    """Counts the parts that are there; `problems` tells whether that is all."""
     return len(list(folder.glob(f"{_PREFIX}*.json")))
 
 
@@ -48,7 +48,7 @@ def remove(folder: pathlib.Path) -> None:
 
 
 def problems(folder: pathlib.Path, part: int = 0, of: int = 1) -> list[str]:
-    """What is wrong with a folder: of its manifest, and of a share of its files.
+    """Lists problems of a folder's manifest, and of a share of its files.
 
     Returns:
       "file: reason" for each; none if the share is whole.

@@ -17,8 +17,8 @@ class MetricsLog:
     last line), so that each step stands there once.
 
     Attributes:
-      path: of the file.
-      lost_seconds: of the steps whose lines were dropped.
+      path: path of the file.
+      lost_seconds: seconds of the steps whose lines were dropped.
     """
 
     def __init__(self, path: Path, start_step: int = 0):
@@ -42,7 +42,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl` up to a torn line; none if there is no file.
+    """Reads the rows of a `metrics.jsonl` up to a torn line; none if there is no file.
 
     What is null there was not finite, and is nan.
     """
@@ -88,7 +88,7 @@ def tensorboard(directory: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def summary(row: dict[str, Any]) -> str:
-    """What a progress line tells of a step."""
+    """Returns what a progress line reports of a step."""
     parts = [f"loss {row['loss']:.4f}"]
     if "tokens_per_second" in row:
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")

@@ -1,4 +1,4 @@
-"""Where the parts of a training run live on the mesh, and in which form.
+"""Placement of the parts of a training run on the mesh, and their form.
 
 Batches go in and parameters come out in the plain shape, which checkpoints have too;
 while steps are taken they may be packed.
@@ -43,12 +43,12 @@ def _batch_shardings(batch: Any, layout: Layout, before: tuple[None, ...]) -> An
 
 
 def everywhere(layout: Layout) -> NamedSharding:
-    """The whole of an array on every device, and so on every process."""
+    """Copies the whole of an array to every device, and so every process."""
     return NamedSharding(layout.mesh, PartitionSpec())
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Arrays to their places on the mesh, also where other processes hold a part.
+    """Moves arrays to their places on the mesh, also where other processes hold a part.
 
     What is no global array yet is the same on every process.
     """
@@ -65,7 +65,7 @@ def put(tree: Any, shardings: Any) -> Any:
 def reshaped(
     config: ModelConfig | None, layout: Layout, state: TrainState, reshape: Any
 ) -> TrainState:
-    """The state with `partition.pack` or `unpack` on its parameters and moments.
+    """Applies `partition.pack` or `unpack` to parameters and moments of the state.
 
     Without a config it stays as it is.
     """
@@ -88,7 +88,7 @@ def reshaped(
 
 
 def state_shardings(state: TrainState, layout: Layout) -> TrainState:
-    """Moments live where their parameters live; scalars on every device."""
+    """Returns shardings: moments as their parameters, scalars on every device."""
     shardings = partition.param_shardings(state.params, layout)
     by_structure = jax.tree.structure(state.params)
 

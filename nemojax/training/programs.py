@@ -51,8 +51,8 @@ def train_step(
     Args:
       objective: (layout) -> the objective, such as a `ByLayout`.
       adam: constants of the optimizer.
-      layout: with the micro-batches of a pass, see `LayoutSpec.of_pass`.
-      adapters: those that are trained instead of the model.
+      layout: layout with the micro-batches of a pass, see `LayoutSpec.of_pass`.
+      adapters: adapters that are trained instead of the model.
     """
     return step.make_train_step(
         objective(layout), make_optimizer(adam), combine=combine(adapters)
@@ -98,11 +98,11 @@ def lower(
     """Lowers a train step for a mesh whose devices need not be there.
 
     Args:
-      train_step: as `step.make_train_step` gives it.
-      adam: of the optimizer.
+      train_step: step that `step.make_train_step` gave.
+      adam: constants of the optimizer.
       params: shapes of what is trained, as the layout packs it.
       batch: shapes of a batch.
-      layout: of the step.
+      layout: layout of the step.
       frozen: shapes of the model, where adapters are trained.
     """
     optimizer = make_optimizer(adam)

@@ -48,18 +48,20 @@ class ReferenceCache:
         """Opens the file, or begins it.
 
         Args:
-          directory: is made where it does not exist.
-          fingerprint: of all that decides the values.
+          directory: folder; it is made where it does not exist.
+          fingerprint: fingerprint of all that decides the values.
           pairs: N.
         """
         self.computed = 0
         shape = pairs, 2
-        processes.of_first(lambda: _begin(directory, fingerprint, shape))
+        processes.broadcast_from_process_0(
+            lambda: _begin(directory, fingerprint, shape)
+        )
         self._file = None
-        if processes.is_first():
+        if processes.is_process_0():
             self._file = np.lib.format.open_memmap(directory / VALUES, "r+")
         sent = np.empty(shape, np.float32) if self._file is None else self._file
-        sent = processes.array_of_first(sent)
+        sent = processes.broadcast_array_from_process_0(sent)
         self.values = sent if self._file is None else self._file
 
     def fill(
@@ -73,7 +75,7 @@ class ReferenceCache:
         On the very batches that the policy will see: at step 0 every log ratio is 0.
 
         Args:
-          batches: of the run.
+          batches: batches of the run.
           log_probs: float32 [sequences] of a batch.
           progress: called with the batches done, and all.
         """
@@ -97,7 +99,7 @@ class ReferenceCache:
             self._file.flush()
 
     def of(self, members: Sequence[int]) -> np.ndarray:
-        """float32 [2 * len(members)]: chosen and rejected in turn.
+        """Returns float32 [2 * len(members)]: chosen and rejected in turn.
 
         Raises:
           UserError: a value is missing.
@@ -116,8 +118,8 @@ def log_probs_of(config: ModelConfig, options: Options, params: Any) -> LogProbs
 
     Args:
       config: sizes.
-      options: has the layout.
-      params: of the reference, in the plain shape.
+      options: options with the layout.
+      params: parameters of the reference, in the plain shape.
     """
     there = stage.packed(config, options.layout, params)
 

@@ -18,9 +18,9 @@ class Phase(NamedTuple):
 
     Attributes:
       batch: sequences a step.
-      first_step: its first step, from 0.
+      first_step: number of the first step, from 0.
       first_sample: number of its first sample.
-      steps: how many.
+      steps: number of steps.
     """
 
     batch: int
@@ -31,14 +31,14 @@ class Phase(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What changes while a run goes on.
+    """Learning rate, batch and blend of a run, by samples seen.
 
     Attributes:
       samples: sequences of the whole run.
       batch: sequences a step, at last.
-      learning_rate: counted in samples.
+      learning_rate: learning rate, counted in samples.
       ramp_start: sequences of the first step; 0: `batch`.
-      ramp_increment: by how much the batch grows.
+      ramp_increment: sequences by which the batch grows.
       ramp_samples: sequences of the ramp, divided evenly among the increments.
       switch_at: fraction of the peak learning rate at which the second blend begins;
         0: there is none.
@@ -69,7 +69,7 @@ class Schedule:
             raise UserError("the warm-up is longer than the run")
 
     def batch_after(self, samples: int) -> int:
-        """Sequences of the step that `samples` samples went before."""
+        """Returns the batch of the step that `samples` samples went before."""
         if not self.ramp_start or self.ramp_start == self.batch:
             return self.batch
         increments = (self.batch - self.ramp_start) // self.ramp_increment
@@ -78,7 +78,7 @@ class Schedule:
 
     @functools.cached_property
     def phases(self) -> tuple[Phase, ...]:
-        """All steps; the last is the one that reaches the samples of the run."""
+        """Phases of all steps; the last step reaches the samples of the run."""
         found, step, sample = [], 0, 0
         while sample < self.samples:
             batch = self.batch_after(sample)
@@ -96,11 +96,11 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Number of steps of the whole run."""
         return sum(phase.steps for phase in self.phases)
 
     def at(self, step: int) -> tuple[int, int]:
-        """(samples before a step, its batch)."""
+        """Returns (samples before a step, its batch)."""
         for phase in reversed(self.phases):
             if step >= phase.first_step:
                 before = (step - phase.first_step) * phase.batch
@@ -108,7 +108,7 @@ class Schedule:
         raise UserError(f"step {step}")
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Returns the learning rate of a step."""
         return self.learning_rate.at(self.at(step)[0], self.samples)
 
     @property
@@ -130,7 +130,7 @@ class Schedule:
         return low if low < self.steps else None
 
     def of_steps(self, steps: int) -> "Schedule":
-        """The same, as short as so many steps of the last batch, in proportion."""
+        """Shortens the schedule in proportion to so many steps of the last batch."""
         samples = steps * self.batch
         scale = samples / self.samples
         return dataclasses.replace(
@@ -150,7 +150,7 @@ _SAMPLES = 1_953_125_000  # 8e12 tokens
 
 
 def _pretraining(peak: float) -> LearningRate:
-    """NVIDIA's released training script has the numbers, the report has not."""
+    """Makes a schedule with numbers of NVIDIA's training script, not the report."""
     return LearningRate(peak, 0.1, warmup=3_906_252, decay=1_949_218_748)
 
 
@@ -171,7 +171,7 @@ PRESETS = {
 
 
 def get(name: str) -> Schedule:
-    """The preset of that name.
+    """Returns the preset of that name.
 
     Raises:
       UserError: there is none; the message lists the valid names.
@@ -189,15 +189,16 @@ def chosen(
     rate: Mapping[str, Any],
     steps: int = 0,
 ) -> Schedule:
-    """The preset, or the model's own, or a default, with what is asked for.
+    """Returns the preset, or the model's own, or a default, with the given values.
 
     Args:
-      preset: its name; None: `{model}_pretrain` if there is one.
+      preset: name of the preset; None: `{model}_pretrain` if there is one.
       model: name of a model.
       values: the default.
       given: fields that are asked for.
       rate: fields of the learning rate that are asked for.
-      steps: as long as so many steps of the last batch, in proportion; 0: as it is.
+      steps: length of the run, as so many steps of the last batch, in proportion; 0: as
+        it is.
 
     Raises:
       UserError: no such preset, or values that do not go together.

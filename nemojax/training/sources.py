@@ -1,4 +1,4 @@
-"""Where a run's batches come from."""
+"""Sources of a run's batches."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ class Source(Protocol):
     """
 
     @property
-    def on_policy(self) -> bool: ...
+    def on_policy(self) -> bool:
+        """True if the batches depend on the parameters."""
+        ...
 
     def __len__(self) -> int:
         """Returns the number of steps."""

@@ -31,7 +31,7 @@ LOSS = VALIDATION + "loss"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What is trained, on what, and how.
+    """A model, an objective and batches, with all that decides the trained model.
 
     Attributes:
       name: Name in the progress line.
@@ -69,7 +69,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a stage is done.
+    """Options of how a stage is done, which do not decide its result.
 
     Attributes:
       spec: Mesh sizes and layout.
@@ -97,7 +97,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a stage gives.
+    """Result of a stage.
 
     Attributes:
       params: Parameters of the whole model in the plain shape, adapters merged.
@@ -114,11 +114,11 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
     """Trains from where the folder is, which has checkpoints and metrics.
 
     Args:
-      stage: what to train.
-      params: of the model to begin with, in the plain shape; float32 where the model
-        itself is trained. They are used up.
-      directory: holds `metrics.jsonl`, `goodput.jsonl` and `checkpoints/`.
-      options: how.
+      stage: stage to train.
+      params: parameters of the model to begin with, in the plain shape; float32 where
+        the model itself is trained. They are used up.
+      directory: folder of `metrics.jsonl`, `goodput.jsonl` and `checkpoints/`.
+      options: options of the run.
 
     Raises:
       UserError: sizes that do not divide, adapters with a pipeline, or no
@@ -177,7 +177,7 @@ def float32(params: Any, *, consume: bool = False) -> Any:
 
 
 def _steps(stage: Stage, options: Options, frozen: Any) -> Callable[..., Any]:
-    """The train step of whatever number of rows a batch has."""
+    """Makes the train step of whatever number of rows a batch has."""
     mesh = options.layout.mesh
 
     def train_step(state, batch, rate, **limits):
@@ -196,7 +196,7 @@ def _training_run(
     stage: Stage, directory: Path, options: Options, best: Best | None, frozen: Any
 ) -> loop.TrainingRun:
     total, every = len(stage.source), stage.measure_every
-    events = options.tensorboard and processes.is_first()
+    events = options.tensorboard and processes.is_process_0()
     return loop.TrainingRun(
         stage.name,
         directory,
@@ -217,7 +217,7 @@ def _training_run(
 
 
 def _validate(stage: Stage, layout: Layout, best: Best | None, frozen: Any) -> Any:
-    """(trained parameters) -> held-out values; keeps what did best."""
+    """Makes (trained parameters) -> held-out values, which keeps the best ones."""
     if stage.measure is None:
         return None
     combine = programs.combine(stage.adapters)

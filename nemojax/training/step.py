@@ -12,7 +12,7 @@ Objective = Callable[[Any, Any], tuple[jax.Array, jax.Array, dict[str, Any]]]
 
 
 class TrainState(NamedTuple):
-    """What a training run is: parameters, optimizer state, steps done (int32)."""
+    """State of a run: parameters, optimizer state, steps done (int32)."""
 
     params: Any
     opt_state: Any
@@ -35,8 +35,8 @@ def init_state(
     """Makes the state before the first step.
 
     Args:
-      params: to begin with.
-      optimizer: as `make_optimizer` makes it.
+      params: parameters to begin with.
+      optimizer: optimizer as `make_optimizer` makes it.
       consume: whether the state takes the arrays of `params`, which steps donate, or
         copies of them.
     """
@@ -65,7 +65,7 @@ def make_train_step(
 
     Args:
       objective: the loss of a batch.
-      optimizer: as `make_optimizer` makes it.
+      optimizer: optimizer as `make_optimizer` makes it.
       combine: `(trained, frozen) -> params`, such as the attaching of adapters. The
         state then holds the trained part alone, and the step takes the frozen part,
         which has no gradients and no optimizer state, as its argument `frozen`.

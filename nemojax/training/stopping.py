@@ -1,4 +1,4 @@
-"""How a run ends before its end.
+"""Ends of a run before its last step.
 
 SIGTERM tells it to stop, between two steps, with everything saved; and it ends where it
 does not get on any more. Does not import jax before it is needed.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 
 class Stopped(Exception):
-    """A run was told to stop, and has saved what it has."""
+    """A run was requested to stop, and has saved its state."""
 
 
 class Diverged(ArithmeticError):
@@ -19,8 +19,8 @@ class Diverged(ArithmeticError):
 
 
 @contextlib.contextmanager
-def asked() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that tells at a step whether to stop after it.
+def stop_requested() -> Iterator[Callable[[int], bool]]:
+    """Makes a function that says at a step whether to stop after it.
 
     All processes of a run get the same answer, also if one alone has the signal: jax's
     coordinator agrees on a step. Outside of the main thread nothing is listened to.
@@ -34,9 +34,9 @@ def asked() -> Iterator[Callable[[int], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
-    told = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    requested = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: requested.set())
     try:
-        yield lambda step: told.is_set()
+        yield lambda step: requested.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)

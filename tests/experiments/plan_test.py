@@ -26,8 +26,8 @@ def plan(*flags):
 
 
 def test_the_keys_that_programs_rely_on(tmp_path):
-    picture = tmp_path / "plan.svg"
-    done = plan(*TABLE_2, "--json=-", "--tokens=8e12", f"--picture={picture}")
+    plot = tmp_path / "plan.svg"
+    done = plan(*TABLE_2, "--json=-", "--tokens=8e12", f"--plot={plot}")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["parameters"] == {
@@ -45,7 +45,7 @@ def test_the_keys_that_programs_rely_on(tmp_path):
     steps = 8e12 / 768 / 4096
     days = steps * prediction["step_seconds"] / 86_400
     assert prediction["days"] == pytest.approx(days, rel=1e-3)
-    assert picture.read_text().startswith("<?xml")
+    assert plot.read_text().startswith("<?xml")
 
 
 def test_all_assumptions_are_printed_and_can_be_changed():

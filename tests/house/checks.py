@@ -18,6 +18,10 @@ _DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 _OURS = ("nemojax", "experiments", "benchmarks", "tests")
+_FRAGMENT = re.compile(
+    "(As|At|By|From|How|Its|Of|On|So|That|Those|To|Until"
+    "|What|When|Where|Whether|Which|Why|With|Will)$"
+)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -37,16 +41,25 @@ def long_functions(text: str, limit: int = FUNCTION_LINES) -> list[str]:
     ]
 
 
-def undocumented(text: str) -> list[str]:
-    """The module and its public functions and classes that have no docstring."""
+def fragments(text: str) -> list[str]:
+    """Docstrings that need their neighbours to be understood.
+
+    A function's begins with a verb in the third person, any other one with no word
+    that asks for a noun before it.
+    """
     tree = ast.parse(text)
-    named = [n for n in tree.body if isinstance(n, (*_FUNCTIONS, ast.ClassDef))]
-    public = [node for node in named if not node.name.startswith("_")]
-    missing = [] if ast.get_docstring(tree) else ["the module"]
-    missing += [
-        f"{n.name} in line {n.lineno}" for n in public if not ast.get_docstring(n)
-    ]
-    return [f"{what} has no docstring" for what in missing]
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Module)):
+            continue
+        word = re.split(r"\W", (ast.get_docstring(node) or "").lstrip("`") + " ")[0]
+        acts = isinstance(node, _FUNCTIONS) and not any(
+            "property" in ast.unparse(d) for d in node.decorator_list
+        )
+        if _FRAGMENT.match(word) or (word and acts and not word.endswith("s")):
+            name = getattr(node, "name", "the module")
+            found.append(f"the docstring of {name} begins with {word!r}")
+    return found
 
 
 def unnamed_command(path: PurePosixPath, text: str) -> list[str]:

@@ -21,8 +21,9 @@ def test_no_function_is_longer_than_a_page():
     assert in_tree(checks.long_functions, EVERYTHING) == []
 
 
-def test_every_public_name_of_the_library_has_a_docstring():
-    assert in_tree(checks.undocumented, tree.sources("nemojax")) == []
+def test_docstrings_stand_alone():
+    sources = tree.sources("nemojax", "experiments")
+    assert in_tree(checks.fragments, sources) == []
 
 
 def test_tests_are_at_least_their_share_of_all_lines():
@@ -72,14 +73,16 @@ def test_long_functions_counts_from_def_to_last_line(keyword, lines, breaches):
     assert len(checks.long_functions(text)) == breaches
 
 
-def test_undocumented_sees_public_top_level_names_only():
-    text = '"""M."""\ndef f(): ...\ndef _g(): ...\nclass C:\n    def m(self): ...\n'
-    assert checks.undocumented(text) == [
-        "f in line 2 has no docstring",
-        "C in line 4 has no docstring",
+def test_fragments_want_verbs_of_functions_and_nouns_of_the_rest():
+    text = (
+        '"""Of a."""\nclass C:\n    """A c."""\n    @property\n    def p(self):\n'
+        '        """Number of p."""\n    def m(self):\n        """The m."""\n'
+        'def f():\n    """Makes f."""\ndef g(): ...\n'
+    )
+    assert checks.fragments(text) == [
+        "the docstring of the module begins with 'Of'",
+        "the docstring of m begins with 'The'",
     ]
-    assert checks.undocumented("") == ["the module has no docstring"]
-    assert checks.undocumented('"""M."""\ndef f():\n    """F."""\n') == []
 
 
 def test_unnamed_command_reads_the_docstring_only():

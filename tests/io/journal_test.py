@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemojax.io import journal
-from nemojax.io.journal import Journal, Row
+from nemojax.io.journal import Journal, JournalRow
 
 ROOT = pathlib.Path(journal.__file__).parents[2]
 
@@ -23,7 +23,7 @@ values = st.recursive(
     max_leaves=6,
 ).filter(lambda value: "Infinity" not in json.dumps(value))
 rows = st.builds(
-    Row,
+    JournalRow,
     stage=st.text(),
     content=st.dictionaries(st.text(), values),
     parents=st.lists(st.text()).map(tuple),
@@ -33,8 +33,8 @@ rows = st.builds(
 )
 
 
-def row(number: int, **fields) -> Row:
-    return Row("prompts/1", {"text": f"row {number}"}, model="teacher", **fields)
+def row(number: int, **fields) -> JournalRow:
+    return JournalRow("prompts/1", {"text": f"row {number}"}, model="teacher", **fields)
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_the_id_covers_everything_but_the_time():
         row(1, parents=("a",), sampling=base.sampling),
         row(0, parents=("b",), sampling=base.sampling),
         row(0, parents=("a",), sampling={"seed": 2, "temperature": 0.5}),
-        Row("prompts/2", base.content, ("a",), "teacher", base.sampling),
-        Row("prompts/1", base.content, ("a",), "student", base.sampling),
+        JournalRow("prompts/2", base.content, ("a",), "teacher", base.sampling),
+        JournalRow("prompts/1", base.content, ("a",), "student", base.sampling),
     ]
     assert len({base.id, *(other.id for other in others)}) == 6
 
@@ -86,7 +86,7 @@ def test_values_that_are_not_json_are_refused(path):
     with Journal(path) as opened:
         for bad in (float("nan"), {1, 2}, object()):
             with pytest.raises(ValueError):
-                opened.append([Row("s", {"value": bad})])
+                opened.append([JournalRow("s", {"value": bad})])
         assert path.read_bytes() == b""
 
 

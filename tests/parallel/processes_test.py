@@ -15,17 +15,18 @@ from nemojax.parallel import distributed, processes
 
 number = int(sys.argv[2])
 distributed.initialize(distributed.detect(sys.argv[1], 2, number))
-found = {"first": processes.is_first(), "total": processes.total(number + 1)}
-found["value"] = processes.of_first(lambda: {"from": number, "text": "für"})
-found["nothing"] = processes.of_first(lambda: None)
+found = {"first": processes.is_process_0(), "total": processes.total(number + 1)}
+value = {"from": number, "text": "für"}
+found["value"] = processes.broadcast_from_process_0(lambda: value)
+found["nothing"] = processes.broadcast_from_process_0(lambda: None)
 mine = np.array([[np.nan, -0.0], [1e-42, number]], np.float32)
-found["bits"] = processes.array_of_first(mine).view(np.uint32).tolist()
+found["bits"] = processes.broadcast_array_from_process_0(mine).view(np.uint32).tolist()
 
 def fails():
     raise OSError(28, f"no space for {number}")
 
 try:
-    processes.of_first(fails)
+    processes.broadcast_from_process_0(fails)
 except (OSError, processes.FirstProcessError) as error:
     found["error"] = [type(error).__name__, str(error)]
 processes.barrier("end")

@@ -1,4 +1,4 @@
-"""The schedules do all work once, in an order in which everything is there."""
+"""Timetables do all work once, in an order in which everything is there."""
 
 import functools
 import itertools
@@ -18,9 +18,9 @@ def when(sizes):
     """Of each pass: {(chunk of the model, micro-batch): (tick, stage, slot)}."""
     found = {"forwards": {}, "backwards": {}}
     for stage in range(sizes[2]):
-        schedule = Timetable(*sizes, stage)
+        timetable = Timetable(*sizes, stage)
         for name, table in found.items():
-            work = getattr(schedule, name)(np.arange(schedule.ticks))
+            work = getattr(timetable, name)(np.arange(timetable.ticks))
             for tick in np.flatnonzero(work.real):
                 chunk = int(work.chunk[tick]) * sizes[2] + stage
                 key = chunk, int(work.micro_batch[tick])

@@ -38,7 +38,7 @@ def test_the_state_takes_the_bytes_of_the_plan(spec, alignment):
     state = parts["weights"] + parts["optimizer"] + parts["reference"]
     batches = 2 * 5 * 4 * 16 * 16 / (spec.data * spec.pipe) + 4 * 32 * 16
     assert 0 <= found.arguments_bytes - state <= batches
-    assert not any("permutes" in problem for problem in found.schedule_problems)
+    assert not any("permutes" in problem for problem in found.pipeline_problems)
 
 
 def test_a_reference_in_the_step_is_one_copy_in_the_compute_dtype():

@@ -35,7 +35,7 @@ def test_the_state_takes_the_bytes_of_the_estimate(found):
     assert one.per_device_bytes == one.arguments_bytes + one.temporary_bytes
 
 
-def test_the_exchanges_of_the_schedule_are_found(found):
+def test_the_exchanges_of_the_pipeline_are_found(found):
     _, one = found
     assert one.collectives["collective-permute"][0] == 2
     assert one.in_loops == {
@@ -121,7 +121,7 @@ def test_the_phases_of_table_2_compile_for_h100s(data, batch, remat, gibibytes):
     options = {"parallel.data": data, "parallel.remat": remat, "global_batch": batch}
     found = planned(**options)
     assert found["compiled"]["per_device_bytes"] <= gibibytes * 2**30
-    assert found["compiled"]["schedule_problems"] == []
+    assert found["compiled"]["pipeline_problems"] == []
     np.testing.assert_allclose(
         found["memory"]["per_device_bytes"],
         found["compiled"]["per_device_bytes"],

@@ -14,11 +14,11 @@ from nemojax.parallel import layout
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.miniature import recipe as miniature
 from nemojax.recipe.miniature import report as reporting
-from nemojax.recipe.miniature.settings import Settings
+from nemojax.recipe.miniature.settings import MiniatureSettings
 from nemojax.reporting import report as reports
 from nemojax.training.stage import Options
 
-SETTINGS = Settings(
+SETTINGS = MiniatureSettings(
     seed=1,
     controls=True,
     pretrain_tokens=20_000,
@@ -39,7 +39,7 @@ def run(folder):
     try:
         spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
         options = Options(spec, checkpoint_every=0)
-        recipe = miniature.Recipe(workdir, options, SETTINGS)
+        recipe = miniature.MiniatureRecipe(workdir, options, SETTINGS)
         stages = recipe.run()
         report = reporting.build(SETTINGS, stages, recipe.tasks)
         reports.write_report(folder, report)

@@ -11,8 +11,8 @@ from nemojax.data.records import Conversation
 from nemojax.inference.engine import config as configs
 from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.scoring import file_scoring
-from nemojax.inference.scoring.file_scoring import Data
-from nemojax.inference.scoring.scorer import LOG_PROBS, REWARDS, Scorer, Settings
+from nemojax.inference.scoring.file_scoring import InputFiles
+from nemojax.inference.scoring.scorer import LOG_PROBS, REWARDS, Scorer, ScorerConfig
 from nemojax.inference.text import generation
 from nemojax.interop import find, huggingface, loading
 from nemojax.models import forward
@@ -88,10 +88,10 @@ class Usable:
         self, run, model, tmp_path
     ):
         pairs = toy.write(tmp_path / "pairs.jsonl", toy.pairs(3))
-        data = Data.find([str(pairs)])
+        data = InputFiles.find([str(pairs)])
         judge = loading.load(run / "reward_model", dtype="float32")
         for scores, kind in ((model, LOG_PROBS), (judge, REWARDS)):
-            scorer = Scorer(scores, Settings(kind, LENGTH))
+            scorer = Scorer(scores, ScorerConfig(kind, LENGTH))
             result = file_scoring.run(scorer, data, tmp_path / kind, 0.0)
             assert (result["rows"], result["scored"]) == (3, 3)
         for row, pair in zip(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemojax.sdg import pairing
-from nemojax.sdg.pairing import Judged
+from nemojax.sdg.pairing import JudgedPrompt
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Question:
     prompt: str = "1+1"
 
 
-def judged(rewards, scores=None, texts=None) -> Judged:
+def judged(rewards, scores=None, texts=None) -> JudgedPrompt:
     texts = texts or [f"answer {i}" for i in range(len(rewards))]
-    return Judged(
+    return JudgedPrompt(
         Question(),
         tuple(texts),
         tuple(map(float, rewards)),
@@ -28,7 +28,7 @@ def judged(rewards, scores=None, texts=None) -> Judged:
     )
 
 
-def allowed(row: Judged, *, min_gap=0.0, min_score_gap=0.25, floor=float("-inf")):
+def allowed(row: JudgedPrompt, *, min_gap=0.0, min_score_gap=0.25, floor=float("-inf")):
     return pairing.candidates(
         row, min_gap=min_gap, min_score_gap=min_score_gap, floor=floor
     )
@@ -99,7 +99,7 @@ def test_scores_that_differ_by_the_gap_are_allowed_in_spite_of_rounding():
     assert allowed(judged([0, 0], [0.6, 0.4]), min_score_gap=0.2)[0] == [(0, 1)]
 
 
-def ordered(row: Judged, mode, seed=0):
+def ordered(row: JudgedPrompt, mode, seed=0):
     return pairing.order(row, allowed(row)[0], mode, random.Random(seed))
 
 

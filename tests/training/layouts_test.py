@@ -158,7 +158,7 @@ def test_told_to_stop_all_processes_save_one_step_and_any_number_goes_on(tmp_pat
     for process in running:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors[-2000:]
-        assert "stopped as told after step" in errors
+        assert "stopped as requested after step" in errors
     newest = max(int(p.name) for p in (folder / "checkpoints").iterdir())
     saved = folder / "checkpoints" / str(newest)
     assert manifest.parts(saved) == 2 and manifest.problems(saved) == []

@@ -57,7 +57,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     step = last_step(folder)
-    assert f"stopped as told after step {step} of 60" in err
+    assert f"stopped as requested after step {step} of 60" in err
     assert step < 25 and manifest.problems(folder / "checkpoints" / str(step)) == []
     assert finished(folder, 60, 25, 0.0) == whole
 

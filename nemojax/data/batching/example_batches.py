@@ -44,7 +44,7 @@ class ExampleBatches:
           batch: examples of a step; the last may have fewer.
           length: tokens of a row.
           epochs: passes over the examples.
-          seed: of the orders; None: as they come.
+          seed: seed of the orders; None: examples as they come.
           row_multiple: divides the number of rows of a part.
           pack: whether sequences share rows.
           part_rows: rows of a part, or as many more as an example needs; 0: a step is

@@ -54,7 +54,7 @@ def assemble(
     """Makes a batch of sequences, each behind those before it in its row.
 
     Args:
-      sequences: in the order of the groups.
+      sequences: sequences in the order of the groups.
       row_of: the row of each, which has to have room for it.
       members: indices of the groups.
       rows: B.
@@ -115,7 +115,7 @@ def fit_groups(
     """Places groups of sequences in parts of some rows, the longest group first.
 
     Args:
-      sizes: of the sequences of each group; a group has to fit a part.
+      sizes: lengths of the sequences of each group; a group has to fit a part.
       rows: rows of a part.
       length: tokens of a row.
 

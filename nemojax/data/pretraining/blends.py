@@ -1,4 +1,4 @@
-"""Blends: what share of the samples each kind of text has.
+"""Blends: the share of the samples that each kind of text has.
 
 A blend file names, for each class of text, its share and how that is divided:
 
@@ -39,13 +39,14 @@ PARTS = ("language", "source")
 
 @dataclasses.dataclass(frozen=True)
 class ClassBlend:
-    """How one class of text takes part.
+    """One class of text in a blend, and how it is divided into components.
 
     Attributes:
-      share: of the samples, in any scale.
+      share: share of the samples, in any scale.
       by: None, or what divides the class; one of `PARTS`.
-      max_epochs: with `by`: equal parts, none seen more often than that.
-      weights: with `by`: of the parts, in any scale.
+      max_epochs: with `by`: most epochs of a part; parts are equal, none seen more
+        often than that.
+      weights: with `by`: weights of the parts, in any scale.
     """
 
     share: float
@@ -85,7 +86,7 @@ class Component(NamedTuple):
 
     Attributes:
       name: such as "multilingual/de".
-      groups: of the corpus, that it is made of.
+      groups: groups of the corpus that the component is made of.
       weight: share of the samples; all add up to 1.
       epochs: times that its text is seen.
     """
@@ -97,7 +98,7 @@ class Component(NamedTuple):
 
 
 def read(path: str | pathlib.Path) -> dict[str, ClassBlend]:
-    """The blend in a YAML file.
+    """Reads the blend in a YAML file.
 
     Raises:
       DataError: no such file, or something in it that makes no blend.
@@ -133,18 +134,18 @@ def _class_blend(name: Any, value: Any) -> ClassBlend:
 
 
 def fingerprint(blend: Blend) -> str:
-    """Of what a blend says."""
+    """Returns a fingerprint of the classes, parts and weights of a blend."""
     return hashlib.sha256(repr(sorted(blend.items())).encode()).hexdigest()
 
 
 def components(
     blend: Blend, tokens: Mapping[Group, int], budget: float
 ) -> list[Component]:
-    """What a blend makes of a corpus.
+    """Returns the components into which a blend divides a corpus.
 
     Args:
       blend: shares by class.
-      tokens: of each group that there is.
+      tokens: tokens of each group that there is.
       budget: tokens of the whole run, for caps and epochs.
 
     Raises:
@@ -185,7 +186,7 @@ def _parts(
 def _weights(
     name: str, one: ClassBlend, sizes: Mapping[str, int], budget: float
 ) -> dict[str, float]:
-    """Of the parts of a class; they add up to 1."""
+    """Returns the weights of the parts of a class, which add up to 1."""
     if one.weights:
         chosen = {part: weight for part, weight in one.weights if weight}
         if absent := sorted(set(chosen) - set(sizes)):
@@ -204,7 +205,7 @@ def _weights(
 
 
 def unimax(sizes: Sequence[float], budget: float, max_epochs: float) -> list[float]:
-    """Shares that are equal but for parts that would be seen too often.
+    """Returns shares that are equal but for parts that would be seen too often.
 
     Each gets its equal part of what is left, or `max_epochs` times its size if that is
     less, the smallest first (Chung et al. 2023, algorithm 1). If all reach the cap,

@@ -49,8 +49,8 @@ class Document:
 
     Attributes:
       text: never blank.
-      source: where it comes from, or "".
-      language: of speech or programming, as the row names it, or "".
+      source: origin of the document, or "".
+      language: language, of speech or programming, as the row names it, or "".
       text_class: one of `TEXT_CLASSES`.
     """
 
@@ -81,15 +81,15 @@ class RecipeData:
 
 
 def utf8_bytes(text: str) -> int:
-    """Number of bytes of the text in UTF-8, the unit of blends and bits per byte."""
+    """Counts the bytes of a text in UTF-8, the unit of blends and bits per byte."""
     return len(text.encode("utf-8"))
 
 
 def find_corpus(folder: files.PathLike, *, whole: bool = True) -> Corpus:
-    """The pretraining text in the data folder `folder`.
+    """Finds the pretraining text in the data folder `folder`.
 
     Args:
-      folder: as the module's docstring says.
+      folder: data folder, as the module's docstring describes it.
       whole: whether there must be text of every class, for training and validation;
         otherwise there must be some text for training.
 
@@ -104,7 +104,7 @@ def find_corpus(folder: files.PathLike, *, whole: bool = True) -> Corpus:
 
 
 def find_recipe_data(folder: files.PathLike) -> RecipeData:
-    """The files in the data folder `folder` for all stages of the recipe.
+    """Finds the files of all stages of the recipe in the data folder `folder`.
 
     Raises:
       files.DataError: the folder is missing, or has no file for some stage.
@@ -182,7 +182,7 @@ def read_documents(
 def read_numbered(
     path: files.PathLike, text_class: str, quarantine: files.Quarantine
 ) -> Iterator[tuple[Document, int]]:
-    """The documents of one file with the numbers of their rows; as `read_documents`."""
+    """Yields the documents of one file with the numbers of their rows."""
     _check_class(text_class)
     for row in quarantine.keep(files.read_rows(path)):
         try:

@@ -1,4 +1,4 @@
-"""Which component a sample belongs to, and which of its text: arithmetic, no state.
+"""Component of a sample and its place in the component's text: arithmetic, no state.
 
 Sample g stands at the point g * phi mod 1 of the unit interval (phi the golden ratio),
 which is divided among the components by their weights. Such points are spread as evenly
@@ -26,7 +26,7 @@ class Mixture:
 
         Args:
           weights: shares of the components, in any scale.
-          seed: where the first sample stands.
+          seed: place of the first sample.
 
         Raises:
           UserError: no weight, or one that is negative or not finite.
@@ -44,12 +44,12 @@ class Mixture:
         self._start = mixed(np.array([seed], np.uint64), 0)[0]
 
     def counts(self, n: int) -> np.ndarray:
-        """Samples of each component among the first n, int64 [components]."""
+        """Counts each component's samples among the first n, int64 [components]."""
         below = [0, *(_points_below(n, int(self._start), end) for end in self._ends)]
         return np.diff(np.array(below, np.int64))
 
     def at(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Component and rank of samples `first` to `first + count - 1`, int64 each.
+        """Returns component and rank, int64 each, of `count` samples from `first` on.
 
         A sample of rank r has r samples of its component before it.
         """
@@ -65,13 +65,13 @@ class Mixture:
 
 
 def _points_below(n: int, start: int, end: int) -> int:
-    """How many of the first n points are below `end`."""
+    """Counts those of the first n points that are below `end`."""
     whole = _floor_sum(n, _STEP, start)
     return whole - _floor_sum(n, _STEP, start - end + _CIRCLE) + n
 
 
 def _floor_sum(n: int, a: int, b: int) -> int:
-    """Sum of floor((a i + b) / _CIRCLE) for i < n, by Euclid's algorithm."""
+    """Computes the sum of floor((a i + b) / _CIRCLE) for i < n, as Euclid would."""
     total, m = 0, _CIRCLE
     while n:
         total += (n - 1) * n // 2 * (a // m) + n * (b // m)
@@ -84,7 +84,7 @@ def _floor_sum(n: int, a: int, b: int) -> int:
 
 
 def mixed(values: np.ndarray, salt: int) -> np.ndarray:
-    """uint64 values that look random, one for one (the finalizer of SplitMix64)."""
+    """Mixes uint64 values, one for one (the finalizer of SplitMix64)."""
     x = values + np.uint64((salt + 1) * _STEP % _CIRCLE)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -92,14 +92,14 @@ def mixed(values: np.ndarray, salt: int) -> np.ndarray:
 
 
 def permuted(index: np.ndarray, n: int, key: int) -> np.ndarray:
-    """Where a permutation of n things takes `index`; each element by itself.
+    """Returns where a permutation of n things takes each element of `index`.
 
     A Feistel network on the smallest 4**k that holds n, walked until it is inside.
 
     Args:
       index: int64, each in [0, n).
       n: size.
-      key: which permutation.
+      key: number of the permutation.
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)

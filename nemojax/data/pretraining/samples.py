@@ -47,11 +47,11 @@ class Stream:
 
     @property
     def tokens(self) -> int:
-        """Of an epoch."""
+        """Tokens of an epoch."""
         return int(self._end[-1])
 
     def place(self, rank: np.ndarray, length: int, seed: int) -> np.ndarray:
-        """Where in the stream the samples of these ranks begin, int64."""
+        """Returns where in the stream the samples of these ranks begin, int64."""
         per_epoch = max(1, self.tokens // length)
         epoch, index = np.divmod(rank, per_epoch)
         begin = np.empty(len(rank), np.int64)
@@ -65,7 +65,7 @@ class Stream:
     def read(
         self, begin: int, length: int, damaged: Callable[[TokenFile, int, str], None]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens int32 [length] from a place on, round the end, and which are there.
+        """Reads tokens int32 [length] from a place on, cyclically, and a mask of them.
 
         A damaged record is told, and its tokens are 0 and False.
         """
@@ -95,12 +95,12 @@ def _key(seed: int, epoch: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class BlendPhase:
     """A blend from one sample on, until the next part begins.
 
     Attributes:
       first: number of its first sample.
-      components: what it is made of.
+      components: components that the stream is made of.
     """
 
     first: int
@@ -112,14 +112,14 @@ class Samples:
 
     Attributes:
       length: S, tokens of a sample.
-      damaged: what could not be read: {(path, record): why}.
+      damaged: records that could not be read: {(path, record): why}.
       lost: samples that had some of it.
     """
 
     def __init__(
         self,
         corpus: TokenCorpus,
-        parts: Sequence[Part],
+        parts: Sequence[BlendPhase],
         length: int,
         seed: int,
         *,
@@ -131,7 +131,7 @@ class Samples:
 
         Args:
           corpus: tokenized.
-          parts: in the order of their first samples, the first from 0.
+          parts: parts in the order of their first samples, the first from 0.
           length: S.
           seed: decides the order.
           isolate_documents: whether a document's tokens attend to it alone; in the
@@ -155,7 +155,7 @@ class Samples:
         self.lost: set[int] = set()
 
     def counts(self, n: int) -> dict[str, int]:
-        """Samples of each component among the first n."""
+        """Counts the samples of each component among the first n."""
         found = dict.fromkeys(self._streams, 0)
         for number, part in enumerate(self._parts):
             size = min(n, self._stop(number)) - part.first
@@ -166,7 +166,7 @@ class Samples:
         return found
 
     def expected(self, n: int) -> dict[str, float]:
-        """What the blends want of each component among the first n."""
+        """Returns how many of the first n samples the blends give each component."""
         found = dict.fromkeys(self._streams, 0.0)
         for number, part in enumerate(self._parts):
             size = max(0, min(n, self._stop(number)) - part.first)
@@ -175,11 +175,11 @@ class Samples:
         return found
 
     def epochs(self, name: str, samples: int) -> float:
-        """How often a component's text is seen in so many of its samples."""
+        """Returns how often a component's text is seen in so many of its samples."""
         return samples * self.length / self._streams[name].tokens
 
     def places(self, first: int, count: int) -> list[tuple[str, int]]:
-        """Component and place in its text of samples `first` to `first + count - 1`."""
+        """Returns component and place in its text of `count` samples from `first`."""
         found: list[tuple[str, int]] = []
         for number, part in enumerate(self._parts):
             start, stop = max(first, part.first), self._stop(number)
@@ -201,7 +201,7 @@ class Samples:
         return found
 
     def batch(self, first: int, count: int) -> Batch:
-        """Samples `first` to `first + count - 1` as a batch [count, S].
+        """Returns samples `first` to `first + count - 1` as a batch [count, S].
 
         Raises:
           DataError: too many samples have damaged text; names the last record.
@@ -248,7 +248,7 @@ class Samples:
 def validation_batches(
     corpus: TokenCorpus, split: str, length: int, rows: int, most: int
 ) -> dict[str, list[Batch]]:
-    """Held-out text by class: batches [rows, S] from its beginning, at most so many.
+    """Yields batches [rows, S] from the beginning of held-out text by class.
 
     What does not fill a row at the end is padded; rows without text fill up a batch.
     """

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from nemojax.data.pretraining import corpus, token_files
-from nemojax.data.pretraining.token_files import Group, Job, TokenFile
+from nemojax.data.pretraining.token_files import Group, TokenFile, TokenizeJob
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.io import files, folders
 from nemojax.io.quarantine import DataError, Quarantine
@@ -24,13 +24,13 @@ INDEX, TOKENIZER = "index.json", "tokenizer.model"
 
 def jobs(
     data: files.PathLike, out: files.PathLike, validation_share: float = 0.0
-) -> list[Job]:
-    """What there is to do for the text in a data folder, as `corpus` describes it.
+) -> list[TokenizeJob]:
+    """Lists the tokenization jobs for the text in a data folder.
 
     Args:
-      data: with files pretrain/<class>-* and pretrain/dev-<class>*.
+      data: data folder with files pretrain/<class>-* and pretrain/dev-<class>*.
       out: the folder to write.
-      validation_share: of the documents of each class that has no dev files.
+      validation_share: share of the documents of each class that has no dev files.
 
     Raises:
       DataError: there is no text.
@@ -42,15 +42,15 @@ def jobs(
         share = 0.0 if held_out else validation_share
         split = "" if share else token_files.TRAINING
         for path in found.training[name]:
-            todo.append(Job(path, name, out / name / path.name, split, share))
+            todo.append(TokenizeJob(path, name, out / name / path.name, split, share))
         for path in held_out:
             split = token_files.VALIDATION
-            todo.append(Job(path, name, out / name / path.name, split))
+            todo.append(TokenizeJob(path, name, out / name / path.name, split))
     return todo
 
 
 def tokenize(
-    todo: Sequence[Job],
+    todo: Sequence[TokenizeJob],
     tokenizer: Tokenizer,
     out: files.PathLike,
     *,
@@ -64,11 +64,11 @@ def tokenize(
     was interrupted.
 
     Args:
-      todo: from `jobs`.
-      tokenizer: also written there.
+      todo: jobs of `jobs`.
+      tokenizer: tokenizer of the text; also written there.
       out: the folder.
-      processes: that work at a time.
-      max_bad_fraction: of the rows that may be malformed.
+      processes: processes that work at a time.
+      max_bad_fraction: largest share of the rows that may be malformed.
       progress: called with bytes of input done and in all.
 
     Raises:
@@ -118,8 +118,8 @@ def _claim(out: pathlib.Path, tokenizer: Tokenizer) -> None:
 
 
 def _run(
-    todo: Sequence[Job], tokenizer: Tokenizer, processes: int
-) -> Iterator[tuple[Job, dict[str, Any]]]:
+    todo: Sequence[TokenizeJob], tokenizer: Tokenizer, processes: int
+) -> Iterator[tuple[TokenizeJob, dict[str, Any]]]:
     if processes == 1:
         for job in todo:
             yield job, token_files.tokenize(job, tokenizer)
@@ -149,7 +149,7 @@ def _load(model: bytes, dummy_prefix: bool) -> None:
     _tokenizer.append(Tokenizer(model, dummy_prefix=dummy_prefix))
 
 
-def _tokenize(job: Job) -> dict[str, Any]:
+def _tokenize(job: TokenizeJob) -> dict[str, Any]:
     return token_files.tokenize(job, _tokenizer[0])
 
 
@@ -167,7 +167,7 @@ class TokenCorpus:
     """A tokenized folder, opened.
 
     Attributes:
-      folder: where it is.
+      folder: folder of the corpus.
       files: all tokenized files, sorted by name.
       tokenizer: the one that was used.
     """
@@ -190,7 +190,7 @@ class TokenCorpus:
         self.tokenizer = Tokenizer((self.folder / TOKENIZER).read_bytes())
 
     def totals(self, split: str) -> dict[Group, int]:
-        """Tokens of each group of a split."""
+        """Returns the tokens of each group of a split."""
         found = token_files.totals(file.facts for file in self.files)
         return {
             group: counts["tokens"]
@@ -199,13 +199,13 @@ class TokenCorpus:
         }
 
     def bytes_per_token(self, text_class: str, split: str) -> float:
-        """Bytes of UTF-8 that a token of a class stands for."""
+        """Returns the bytes of UTF-8 that a token of a class stands for."""
         totals = self.index["totals"][f"{text_class} {split}"]
         return totals["bytes"] / totals["tokens"]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the files, their contents and the tokenizer, not their place."""
+        """Fingerprint of the files, contents and tokenizer, not of their place."""
         facts = [
             (name, file.facts["sha256"])
             for name, file in zip(self.index["files"], self.files, strict=True)

@@ -37,7 +37,7 @@ _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Group(NamedTuple):
-    """What blends tell apart. Its text has `text_class`, `language` and `source`."""
+    """Text that blends tell apart by its `text_class`, `language` and `source`."""
 
     text_class: str
     language: str
@@ -46,15 +46,15 @@ class Group(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TokenizeJob:
     """One input file to tokenize; all that the output depends on.
 
     Attributes:
       path: a `.jsonl`, `.json` or `.parquet` file, or their `.gz` or `.zst`.
-      text_class: of all its rows.
+      text_class: class of all rows of the input.
       out: the output without suffix.
-      split: of all its rows, or "" to decide by a hash of each text.
-      validation_share: of the documents, where `split` is "".
+      split: split of all rows, or "" to decide by a hash of each text.
+      validation_share: share of the documents that is held out, where `split` is "".
     """
 
     path: pathlib.Path
@@ -64,7 +64,7 @@ class Job:
     validation_share: float = 0.0
 
     def settings(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """What makes a finished output the one that this job would write."""
+        """Returns the settings that a finished output of this job must have."""
         return {
             "version": VERSION,
             "input": self.path.name,
@@ -78,11 +78,11 @@ class Job:
 
 
 def dtype(tokenizer_size: int) -> np.dtype:
-    """Little-endian, of 2 bytes where the ids fit."""
+    """Returns the little-endian dtype of token ids: 2 bytes where the ids fit."""
     return np.dtype("<u2" if tokenizer_size <= 65_536 else "<u4")
 
 
-def tokenize(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenize(job: TokenizeJob, tokenizer: Tokenizer) -> dict[str, Any]:
     """Tokenizes one file, if it is not done already; returns its facts.
 
     The same bytes come of the same file and tokenizer, wherever it is done.
@@ -126,7 +126,7 @@ def _finished(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | N
 
 
 def damage(out: pathlib.Path, facts: dict[str, Any]) -> str:
-    """What is wrong with a finished file, by its checksums; "" if nothing is."""
+    """Describes the damage of a finished file, by its checksums; "" if it has none."""
     for suffix, digest in facts["sha256"].items():
         path = _with(out, suffix)
         if not path.exists():
@@ -137,7 +137,7 @@ def damage(out: pathlib.Path, facts: dict[str, Any]) -> str:
 
 
 class _Writer:
-    """Writes the records, and what is known of them at the end."""
+    """Writer of records, and of the facts about them at the end."""
 
     def __init__(self, out: pathlib.Path, ids_dtype: np.dtype):
         self._out, self._dtype = out, ids_dtype
@@ -179,7 +179,7 @@ class _Writer:
 
 
 class TokenFile:
-    """Reads a tokenized file."""
+    """Reader of a tokenized file."""
 
     def __init__(self, out: pathlib.Path):
         """Opens what `tokenize` wrote.
@@ -223,7 +223,7 @@ class TokenFile:
         return reader
 
     def read(self, record: int) -> np.ndarray:
-        """Token ids of a record, uint16 or uint32 [its tokens]; no copy is made.
+        """Returns the token ids of a record, uint16 or uint32 [tokens], uncopied.
 
         Raises:
           DataError: the record is damaged; names file, record and row of the input.
@@ -252,7 +252,7 @@ def _first_line(error: Exception) -> str:
 
 
 def totals(facts: Iterable[dict[str, Any]]) -> dict[Group, collections.Counter]:
-    """Documents, tokens and bytes of each group in all files."""
+    """Counts documents, tokens and bytes of each group in all files."""
     found: dict[Group, collections.Counter] = {}
     for one in facts:
         for group in one["groups"]:

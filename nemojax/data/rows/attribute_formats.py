@@ -10,7 +10,7 @@ from nemojax.io.fields import Format
 
 
 def _labels(values: Iterable[tuple[str, Any]]) -> tuple[float, ...]:
-    """The labels of (field, value) pairs, checked: from 0 to 4, or `MISSING`."""
+    """Checks the labels of (field, value) pairs: from 0 to 4, or `MISSING`."""
     labels = []
     for name, value in values:
         label = fields.number(value, name)
@@ -34,7 +34,7 @@ def _helpsteer(row: fields.Fields) -> AttributeLabels:
 
 
 def _nemo_regression(row: fields.Fields) -> AttributeLabels:
-    """Templated text with five labels, or nine of which the last five are ours."""
+    """Parses templated text with nine labels, ours last, or only with ours."""
     conversation = dialogues.from_template(
         fields.prompt(row, "text"), "text", ends_with="assistant"
     )

@@ -7,7 +7,7 @@ from nemojax.io.fields import Format
 
 
 def _prompt_and(response_name: str, prompt_name: str = "prompt"):
-    """A parser of rows with one text for the prompt and one for the response."""
+    """Makes a parser of rows with one text for the prompt, one for the response."""
 
     def parse(row: fields.Fields) -> Conversation:
         return Conversation.of(
@@ -18,7 +18,7 @@ def _prompt_and(response_name: str, prompt_name: str = "prompt"):
 
 
 def _prompt_completion(row: fields.Fields) -> Conversation:
-    """TRL's rows: texts as they are, or lists of turns."""
+    """Parses TRL's rows: texts as they are, or lists of turns."""
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list):
         start = dialogues.from_turns(prompt, "prompt", ends_with="user")
@@ -62,7 +62,7 @@ def _reject_tools(row: fields.Fields) -> None:
 
 
 def _chat(row: fields.Fields) -> Conversation:
-    """ShareGPT and the chat rows of NeMo, which share the list of turns.
+    """Parses ShareGPT and the chat rows of NeMo, which share the list of turns.
 
     In NeMo's rows of type VALUE_TO_TEXT the labels of assistant turns condition them;
     where `type` is null they are ignored.

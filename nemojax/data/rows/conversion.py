@@ -28,12 +28,12 @@ _KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class InputFile:
     """A file to convert.
 
     Attributes:
-      path: of the file.
-      format: its name; None where no row at its start is readable.
+      path: path of the file.
+      format: name of its format; None where no row at its start is readable.
     """
 
     path: pathlib.Path
@@ -42,11 +42,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What was written.
+    """Result of a conversion.
 
     Attributes:
       rows: met in all files.
-      written: to the output.
+      written: number of rows written to the output.
       reasons: rows that gave nothing, by reason; `rows` is their sum and `written`.
       rejects: the file that lists them; None where there are none.
     """
@@ -61,8 +61,8 @@ def find(
     paths: files.PathLike | Sequence[files.PathLike],
     target: str,
     drop_labels: bool = False,
-) -> list[Source]:
-    """The files to convert, with their formats, before any work is done.
+) -> list[InputFile]:
+    """Finds the files to convert, with their formats, before any work is done.
 
     Args:
       paths: files and folders.
@@ -74,7 +74,8 @@ def find(
         cannot hold its kind of records.
     """
     sources = [
-        Source(path, formats.open_file(path).format) for path in files.list_files(paths)
+        InputFile(path, formats.open_file(path).format)
+        for path in files.list_files(paths)
     ]
     for source in sources:
         if source.format is not None:
@@ -82,7 +83,7 @@ def find(
     return sources
 
 
-def _check_kind(source: Source, target: str, drop_labels: bool) -> None:
+def _check_kind(source: InputFile, target: str, drop_labels: bool) -> None:
     assert source.format is not None
     kind, wanted = formats.kind_of(source.format), _KINDS[writers.TARGETS[target].kind]
     if kind == wanted:
@@ -105,7 +106,7 @@ def _check_kind(source: Source, target: str, drop_labels: bool) -> None:
 
 
 def convert(
-    sources: Sequence[Source],
+    sources: Sequence[InputFile],
     target: str,
     out: files.PathLike,
     max_bad_fraction: float = 0.05,
@@ -113,12 +114,12 @@ def convert(
     """Writes the rows of all files to `out`, and what gives none to its rejects.
 
     Args:
-      sources: what `find` gave.
+      sources: sources of `find`.
       target: one of `writers.TARGETS`.
       out: a file that ends in .jsonl and does not exist; the rejects lie beside it and
         end in .rejects.jsonl.
-      max_bad_fraction: of all rows that may be malformed, or more than the target can
-        hold.
+      max_bad_fraction: largest share of all rows that may be malformed, or more than
+        the target can hold.
 
     Raises:
       DataError: `out` cannot be used, or more rows than that are bad. Then there is no
@@ -140,7 +141,7 @@ def convert(
 
 
 def require_free(out: files.PathLike) -> pathlib.Path:
-    """The file to write, as a path.
+    """Returns the file to write as a path.
 
     Raises:
       DataError: it exists, its folder does not, or it does not end in .jsonl.
@@ -155,7 +156,9 @@ def require_free(out: files.PathLike) -> pathlib.Path:
     return path
 
 
-def _rows(sources: Sequence[Source], target: str) -> Iterator[dict[str, Any] | BadRow]:
+def _rows(
+    sources: Sequence[InputFile], target: str
+) -> Iterator[dict[str, Any] | BadRow]:
     kind = writers.TARGETS[target].kind
     for source in sources:
         for item in formats.open_file(source.path, 0, source.format).rows:

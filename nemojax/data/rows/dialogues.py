@@ -27,7 +27,7 @@ _PARAGRAPH_TURN = re.compile(r"\n\n(Human|Assistant):")
 def from_turns(
     turns: Any, field: str, *, ends_with: Role, system: str = "", labels: bool = False
 ) -> Conversation:
-    """The conversation of a list of turns.
+    """Makes the conversation of a list of turns.
 
     Args:
       turns: objects with `from` and `value`, or with `role` and `content`.
@@ -52,7 +52,7 @@ def from_turns(
 
 
 def answer(turns: Any, field: str) -> str:
-    """The text of one assistant turn, which may be alone in a list.
+    """Returns the text of one assistant turn, which may be alone in a list.
 
     Raises:
       fields.Reject: it is not one assistant turn with text.
@@ -89,7 +89,7 @@ def _message(turn: Any, field: str, labels: bool) -> Message:
 
 
 def from_template(text: str, field: str, *, ends_with: Role) -> Conversation:
-    """The conversation of a text in the Nemotron template.
+    """Parses a text in the Nemotron template.
 
     Leading text before the first `<extra_id_1>` is the system message where it starts
     with `<extra_id_0>System`, else the first user turn (as HelpSteer2 writes dialogues
@@ -116,7 +116,7 @@ def from_template(text: str, field: str, *, ends_with: Role) -> Conversation:
 
 
 def from_paragraphs(text: str, field: str, *, ends_with: Role) -> Conversation:
-    """The conversation of a text with paragraphs that start Human: or Assistant:."""
+    """Parses a text with paragraphs that start with Human: or Assistant:."""
     first, *rest = _PARAGRAPH_TURN.split(text)
     if first.strip():
         raise fields.Reject(field, "no dialogue")

@@ -42,13 +42,13 @@ _ROWS_TO_DETECT = 100
 
 @dataclasses.dataclass(frozen=True)
 class ReadResult(Generic[Record]):
-    """What a reader gave.
+    """Result of a reader.
 
     Attributes:
-      records: in the order of the files and their rows.
+      records: records in the order of the files and their rows.
       detected: name of the format of each file; None where no row was readable.
       rows: number of rows met.
-      bad: those that gave no record; all are in the quarantine.
+      bad: rows that gave no record; all are in the quarantine.
     """
 
     records: list[Record]
@@ -58,12 +58,12 @@ class ReadResult(Generic[Record]):
 
 
 def detect(row: dict[str, Any]) -> str | None:
-    """Name of the format that a row is in, or None if it is in none we know."""
+    """Returns the name of the format of a row, None if it is in none we know."""
     return next((name for name, f in _FORMATS.items() if f.recognises(row)), None)
 
 
 def kind_of(name: str) -> str:
-    """The kind of records, a key of `FORMATS`, that the format of that name gives."""
+    """Returns the kind of records, a key of `FORMATS`, that a format gives."""
     return _KINDS[name]
 
 
@@ -86,9 +86,9 @@ def open_file(
     """Opens a file of any kind of records, which is read a row at a time.
 
     Args:
-      path: of the file.
+      path: path of the file.
       after: rows up to this number are passed over.
-      format_name: of the file's format, where it is known; otherwise the first row
+      format_name: name of the file's format, where it is known; otherwise the first row
         that is in any format tells it.
 
     Raises:
@@ -110,7 +110,7 @@ def in_memory(rows: Iterable[AnyRecord | dict[str, Any]], name: str) -> RecordFi
 
     Args:
       rows: records, or dicts in any one format.
-      name: of the rows, in messages.
+      name: name of the rows, in messages.
 
     Raises:
       files.DataError: the dicts are in no format that we know.
@@ -172,7 +172,7 @@ def read(
 def _detected(
     rows: Sequence[files.Row | files.BadRow], path: files.PathLike
 ) -> str | None:
-    """The format of the first row that is in any; None without good rows."""
+    """Returns the format of the first row that is in any; None without good rows."""
     values = [row.value for row in rows if isinstance(row, files.Row)]
     for value in values:
         if found := detect(value):

@@ -30,7 +30,7 @@ def _pair(
     names: tuple[str, str],
     numbers: _Numbers = _NONE,
 ) -> PreferencePair:
-    """The pair, with the checks that all formats share; `names` are of the fields."""
+    """Makes a pair with the checks of all formats; `names` are of the fields."""
     for name, response in zip(names, (chosen, rejected), strict=True):
         if not response.strip():
             raise fields.Reject(name, "empty response")
@@ -45,7 +45,7 @@ def _pair_of_dialogues(
     names: tuple[str, str],
     numbers: _Numbers = _NONE,
 ) -> PreferencePair:
-    """The pair of two whole dialogues that differ in the last response."""
+    """Makes a pair of two dialogues that differ in the last response."""
     if chosen.prompt != rejected.prompt:
         raise fields.Reject(names[1], "prompts differ")
     responses = chosen.last_response, rejected.last_response
@@ -69,14 +69,14 @@ def _whole_dialogues(row: fields.Fields) -> PreferencePair:
 
 
 def _prompt(value: Any, field: str) -> Conversation:
-    """A prompt given as text, templated text, or a list of turns."""
+    """Parses a prompt given as text, templated text, or a list of turns."""
     if isinstance(value, str):
         return dialogues.from_template(str(value), field, ends_with="user")
     return dialogues.from_turns(value, field, ends_with="user")
 
 
 def _response(value: Any, field: str, prompt: Conversation) -> str:
-    """A response given as text, as a turn, or as turns that may repeat the prompt."""
+    """Parses a response: a text, a turn, or turns that may repeat the prompt."""
     if isinstance(value, str):
         return str(value).removesuffix("\n<extra_id_1>")
     if not _is_dialogue(value):
@@ -92,7 +92,7 @@ def _is_dialogue(value: Any) -> bool:
 
 
 def _prompt_and(chosen_name: str, rejected_name: str, prompt_name: str = "prompt"):
-    """A parser of rows with a prompt and two responses, perhaps with rewards."""
+    """Makes a parser of rows with a prompt, two responses and perhaps rewards."""
     names = (chosen_name, rejected_name)
 
     def parse(row: fields.Fields) -> PreferencePair:
@@ -106,7 +106,7 @@ def _prompt_and(chosen_name: str, rejected_name: str, prompt_name: str = "prompt
 
 
 def _trl(row: fields.Fields) -> PreferencePair:
-    """TRL's rows, and those of open-instruct.
+    """Parses TRL's rows, and those of open-instruct.
 
     Open-instruct's responses are whole dialogues, and the prompt beside them, if there
     is any, is the text of one of their user turns.
@@ -130,13 +130,13 @@ def _user_texts(prompt: Conversation) -> list[str]:
 
 
 def _reward_bench(row: fields.Fields) -> PreferencePair:
-    """RewardBench's rows: texts as they are, whatever they hold."""
+    """Parses RewardBench's rows: texts as they are, whatever they hold."""
     prompt = Conversation.of(fields.prompt(row, "prompt"))
     return _compared(prompt, row, ("chosen", "rejected"), 1)
 
 
 def _nemo_rl(row: fields.Fields) -> PreferencePair:
-    """NeMo-RL's rows: two completions, of which that of the lower rank is better."""
+    """Parses NeMo-RL's rows: two completions, the better one of the lower rank."""
     prompt = dialogues.from_turns(
         fields.present(row, "context"), "context", ends_with="user"
     )
@@ -165,7 +165,7 @@ def _nemo_rl(row: fields.Fields) -> PreferencePair:
 
 
 def _completion(item: fields.Fields, field: str) -> tuple[int, str, float | None]:
-    """Rank, text and reward of a completion."""
+    """Returns rank, text and reward of a completion."""
     try:
         rank = fields.present(item, "rank")
         if isinstance(rank, bool) or not isinstance(rank, int):
@@ -177,7 +177,7 @@ def _completion(item: fields.Fields, field: str) -> tuple[int, str, float | None
 
 
 def _helpsteer(row: fields.Fields) -> PreferencePair:
-    """HelpSteer2's comparisons; below 0 the first response is preferred."""
+    """Parses HelpSteer2's comparisons; below 0 the first response is preferred."""
     prompt = dialogues.from_template(
         fields.prompt(row, "prompt"), "prompt", ends_with="user"
     )
@@ -186,7 +186,7 @@ def _helpsteer(row: fields.Fields) -> PreferencePair:
 
 
 def _helpsteer3(row: fields.Fields) -> PreferencePair:
-    """HelpSteer3's comparisons, after a dialogue."""
+    """Parses HelpSteer3's comparisons, after a dialogue."""
     prompt = dialogues.from_turns(
         fields.present(row, "context"), "context", ends_with="user"
     )
@@ -196,7 +196,7 @@ def _helpsteer3(row: fields.Fields) -> PreferencePair:
 def _by_strength(
     prompt: Conversation, row: fields.Fields, names: tuple[str, str], name: str
 ) -> PreferencePair:
-    """A pair by the strength of a preference: below 0 for the first response."""
+    """Makes a pair by strength of preference: below 0 for the first response."""
     strength = fields.choice(row, name, tuple(range(-3, 4)))
     for response in names:
         fields.response(row, response)
@@ -207,7 +207,7 @@ def _by_strength(
 
 
 def _numbers(row: fields.Fields) -> dict[str, float | None]:
-    """Rewards and margin, where there are any."""
+    """Returns rewards and margin, where there are any."""
     names = ("chosen_reward", "rejected_reward")
     found = {name: fields.optional_number(row, name, "reward") for name in names}
     missing = [name for name, value in found.items() if value is None]
@@ -230,7 +230,7 @@ def _compared(
     preferred: int,
     numbers: _Numbers = _NONE,
 ) -> PreferencePair:
-    """The pair of two responses of which number `preferred` (1 or 2) is better."""
+    """Makes a pair of two responses of which number `preferred` (1 or 2) is better."""
     chosen, rejected = names if preferred == 1 else names[::-1]
     responses = fields.text(row, chosen), fields.text(row, rejected)
     return _pair(prompt, *responses, (chosen, rejected), numbers)
@@ -243,7 +243,7 @@ def _llmbar(row: fields.Fields) -> PreferencePair:
 
 
 def _pandalm(row: fields.Fields) -> PreferencePair:
-    """The pair as two of three annotators see it; 0 stands for a tie."""
+    """Makes a pair as two of three annotators see it; 0 stands for a tie."""
     prompt = fields.prompt(row, "instruction")
     context = fields.optional_text(row, "input")
     if context.strip():
@@ -262,7 +262,7 @@ def _pandalm(row: fields.Fields) -> PreferencePair:
 
 
 def _judge_prompts(row: fields.Fields) -> PreferencePair:
-    """HHH alignment pairs, each response written into a prompt for a judge."""
+    """Parses HHH alignment pairs: responses written into prompts for a judge."""
     names = ("chosen_instruction", "rejected_instruction")
     pair = []
     for name in names:

@@ -43,9 +43,9 @@ class Target:
     """A layout that is written.
 
     Attributes:
-      kind: of the records.
+      kind: kind of the records.
       format: the name under which the readers know it.
-      write: gives the row of a record, or raises ValueError.
+      write: function that gives the row of a record, or raises ValueError.
       stored: the record as the row holds it, where that is not the record itself.
     """
 
@@ -56,10 +56,10 @@ class Target:
 
 
 def to_row(record: AnyRecord, target: str) -> Fields:
-    """The JSON object of a record in a layout.
+    """Returns the JSON object of a record in a layout.
 
     Args:
-      record: of the kind that the layout holds.
+      record: record of the kind that the layout holds.
       target: one of `TARGETS`.
 
     Raises:
@@ -87,7 +87,7 @@ def to_row(record: AnyRecord, target: str) -> Fields:
 
 
 def _turns(messages: tuple[Message, ...]) -> list[Fields]:
-    """Messages as OpenAI and TRL write them."""
+    """Returns messages as OpenAI and TRL write them."""
     _require_unlabelled(messages)
     return [{"role": turn.role, "content": turn.content} for turn in messages]
 
@@ -144,14 +144,21 @@ def _sharegpt(record: Conversation) -> Fields:
 
 
 def _split(record: Conversation) -> tuple[str, tuple[Message, ...]]:
-    """The system message, "" for none, and the turns."""
+    """Returns the system message, "" for none, and the turns."""
     if record.messages and record.messages[0].role == "system":
         return record.messages[0].content, record.messages[1:]
     return "", record.messages
 
 
 def _numbers(pair: PreferencePair) -> Fields:
-    """Those that there are; the check finds one reward without the other."""
+    """Returns the rewards and the margin that there are.
+
+    The check finds one reward without the other.
+
+    The check finds one reward without the other.
+
+    The check finds one reward without the other.
+    """
     found = {
         "chosen_reward": pair.chosen_reward,
         "rejected_reward": pair.rejected_reward,
@@ -203,7 +210,7 @@ def _openrlhf(pair: PreferencePair) -> Fields:
 
 
 def _helpsteer(record: AttributeLabels) -> Fields:
-    """Several turns are written into the prompt as HelpSteer2 writes them."""
+    """Writes a pair; several turns go into the prompt as HelpSteer2 writes them."""
     system, turns = _split(_without_reward_system(record).conversation)
     if system:
         raise ValueError("a system message")
@@ -223,7 +230,7 @@ def _helpsteer(record: AttributeLabels) -> Fields:
 
 
 def _nemo_regression(record: AttributeLabels) -> Fields:
-    """Nine labels; without a system message the reward models' own is written."""
+    """Writes nine labels; adds the reward models' system message if absent."""
     stored = _with_reward_system(record)
     _require_no_markers(stored.conversation)
     system, turns = _split(stored.conversation)

@@ -32,11 +32,11 @@ class TextTokenizer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class TemplatePart:
     """A piece of a rendered conversation.
 
     Attributes:
-      text: of the piece, or the name of a control token.
+      text: text of the piece, or the name of a control token.
       control: whether it is a control token.
       turn: index of the message whose response this belongs to; None: the frame.
       alone: whether the text is encoded by itself, as one that begins a sequence.
@@ -49,13 +49,13 @@ class Part:
 
 
 def to_tokens(
-    tokenizer: TextTokenizer, parts: Iterable[Part], trained: set[int]
+    tokenizer: TextTokenizer, parts: Iterable[TemplatePart], trained: set[int]
 ) -> tuple[list[int], list[int]]:
     """Encodes the parts of a conversation.
 
     Args:
-      tokenizer: gives the ids.
-      parts: in order.
+      tokenizer: tokenizer that gives the ids.
+      parts: parts in order.
       trained: the messages whose responses have mask 1.
 
     Returns:
@@ -66,7 +66,7 @@ def to_tokens(
     """
     tokens: list[int] = []
     mask: list[int] = []
-    run: list[Part] = []  # texts that are encoded together
+    run: list[TemplatePart] = []  # texts that are encoded together
 
     def flush() -> None:
         if text := "".join(part.text for part in run):
@@ -151,11 +151,13 @@ class ChatTemplate(abc.ABC):
     turn_closing: ClassVar[str] = ""
 
     @abc.abstractmethod
-    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+    def parts(
+        self, conversation: Conversation, open_answer: bool
+    ) -> list[TemplatePart]:
         """Returns the parts of a conversation.
 
         Args:
-          conversation: see `check_roles`.
+          conversation: conversation, see `check_roles`.
           open_answer: whether they end with what opens an assistant's turn.
 
         Raises:

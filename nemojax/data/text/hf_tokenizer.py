@@ -26,7 +26,7 @@ class HuggingFaceTokenizer:
         """Reads a `tokenizer.json`.
 
         Args:
-          data: its content.
+          data: content of the file.
           special: the control tokens that serve as "bos_token", "eos_token",
             "pad_token" and "unk_token".
 

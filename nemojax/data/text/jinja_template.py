@@ -1,4 +1,4 @@
-"""Renders a checkpoint's own `chat_template` at arm's length.
+"""A checkpoint's own `chat_template`, rendered in a process with limits.
 
 The template never sees what a message says: it renders placeholders, with the white
 space around each text, and the texts are put in afterwards. So no text can pass for a
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nemojax.data.records import Conversation, Message, ToolCall
-from nemojax.data.text.chat_template import ChatTemplate, Part, check_roles
+from nemojax.data.text.chat_template import ChatTemplate, TemplatePart, check_roles
 from nemojax.errors import UserError
 from nemojax.execution.worker import Worker, WorkerError
 
@@ -46,7 +46,7 @@ class JinjaTemplate(ChatTemplate):
           source: the template.
           controls: the control tokens of the tokenizer.
           variables: further names that the template reads, such as "bos_token".
-          seconds: that one conversation may take.
+          seconds: most seconds that one conversation may take.
 
         Raises:
           UserError: the template is too long.
@@ -62,7 +62,9 @@ class JinjaTemplate(ChatTemplate):
         self._seconds = seconds
         self._worker = Worker(_PROGRAM)
 
-    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+    def parts(
+        self, conversation: Conversation, open_answer: bool
+    ) -> list[TemplatePart]:
         """Returns the parts; see `ChatTemplate.parts`.
 
         Raises:
@@ -81,23 +83,23 @@ class JinjaTemplate(ChatTemplate):
             "tools": tools or None,
             "add_generation_prompt": open_answer,
         }
-        found: list[Part] = []
+        found: list[TemplatePart] = []
         # An answer's part ends with the control token after it.
         after = None
         for piece in hidden.split(self._render(request)):
-            if isinstance(piece, Part):
+            if isinstance(piece, TemplatePart):
                 found.append(piece)
                 after = piece.turn
             else:
                 found += self._frame(piece, after)
         return found
 
-    def _frame(self, text: str, after: int | None) -> list[Part]:
+    def _frame(self, text: str, after: int | None) -> list[TemplatePart]:
         """Returns the parts of the template's own text after the answer `after`."""
         if not text:
             return []
         if not self.controls:
-            return [Part(text)]
+            return [TemplatePart(text)]
         names = "|".join(map(re.escape, self.controls))
         found = []
         for piece in re.split(f"({names})", text):
@@ -105,7 +107,7 @@ class JinjaTemplate(ChatTemplate):
                 continue
             control = piece in self.controls
             # The space before the end token is the answer's, what follows it is not.
-            found.append(Part(piece, control, after))
+            found.append(TemplatePart(piece, control, after))
             after = None if control else after
         return found
 
@@ -126,7 +128,7 @@ class _Hidden:
     def __init__(self, controls: Sequence[str]):
         self._controls = controls
         self._nonce = secrets.token_hex(8)
-        self._parts: list[Part] = []
+        self._parts: list[TemplatePart] = []
 
     def message(self, index: int, message: Message) -> dict[str, Any]:
         """Returns a message as templates read it, without its texts."""
@@ -168,10 +170,10 @@ class _Hidden:
         return self._place(value, mark='"')
 
     def _place(self, text: str, turn: int | None = None, mark: str = "") -> str:
-        self._parts.append(Part(text, turn=turn))
+        self._parts.append(TemplatePart(text, turn=turn))
         return f"[{self._nonce}:{len(self._parts) - 1}{mark}]"
 
-    def split(self, rendered: str) -> Iterator[Part | str]:
+    def split(self, rendered: str) -> Iterator[TemplatePart | str]:
         """Yields the parts, and between them what the template wrote."""
         pieces = iter(re.split(rf'\[{self._nonce}:(\d+)(\\?"?)\]', rendered))
         yield next(pieces)

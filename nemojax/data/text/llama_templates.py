@@ -3,7 +3,7 @@
 import dataclasses
 
 from nemojax.data.records import Conversation
-from nemojax.data.text.chat_template import ChatTemplate, Part, check_roles
+from nemojax.data.text.chat_template import ChatTemplate, TemplatePart, check_roles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,9 @@ class Llama2Template(ChatTemplate):
     bos: str = "<s>"
     eos: str = "</s>"
 
-    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+    def parts(
+        self, conversation: Conversation, open_answer: bool
+    ) -> list[TemplatePart]:
         """Returns the parts, with stripped texts, as Meta's code does."""
         system, turns, first = check_roles(conversation)
         found = []
@@ -26,10 +28,13 @@ class Llama2Template(ChatTemplate):
             if message.role == "user":
                 if index == first and system:
                     text = f"<<SYS>>\n{system.strip()}\n<</SYS>>\n\n{text}"
-                found += [Part(self.bos, control=True), Part(f"[INST] {text} [/INST]")]
+                found += [
+                    TemplatePart(self.bos, control=True),
+                    TemplatePart(f"[INST] {text} [/INST]"),
+                ]
             else:
-                answer = Part(f" {text} " if text else " ", turn=index)
-                found += [answer, Part(self.eos, control=True, turn=index)]
+                answer = TemplatePart(f" {text} " if text else " ", turn=index)
+                found += [answer, TemplatePart(self.eos, control=True, turn=index)]
         return found
 
 
@@ -43,21 +48,23 @@ class Llama3Template(ChatTemplate):
 
     bos: bool = True
 
-    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+    def parts(
+        self, conversation: Conversation, open_answer: bool
+    ) -> list[TemplatePart]:
         """Returns the parts, with stripped texts, as Meta's code does."""
         check_roles(conversation)
-        found = [Part("<|begin_of_text|>", control=True)] if self.bos else []
+        found = [TemplatePart("<|begin_of_text|>", control=True)] if self.bos else []
         for index, message in enumerate(conversation.messages):
             found += self._header(message.role)
             turn = index if message.role == "assistant" else None
-            found.append(Part(message.content.strip(), turn=turn))
-            found.append(Part("<|eot_id|>", control=True, turn=turn))
+            found.append(TemplatePart(message.content.strip(), turn=turn))
+            found.append(TemplatePart("<|eot_id|>", control=True, turn=turn))
         return found + (self._header("assistant") if open_answer else [])
 
-    def _header(self, role: str) -> list[Part]:
+    def _header(self, role: str) -> list[TemplatePart]:
         return [
-            Part("<|start_header_id|>", control=True),
-            Part(role),
-            Part("<|end_header_id|>", control=True),
-            Part("\n\n"),
+            TemplatePart("<|start_header_id|>", control=True),
+            TemplatePart(role),
+            TemplatePart("<|end_header_id|>", control=True),
+            TemplatePart("\n\n"),
         ]

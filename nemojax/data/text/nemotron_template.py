@@ -20,7 +20,7 @@ from typing import ClassVar
 from nemojax.data.records import Conversation
 from nemojax.data.text.chat_template import (
     ChatTemplate,
-    Part,
+    TemplatePart,
     TextTokenizer,
     check_roles,
 )
@@ -55,27 +55,35 @@ class NemotronTemplate(ChatTemplate):
 
     system: str = ""
 
-    def parts(self, conversation: Conversation, open_answer: bool) -> list[Part]:
+    def parts(
+        self, conversation: Conversation, open_answer: bool
+    ) -> list[TemplatePart]:
         """Returns the parts; see `ChatTemplate.parts`."""
         system, turns, first = check_roles(conversation)
-        found = [Part(SYSTEM_START, control=True), Part("System\n")]
-        found += [Part(system or self.system, alone=True), Part("\n")]
+        found = [TemplatePart(SYSTEM_START, control=True), TemplatePart("System\n")]
+        found += [TemplatePart(system or self.system, alone=True), TemplatePart("\n")]
         turn = None
         for index, message in enumerate(turns, first):
             # The token that opens a turn also closes the assistant turn before it.
-            found.append(Part(TURN_START, control=True, turn=turn))
-            found.append(Part(f"{message.role.capitalize()}\n"))
+            found.append(TemplatePart(TURN_START, control=True, turn=turn))
+            found.append(TemplatePart(f"{message.role.capitalize()}\n"))
             if message.label:
-                found += [Part(LABEL_START, control=True), Part(f"{message.label}\n")]
+                found += [
+                    TemplatePart(LABEL_START, control=True),
+                    TemplatePart(f"{message.label}\n"),
+                ]
             turn = index if message.role == "assistant" else None
             found += [
-                Part(message.content, turn=turn, alone=True),
-                Part("\n", turn=turn),
+                TemplatePart(message.content, turn=turn, alone=True),
+                TemplatePart("\n", turn=turn),
             ]
         if open_answer:
-            found += [Part(TURN_START, control=True), Part("Assistant\n")]
+            found += [
+                TemplatePart(TURN_START, control=True),
+                TemplatePart("Assistant\n"),
+            ]
         elif turn is not None:
-            found.append(Part(TURN_START, control=True, turn=turn))
+            found.append(TemplatePart(TURN_START, control=True, turn=turn))
         return found
 
     def encode_for_reward(

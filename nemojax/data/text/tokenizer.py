@@ -234,7 +234,7 @@ def train(
     """Trains a tokenizer; the same arguments give the same bytes.
 
     Args:
-      texts: what to learn from; a text may have many lines.
+      texts: texts to learn from; a text may have many lines.
       vocab_size: number of ids, all included.
       control_pieces: number of control pieces <extra_id_0>, <extra_id_1>, ...
       extra_pieces: strings that are always one token wherever they occur in a text;

@@ -25,7 +25,7 @@ class CachedSequence:
 
     Attributes:
       blocks: their numbers; `pool.size` tokens each.
-      shared: how many tokens at the beginning lie in blocks of others.
+      shared: number of tokens at the beginning that lie in blocks of others.
     """
 
     def __init__(self, blocks: list[int], shared: int):
@@ -99,7 +99,7 @@ class BlockPool:
         """Makes the full blocks of a sequence known, now that their tokens are written.
 
         Args:
-          sequence: as `open` gave it.
+          sequence: sequence as `open` gave it.
           tokens: all that are in the cache, from the sequence's beginning.
         """
         before = _BEGIN

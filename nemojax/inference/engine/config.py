@@ -56,7 +56,7 @@ class EngineConfig:
 
         Args:
           prompt: tokens of the prompt.
-          prefilled: how many of them are in the cache.
+          prefilled: number of the prompt's tokens that are in the cache.
 
         Returns:
           Chunk size of the program, and how many tokens it takes.

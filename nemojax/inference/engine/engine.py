@@ -24,7 +24,7 @@ from nemojax.inference.engine.outputs import (
 )
 from nemojax.inference.engine.paged_state import PromptLogProbs, StepOutput, TopTokens
 from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
-from nemojax.inference.engine.scheduler import Prefill, Request, Scheduler
+from nemojax.inference.engine.scheduler import Prefill, QueuedRequest, Scheduler
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
 
@@ -37,14 +37,14 @@ class _Call:
     """A device call whose output the host has not read yet.
 
     Attributes:
-      output: of the call.
-      requests: by column of the output.
+      output: output of the call.
+      requests: requests by column of the output.
       prefill: the call, where it also computes log-probs of prompts.
-      log_probs: those log-probs.
+      log_probs: log-probs of the prompt's tokens.
     """
 
     output: StepOutput
-    requests: dict[int, Request]
+    requests: dict[int, QueuedRequest]
     prefill: Prefill | None = None
     log_probs: PromptLogProbs | None = None
 
@@ -64,7 +64,7 @@ class Engine:
 
         Args:
           config: sizes of the model.
-          params: as `models.forward.init` makes them.
+          params: parameters as `models.forward.init` makes them.
           mesh: `data` and `tensor`; `pipe` has to be 1.
           engine_config: static shapes.
           stop_ids: tokens that end every output.
@@ -77,8 +77,8 @@ class Engine:
         self._programs = paged.Programs(config, params, mesh, engine_config)
         self._state = self._programs.start()
         self._scheduler = Scheduler(engine_config, mesh.shape["data"])
-        self._requests: dict[int, Request] = {}
-        self._cancelled: list[Request] = []
+        self._requests: dict[int, QueuedRequest] = {}
+        self._cancelled: list[QueuedRequest] = []
         self._pending: list[_Call] = []
         self._next = 0
 
@@ -102,7 +102,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether `step` still has something to do or to report."""
+        """True while `step` still has something to do or to report."""
         return bool(self._requests or self._cancelled or self._pending)
 
     @property
@@ -127,7 +127,7 @@ class Engine:
           UserError: see `check`.
         """
         self.check(prompt, sampling)
-        leader: Request | None = None
+        leader: QueuedRequest | None = None
         numbers: list[int] = []
         for index in range(n):
             own = sampling
@@ -141,12 +141,12 @@ class Engine:
         return numbers
 
     def _add(
-        self, prompt: Sequence[int], sampling: Sampling, leader: Request | None
-    ) -> Request:
+        self, prompt: Sequence[int], sampling: Sampling, leader: QueuedRequest | None
+    ) -> QueuedRequest:
         if not {*self._stop_ids} <= {*sampling.stop_ids}:
             stop_ids = tuple({*sampling.stop_ids, *self._stop_ids})
             sampling = dataclasses.replace(sampling, stop_ids=stop_ids)
-        request = Request(self._next, list(prompt), sampling, leader)
+        request = QueuedRequest(self._next, list(prompt), sampling, leader)
         self._next += 1
         self._requests[request.number] = request
         self._scheduler.add(request)
@@ -193,7 +193,7 @@ class Engine:
 
         Args:
           prompts: tokens.
-          sampling: for all prompts, or one for each.
+          sampling: sampling settings for all prompts, or one for each.
 
         Raises:
           UserError: see `check`; the message names the prompt's index.
@@ -248,7 +248,7 @@ class Engine:
         order = sorted(
             range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i])
         )
-        leader: Request | None = None
+        leader: QueuedRequest | None = None
         for index in order:
             if leader is not None and leader.prompt != prompts[index]:
                 leader = None
@@ -304,7 +304,7 @@ class Engine:
             self._pending.append(_Call(output, ended))
         return True
 
-    def _decode(self, refill: float) -> list[Request]:
+    def _decode(self, refill: float) -> list[QueuedRequest]:
         """Starts a decode call if there is anything to decode; returns its requests."""
         decode = self._scheduler.next_decode(refill)
         if decode is None:
@@ -350,7 +350,7 @@ class Engine:
             prompt = request.prompt_scores if first else None
             yield TokenDelta(request.number, new, request.finish_reason, prompt)
 
-    def _end(self, request: Request, reason: str) -> None:
+    def _end(self, request: QueuedRequest, reason: str) -> None:
         request.finish_reason = reason
         del self._requests[request.number]
         self._scheduler.remove(request)

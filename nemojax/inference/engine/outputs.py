@@ -20,7 +20,8 @@ class TokenScores:
 
     Attributes:
       tokens: ids.
-      log_probs: of each in the model's own distribution, whatever the sampling.
+      log_probs: log-probs of the tokens in the model's own distribution, whatever the
+        sampling.
       top: as many of the likeliest tokens at each position as the request wants.
     """
 
@@ -59,7 +60,7 @@ class Completion:
 
     Attributes:
       tokens: ids; a stop token is the last.
-      log_probs: of each token in the model's own distribution.
+      log_probs: log-probs of each token in the model's own distribution.
       finish_reason: "stop" or "length".
     """
 
@@ -89,9 +90,10 @@ def token_scores(
     """Converts arrays of one sequence to lists.
 
     Args:
-      tokens, log_probs: [S].
+      tokens: ids [S].
+      log_probs: their log-probs [S].
       top: likeliest tokens [S, A], if there are any.
-      count: how many of them are kept.
+      count: number of likeliest tokens that are kept.
     """
     if count and top is not None:
         alternatives = [

@@ -41,7 +41,8 @@ class Programs:
 
     Attributes:
       prefill: (state, chunk) -> (state, StepOutput with steps = 1, a column a chunk).
-      prefill_with_log_probs: as `prefill`, with `PromptLogProbs` as the third.
+      prefill_with_log_probs: program like `prefill`, with `PromptLogProbs` as its third
+        output.
       decode: (state, inputs) -> (state, StepOutput). All consume the given state.
     """
 
@@ -52,8 +53,8 @@ class Programs:
 
         Args:
           config: sizes.
-          params: as `models.forward.init` makes them, or of `by_layer`; kept in the
-            compute dtype, quantised kernels in theirs.
+          params: parameters as `models.forward.init` makes them, or of `by_layer`; kept
+            in the compute dtype, quantised kernels in theirs.
           mesh: `data` splits the slots, `tensor` the heads.
           engine: static shapes.
 
@@ -101,7 +102,7 @@ def programs(
 
     Args:
       config: sizes.
-      mesh: where they run.
+      mesh: devices that the programs run on.
       engine: static shapes.
       params: arrays or shapes, of `by_layer`.
 
@@ -183,8 +184,8 @@ def by_layer(
 
     Args:
       config: sizes.
-      params: as `models.forward.init` makes them, or their shapes.
-      mesh: where they go.
+      params: parameters as `models.forward.init` makes them, or their shapes.
+      mesh: devices that the parameters go to.
       donate: splits leaf by leaf and deletes each stacked one, so that the weights are
         never there twice.
     """

@@ -38,9 +38,10 @@ def cached(
     """Makes the tile reader over one layer's blocks.
 
     Args:
-      keys_NGZK, values_NGZK: the blocks.
+      keys_NGZK: keys of the blocks.
+      values_NGZK: values of the blocks.
       table_BW: block tables.
-      tiles: how many hold the longest sequence.
+      tiles: number of tiles that hold the longest sequence.
       tile: T, keys of a tile.
     """
     W, per = table_BW.shape[1], tile // keys_NGZK.shape[2]
@@ -77,7 +78,7 @@ def attention(
     Args:
       q_BSHK: queries.
       old: the cache, with these tokens' own keys and values in it.
-      positions_BS: of the queries.
+      positions_BS: positions of the queries.
       G: key/value heads.
 
     Returns:

@@ -14,7 +14,7 @@ class State(NamedTuple):
     """State of all slots on the device (or a description of each array).
 
     Attributes:
-      keys, values: for each layer [N, G, Z, K].
+      keys, values: arrays for each layer [N, G, Z, K].
       token: int32 [B], the newest, whose keys are not in the cache yet.
       length: int32 [B], tokens in the cache.
       count: int32 [B], tokens of the output, the newest included.
@@ -98,7 +98,7 @@ class PrefillChunk(NamedTuple):
     after: Any
     slot: Any
     last: Any
-    settings: sampling.Settings
+    settings: sampling.BatchSampling
 
 
 class DecodeInput(NamedTuple):
@@ -115,4 +115,4 @@ class DecodeInput(NamedTuple):
     active: Any
     table: Any
     min_live: Any
-    settings: sampling.Settings
+    settings: sampling.BatchSampling

@@ -39,7 +39,7 @@ class Sampling:
       seed: any integer; its lowest 32 bits count.
       max_tokens: output tokens at most.
       stop_ids: tokens that end the output.
-      top: how many of the likeliest tokens are reported at each position.
+      top: number of likeliest tokens that are reported at each position.
       prompt_log_probs: whether the log-probs of the prompt's tokens are reported, too.
     """
 
@@ -72,7 +72,7 @@ class Sampling:
                 raise UserError(f"{name} is {value}; it has to be {words}")
 
 
-class Settings(NamedTuple):
+class BatchSampling(NamedTuple):
     """Sampling settings of all sequences, in two arrays: each costs a copy a call.
 
     Attributes:
@@ -132,9 +132,9 @@ class Settings(NamedTuple):
 UNUSED = Sampling(temperature=0)  # of a slot without a request
 
 
-def settings(rows: Sequence[Sampling | None]) -> Settings:
+def settings(rows: Sequence[Sampling | None]) -> BatchSampling:
     """Converts settings to arrays for the device; None stands for an unused slot."""
-    found = Settings(
+    found = BatchSampling(
         np.empty((len(rows), 4), np.float32),
         np.empty((len(rows), 4 + MAX_STOP_IDS), np.int32),
     )
@@ -143,7 +143,7 @@ def settings(rows: Sequence[Sampling | None]) -> Settings:
     return found
 
 
-def fill(found: Settings, index: int, row: Sampling) -> None:
+def fill(found: BatchSampling, index: int, row: Sampling) -> None:
     """Writes the settings of one sequence into the arrays, in place."""
     seed = (row.seed + 2**31) % 2**32 - 2**31  # the same 32 bits, with a sign
     stops = row.stop_ids + (_NO_TOKEN,) * (MAX_STOP_IDS - len(row.stop_ids))
@@ -157,7 +157,7 @@ def fill(found: Settings, index: int, row: Sampling) -> None:
 
 
 def choose(
-    logits_BV: jax.Array, seen_BV: jax.Array, index_B: jax.Array, how: Settings
+    logits_BV: jax.Array, seen_BV: jax.Array, index_B: jax.Array, how: BatchSampling
 ) -> jax.Array:
     """Samples one token of each sequence.
 
@@ -201,7 +201,7 @@ def _argmax(logits_BV: jax.Array) -> jax.Array:
     return jnp.where(largest, jnp.arange(V), V - 1).min(-1).astype(jnp.int32)
 
 
-def _draw(logits_BV, index_B, hot, how: Settings) -> jax.Array:
+def _draw(logits_BV, index_B, hot, how: BatchSampling) -> jax.Array:
     """Draws a token [B] from the distribution that the filters leave."""
     temperature = jnp.where(hot, how.temperature, 1.0)[:, None]
     # The likeliest is 0 exactly, and what sorting finds is compared before anything is
@@ -248,7 +248,7 @@ def _first_above(ends_BN, target_B) -> tuple[jax.Array, jax.Array]:
     return (ends_BN > target_B[:, None]).argmax(-1).astype(jnp.int32), target_B
 
 
-def _lowest(logits_BV: jax.Array, temperature_B1, how: Settings) -> jax.Array:
+def _lowest(logits_BV: jax.Array, temperature_B1, how: BatchSampling) -> jax.Array:
     """Returns the lowest logit [B] that top-k and then top-p leave."""
     V = logits_BV.shape[-1]
     falling = -jnp.sort(-logits_BV, axis=-1)
@@ -273,7 +273,7 @@ def _uniform(seed_B: jax.Array, index_B: jax.Array) -> jax.Array:
     return jax.vmap(one)(seed_B, index_B)
 
 
-def ends(token_B: jax.Array, count_B: jax.Array, how: Settings) -> jax.Array:
+def ends(token_B: jax.Array, count_B: jax.Array, how: BatchSampling) -> jax.Array:
     """Returns bool [B]: whether an output of so many tokens ends with its last one."""
     stops = (token_B[:, None] == how.stop_ids).any(-1)
     return stops | (count_B >= how.max_tokens)

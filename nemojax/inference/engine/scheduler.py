@@ -21,18 +21,18 @@ from nemojax.inference.engine.sampling import Sampling
 
 
 @dataclasses.dataclass(eq=False)
-class Request:
+class QueuedRequest:
     """A prompt on its way to its output.
 
     Attributes:
-      number: of the request.
+      number: number of the request.
       prompt: tokens.
-      sampling: how the output is chosen.
+      sampling: sampling settings of the output.
       leader: an earlier request with the same prompt, whose blocks this one shares.
-      slot: where it is decoded; None before and after.
-      sequence: its blocks; None before it has any.
+      slot: slot that the request is decoded in; None before and after.
+      sequence: blocks of the request; None before it has any.
       prefilled: tokens of the prompt that calls so far put into the cache.
-      prompt_scores: of the prompt, where they are wanted.
+      prompt_scores: scores of the prompt, where they are wanted.
       scheduled: output tokens that calls so far generate, unless a stop token comes.
       generated: output tokens that the host has read.
       finish_reason: None before it has ended.
@@ -41,7 +41,7 @@ class Request:
     number: int
     prompt: list[int]
     sampling: Sampling
-    leader: "Request | None" = None
+    leader: "QueuedRequest | None" = None
     slot: int | None = None
     sequence: CachedSequence | None = None
     prefilled: int = 0
@@ -52,12 +52,12 @@ class Request:
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether calls so far put the whole prompt into the cache."""
+        """True once calls have put the whole prompt into the cache."""
         return self.prefilled == len(self.prompt)
 
     @property
     def may_share(self) -> bool:
-        """Whether blocks of others will do.
+        """True where blocks of others will do.
 
         They will not where every token of the prompt has to pass through the model for
         this request: for its log-probs, or to mark it for the repetition penalty.
@@ -70,14 +70,14 @@ class Prefill(NamedTuple):
     """A prefill call.
 
     Attributes:
-      chunk: its input.
-      members: for each chunk its row, its request, and the number of its tokens that
-        another token of the prompt follows.
+      chunk: input of the call.
+      members: row and request of each chunk, and the number of its tokens
+        that another token of the prompt follows.
       log_probs: whether log-probs of the prompts are wanted.
     """
 
     chunk: PrefillChunk
-    members: list[tuple[int, Request, int]]
+    members: list[tuple[int, QueuedRequest, int]]
     log_probs: bool
 
 
@@ -85,7 +85,7 @@ class Decode(NamedTuple):
     """A decode call: its input, and the request of each slot."""
 
     input: DecodeInput
-    requests: dict[int, Request]
+    requests: dict[int, QueuedRequest]
 
 
 class Scheduler:
@@ -107,9 +107,9 @@ class Scheduler:
             list(range((s + 1) * self._per_shard - 1, s * self._per_shard - 1, -1))
             for s in range(shards)
         ]
-        self._waiting: collections.deque[Request] = collections.deque()
-        self._unread: dict[Request, None] = {}  # with a slot, in order
-        self._running: dict[int, Request] = {}  # prefilled, by slot
+        self._waiting: collections.deque[QueuedRequest] = collections.deque()
+        self._unread: dict[QueuedRequest, None] = {}  # with a slot, in order
+        self._running: dict[int, QueuedRequest] = {}  # prefilled, by slot
         self._active = np.zeros(config.slots, bool)
         self._table = np.zeros((config.slots, config.width), np.int32)
         self._settings = sampling.settings([None] * config.slots)
@@ -125,11 +125,11 @@ class Scheduler:
             self._shards * (self._config.blocks - 1),
         )
 
-    def add(self, request: Request) -> None:
+    def add(self, request: QueuedRequest) -> None:
         """Appends a request to those that wait."""
         self._waiting.append(request)
 
-    def remove(self, request: Request) -> None:
+    def remove(self, request: QueuedRequest) -> None:
         """Gives up what an ended request has: slot and blocks, or its place in line."""
         if request.slot is not None:
             self._release(request)
@@ -141,7 +141,7 @@ class Scheduler:
         while self._waiting and self._assign(self._waiting[0]):
             self._waiting.popleft()
 
-    def _assign(self, request: Request) -> bool:
+    def _assign(self, request: QueuedRequest) -> bool:
         leader = request.leader
         if leader is not None and (
             leader.slot is None or leader.sampling.prompt_log_probs
@@ -170,7 +170,7 @@ class Scheduler:
         self._unread[request] = None
         return True
 
-    def _choose_shard(self, leader: Request | None) -> int | None:
+    def _choose_shard(self, leader: QueuedRequest | None) -> int | None:
         """Returns the leader's shard if a slot is free, else that with most blocks."""
         if leader is not None and self._free_slots[self._shard(leader.slot)]:
             return self._shard(leader.slot)
@@ -216,14 +216,14 @@ class Scheduler:
             PrefillChunk(span, after, slots, last, settings), members, wanted
         )
 
-    def _choose_prompts(self) -> tuple[list[tuple[int, Request]], int]:
+    def _choose_prompts(self) -> tuple[list[tuple[int, QueuedRequest]], int]:
         """Returns rows of the call with their requests, and the chunk size.
 
         A call takes prompts of one kind and one chunk size: programs round each in
         their way, and an output must not depend on its neighbours.
         """
         per_shard = self._config.prefill_slots // self._shards
-        chosen: list[tuple[int, Request]] = []
+        chosen: list[tuple[int, QueuedRequest]] = []
         kind, taken = None, [0] * self._shards
         for request in self._unread:
             leader = request.leader
@@ -244,7 +244,7 @@ class Scheduler:
                     break
         return chosen, kind[1] if kind else 0
 
-    def _start(self, requests: Iterable[Request]) -> None:
+    def _start(self, requests: Iterable[QueuedRequest]) -> None:
         """Moves requests with a prefilled prompt to those that are decoded."""
         for request in requests:
             assert request.slot is not None
@@ -274,7 +274,7 @@ class Scheduler:
             self._active.copy(),
             self._table.copy(),
             min_live.astype(np.int32),
-            sampling.Settings(*(column.copy() for column in self._settings)),
+            sampling.BatchSampling(*(column.copy() for column in self._settings)),
         )
         return Decode(inputs, dict(self._running))
 
@@ -287,7 +287,7 @@ class Scheduler:
             if request.scheduled >= request.sampling.max_tokens:
                 self._release(request)
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: QueuedRequest) -> None:
         assert request.slot is not None
         assert request.sequence is not None
         slot, shard = request.slot, self._shard(request.slot)

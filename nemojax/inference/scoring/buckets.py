@@ -29,8 +29,8 @@ class Buckets:
     Attributes:
       max_length: tokens of the longest sequence.
       batch_tokens: slots of a batch, more or less: one row may be longer.
-      multiple: of which all lengths are a multiple.
-      row_multiple: of which all numbers of rows are a multiple.
+      multiple: number of which all lengths are a multiple.
+      row_multiple: number of which all numbers of rows are a multiple.
 
     Raises:
       UserError: a number below 1.

@@ -19,7 +19,7 @@ class Fidelity(NamedTuple):
     """Means over the tokens of a text that have a token before them.
 
     Attributes:
-      tokens: how many.
+      tokens: number of tokens.
       kl: KL(reference || changed) of the distributions of the next token, nats.
       same: share of tokens where both find the same token likeliest.
       reference_perplexity, perplexity: exp of the mean negative log-prob.
@@ -72,11 +72,12 @@ def compare(
 
     Args:
       config: sizes.
-      reference, changed: as `models.forward.init` or `models.quantized.quantize` make
-        them.
-      tokens_NS, segments_NS: as `rows_of` makes them.
-      mesh: where it runs.
-      rows: of a call.
+      reference: parameters of `models.forward.init` or `models.quantized.quantize`.
+      changed: likewise.
+      tokens_NS: tokens of `rows_of`.
+      segments_NS: segments of `rows_of`.
+      mesh: devices to run on.
+      rows: rows of a call.
     """
     padding = ((0, -len(tokens_NS) % rows), (0, 0))
     tokens, segments = (np.pad(a, padding) for a in (tokens_NS, segments_NS))

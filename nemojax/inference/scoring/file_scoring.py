@@ -33,13 +33,13 @@ _MESSAGE = re.compile(r"(message \d+): (.*)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class InputFiles:
     """Data files, counted before the work begins.
 
     Attributes:
-      paths: in order.
-      formats: of each, see `formats.RecordFile`.
-      rows: of each, good and bad.
+      paths: paths in order.
+      formats: format of each file, see `formats.RecordFile`.
+      rows: number of rows of each file, good and bad.
     """
 
     paths: tuple[pathlib.Path, ...]
@@ -47,7 +47,7 @@ class Data:
     rows: tuple[int, ...]
 
     @classmethod
-    def find(cls, paths: Sequence[str]) -> "Data":
+    def find(cls, paths: Sequence[str]) -> "InputFiles":
         """Counts the rows of files and of the files in folders.
 
         Raises:
@@ -72,14 +72,14 @@ class Data:
 
 
 @dataclasses.dataclass
-class Part:
+class InputPart:
     """Part of the input: rows that are read and encoded.
 
     Attributes:
-      end: where the next part begins.
-      rows: of each row to score its file, its number, and its sides: "chosen" and
+      end: row where the next part begins.
+      rows: file, number, and sides of each row to score: "chosen" and
         "rejected" of a pair, "" of a conversation.
-      sequences: of all sides, in order.
+      sequences: sequences of all sides, in order.
       rejects: rows that are not scored.
     """
 
@@ -96,13 +96,13 @@ class Part:
         return len(self.rows) + self.rejects.total
 
 
-def read(scorer: Scorer, data: Data, start: Place) -> Iterator[Part]:
+def read(scorer: Scorer, data: InputFiles, start: Place) -> Iterator[InputPart]:
     """Yields parts of `part_rows` encoded rows; the last one may have fewer.
 
     Raises:
       DataError: a file has become unreadable.
     """
-    part = Part(start)
+    part = InputPart(start)
     for index in range(start[0], len(data.paths)):
         after = start[1] if index == start[0] else 0
         opened = formats.open_file(data.paths[index], after, data.formats[index])
@@ -112,12 +112,12 @@ def read(scorer: Scorer, data: Data, start: Place) -> Iterator[Part]:
             part.end = (index, number) if number else (index + 1, 0)
             if part.size == scorer.settings.part_rows:
                 yield part
-                part = Part(part.end)
+                part = InputPart(part.end)
     if part.size:
         yield part
 
 
-def _add(scorer: Scorer, part: Part, item: Any) -> int:
+def _add(scorer: Scorer, part: InputPart, item: Any) -> int:
     """Adds a row to the part, to score or rejected; returns its number."""
     if isinstance(item, BadRow):
         part.rejects.add(item)
@@ -156,7 +156,7 @@ def _sides(record: formats.AnyRecord) -> list[tuple[str, Conversation]]:
 
 
 def _written(
-    scorer: Scorer, parts: Parts, incoming: Iterator[Part]
+    scorer: Scorer, parts: Parts, incoming: Iterator[InputPart]
 ) -> Iterator[dict[str, Any]]:
     """Writes parts and yields their facts, each while the next is being computed."""
     waiting = None
@@ -170,7 +170,7 @@ def _written(
 
 
 def _write(
-    scorer: Scorer, parts: Parts, part: Part, pending: scoring.Pending
+    scorer: Scorer, parts: Parts, part: InputPart, pending: scoring.Pending
 ) -> dict[str, Any]:
     values, rows = pending.result(), part.size
     found = []
@@ -247,7 +247,7 @@ class Totals:
 
 def run(
     scorer: Scorer,
-    data: Data,
+    data: InputFiles,
     out: str | pathlib.Path,
     max_bad_fraction: float,
     progress: Callable[[Totals, float], None] = lambda totals, seconds: None,
@@ -258,7 +258,7 @@ def run(
       scorer: the model.
       data: the files.
       out: the folder; goes on there if it holds a run of the same configuration.
-      max_bad_fraction: of all rows that may be rejected as malformed.
+      max_bad_fraction: largest share of all rows that may be rejected as malformed.
       progress: called with the totals, and the seconds since this call, after each
         part.
 

@@ -18,7 +18,7 @@ REWARDS, LOG_PROBS, AUTO = "rewards", "log_probs", "auto"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ScorerConfig:
     """Settings that scores depend on, beside model and data.
 
     Attributes:
@@ -37,7 +37,9 @@ class Settings:
 class Scorer:
     """Scores conversations with one model."""
 
-    def __init__(self, model: LoadedModel, settings: Settings, batch_tokens: int = 0):
+    def __init__(
+        self, model: LoadedModel, settings: ScorerConfig, batch_tokens: int = 0
+    ):
         """Checks that the model can score.
 
         Args:

@@ -30,7 +30,7 @@ def choose_buckets(mesh: Mesh, max_length: int, batch_tokens: int = 0) -> Bucket
     """Chooses shapes of batches that a mesh can split.
 
     Args:
-      mesh: where it runs.
+      mesh: devices to run on.
       max_length: tokens of the longest sequence.
       batch_tokens: slots of a batch; 0: by the kind of device.
     """
@@ -50,7 +50,7 @@ class Pending:
 
     Attributes:
       count: N, the sequences.
-      parts: of each batch its members and their values, [B, ...], maybe not ready.
+      parts: members of each batch and their values, [B, ...], maybe not ready.
     """
 
     count: int
@@ -83,9 +83,9 @@ def begin_rewards(
 
     Args:
       config: sizes.
-      params: with a reward head.
+      params: parameters with a reward head.
       sequences: tokens and masks; the masks are ignored.
-      mesh: where it runs.
+      mesh: devices to run on.
       buckets: shapes of the batches.
 
     Raises:

@@ -30,7 +30,7 @@ def application(served: Served, *, key: str | None = None) -> Starlette:
 
     Args:
       served: the model; its service is started and stopped with the application.
-      key: that clients have to send; None: none.
+      key: key that clients have to send; None: none.
     """
 
     @contextlib.asynccontextmanager

@@ -20,11 +20,11 @@ class ApiError(Exception):
     """Error response for a client.
 
     Attributes:
-      status: of HTTP.
-      message: what is wrong, and what would be right.
+      status: HTTP status.
+      message: sentence that says what is wrong, and what would be right.
       param: the field of the request that it is about.
-      code: for programs.
-      headers: of the response.
+      code: error code for programs.
+      headers: headers of the response.
     """
 
     def __init__(

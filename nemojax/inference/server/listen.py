@@ -18,8 +18,8 @@ class Listening:
     """Address and time limits of the listener.
 
     Attributes:
-      host, port: to bind; port 0 takes a free one.
-      connections: at a time; more are told 503.
+      host, port: address to bind; port 0 takes a free one.
+      connections: most connections at a time; more get status 503.
       header_seconds: until a request's header has come.
       drain_seconds: until what is being answered is cut off at the end.
     """
@@ -35,8 +35,8 @@ def serve(app: Starlette, how: Listening, ready: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT; requests that were begun are finished first.
 
     Args:
-      app: what is served.
-      how: where, and the limits of connections.
+      app: application to serve.
+      how: address, and limits of connections.
       ready: called with the address when clients can connect.
 
     Raises:

@@ -14,7 +14,7 @@ class Metrics:
     """Counters of one server; several in a process do not share them.
 
     Attributes:
-      requests: by route and status.
+      requests: requests by route and status.
       seconds: a request took, by route.
       first_token: seconds from the request to the first token.
       prompt_tokens, answer_tokens: read and written.

@@ -37,7 +37,7 @@ def open_model(
         service = Service(engine, max_waiting=max_waiting)
         return Served(model, service, None, (), engine.room, limits, metrics)
 
-    rewards = Scorer(model, scorer.Settings(scorer.REWARDS, config.max_length))
+    rewards = Scorer(model, scorer.ScorerConfig(scorer.REWARDS, config.max_length))
 
     def score(tokens: list[Sequence[int]]) -> np.ndarray:
         return rewards.begin([(one, [0] * len(one)) for one in tokens]).result()

@@ -79,7 +79,7 @@ def log_probs(
     Args:
       model: names the tokens.
       scores: the tokens.
-      count: of alternatives; a token that was chosen is named beside them.
+      count: number of alternatives; a token that was chosen is named beside them.
       offset: characters of the text before.
       first: a token before these that nothing comes before; None: there is none.
     """

@@ -33,9 +33,9 @@ class Limits:
     """Limits of a request.
 
     Attributes:
-      body_bytes: of a request.
+      body_bytes: most bytes of a request.
       body_seconds: until all of a request has come.
-      default_max_tokens: of a chat completion whose request names no limit.
+      default_max_tokens: most tokens of a chat completion whose request names no limit.
     """
 
     body_bytes: int = 4 * 2**20
@@ -48,13 +48,13 @@ class Served:
     """A model with the services that generate or score with it.
 
     Attributes:
-      model: with its tokenizer and template.
+      model: model with its tokenizer and template.
       service: generates; None for a reward model.
       rewards: scores; None for a language model.
       attributes: names of the reward model's values.
       max_length: tokens of a prompt with its output, or of a scored conversation.
-      limits: of requests.
-      metrics: are counted here.
+      limits: limits of requests.
+      metrics: counters of the server.
       created: seconds since 1970.
     """
 

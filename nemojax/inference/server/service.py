@@ -116,7 +116,7 @@ class Service:
 
     @property
     def healthy(self) -> bool:
-        """Whether the engine runs."""
+        """True while the engine runs."""
         return self._failure is None and self._thread.is_alive()
 
     @property

@@ -17,9 +17,9 @@ class ChatSession:
     """A conversation; without a chat template the model continues the user's text.
 
     Attributes:
-      model: that answers.
+      model: model of the session.
       turns: the messages so far; the system message, if any, comes first.
-      tokens, seconds: of all outputs.
+      tokens, seconds: totals of all outputs.
     """
 
     def __init__(
@@ -34,8 +34,9 @@ class ChatSession:
         """Begins an empty conversation.
 
         Args:
-          model: that answers.
-          sampling: of each output; its seed is the first one's, and counts up.
+          model: model of the session.
+          sampling: sampling settings of each output; the seed is the first one's, and
+            counts up.
           max_length: tokens of the conversation.
           system: message before all others.
           stop: strings that end an output.

@@ -20,7 +20,7 @@ class TextRequest:
 
     Attributes:
       prompt: tokens.
-      sampling: how the output is chosen.
+      sampling: sampling settings of the output.
       stops: strings before which the text ends.
       closing: text before a stop token that is the template's, not the output's.
     """
@@ -39,7 +39,7 @@ class TextResponse:
       text: without control tokens, stop token and what follows a stop string.
       finish_reason: "stop" or "length".
       tokens: ids; a stop token is the last.
-      log_probs: of each token in the model's own distribution.
+      log_probs: log-probs of each token in the model's own distribution.
     """
 
     text: str
@@ -61,10 +61,10 @@ def generate(
     Args:
       model: a language model; conversations need its chat template.
       prompts: texts to continue, or conversations that end with a user turn.
-      sampling: for all prompts; prompt i has the seed `sampling.seed + i`. The model's
-        stop tokens are added.
+      sampling: sampling settings for all prompts; prompt i has the seed `sampling.seed
+        + i`. The model's stop tokens are added.
       stops: strings before which an output ends.
-      engine: of the model; default: one that is made for this call.
+      engine: engine of the model; by default one is made for this call.
 
     Raises:
       UserError: a conversation that does not fit the template, or without one; a
@@ -107,7 +107,7 @@ def text_request(
     Args:
       model: encodes; its stop tokens are added to those of `sampling`.
       prompt: a text, or a conversation that ends with a user turn.
-      sampling: how the output is chosen.
+      sampling: sampling settings of the output.
       stops: strings before which the output ends.
 
     Raises:

@@ -45,7 +45,7 @@ class OutputText:
         """Begins an empty output.
 
         Args:
-          model: gives the text of tokens.
+          model: model that gives the text of tokens.
           stops: strings before which the text ends.
           closing: text before a stop token that is the template's, not the output's.
         """

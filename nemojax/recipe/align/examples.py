@@ -56,8 +56,12 @@ class Examples:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of tokens, targets and values: another one with another tokenizer, template,
-        limit or file."""
+        """Fingerprint of tokens, targets and values.
+
+        It changes with the tokenizer, the template, the limit and the files.
+
+        It changes with the tokenizer, the template, the limit and the files.
+        """
         digest = hashlib.sha256()
         for group in self.groups:
             for tokens, mask in group:
@@ -68,12 +72,13 @@ class Examples:
         return digest.hexdigest()
 
     def with_share(self, other: "Examples", share: float, seed: int) -> "Examples":
-        """These and so many of others that they are a share of all, behind these.
+        """Appends so many of other examples that they are a share of all.
 
         Args:
-          other: of the same kind.
-          share: in [0, 1); the report's general SFT has 2 % of the code SFT's rows.
-          seed: of which are taken.
+          other: examples of the same kind.
+          share: share of the other examples in [0, 1); the report's general SFT has 2 %
+            of the code SFT's rows.
+          seed: seed of the choice.
 
         Raises:
           UserError: a share outside of [0, 1).
@@ -116,10 +121,10 @@ def preferences(
     """Encodes pairs: of each response its tokens alone are trained.
 
     Args:
-      tokenizer: of the model.
-      template: of the model.
+      tokenizer: tokenizer of the model.
+      template: template of the model.
       needs_rewards: whether a pair without rewards is an error (RPO).
-      default_rewards: of the chosen and the rejected response of such a pair.
+      default_rewards: rewards of the chosen and the rejected response of such a pair.
       min_chosen_reward: a pair whose chosen response has less is left out.
     """
 
@@ -162,8 +167,8 @@ def compared(
     """Encodes pairs for a reward model; their value is the margin, 0 where no matter.
 
     Args:
-      tokenizer: of the model.
-      template: of the model.
+      tokenizer: tokenizer of the model.
+      template: template of the model.
       needs_margin: whether a pair without a margin is an error.
     """
 
@@ -226,12 +231,12 @@ def read(
 
     Args:
       paths: files and folders.
-      encode: makes an example of a record.
+      encode: function that makes an example of a record.
       length: most tokens of a sequence.
-      max_bad_fraction: of the rows that may be malformed.
-      values: how many an example has.
-      rewards: of pairs, instead of those in the files; a pair that has none there,
-        being too long to be scored for one, is left out.
+      max_bad_fraction: largest share of the rows that may be malformed.
+      values: number of values of an example.
+      rewards: rewards of pairs, instead of those in the files; a pair that has none
+        there, being too long to be scored for one, is left out.
 
     Raises:
       DataError: a file is unreadable or holds another kind of records, too many rows
@@ -260,12 +265,13 @@ def of_records(
     """Makes examples of records in memory.
 
     Args:
-      records: of the kind that `encode` takes, or rows that give such, as dicts.
-      encode: makes an example of a record.
-      name: of the records, in messages.
+      records: records of the kind that `encode` takes, or rows that give such, as
+        dicts.
+      encode: function that makes an example of a record.
+      name: name of the records, in messages.
       length: most tokens of a sequence; longer examples are left out and counted.
-      max_bad_fraction: of the records that may be malformed.
-      values: how many an example has.
+      max_bad_fraction: largest share of the records that may be malformed.
+      values: number of values of an example.
 
     Raises:
       DataError: a record is of another kind, too many are malformed, or no example is
@@ -346,8 +352,8 @@ def split(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """Splits off the examples whose prompts are held out, to measure on.
 
     Args:
-      examples: all.
-      share: of the prompts, see `held_out.is_held_out`.
+      examples: all examples.
+      share: share of the prompts, see `held_out.is_held_out`.
 
     Raises:
       UserError: one of the sides is empty.

@@ -11,7 +11,7 @@ from nemojax.data.records import MISSING, attribute_names
 from nemojax.models.config import ModelConfig
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align import targets
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.targets import StageBatches
 from nemojax.training import objectives, placement
 from nemojax.training.stage import VALIDATION, Options
@@ -19,7 +19,7 @@ from nemojax.training.stage import VALIDATION, Options
 
 def make_measure(
     config: ModelConfig,
-    settings: Settings,
+    settings: StageSettings,
     options: Options,
     batches: StageBatches,
     prepare: Callable[[Any], Any] | None = None,
@@ -28,9 +28,9 @@ def make_measure(
 
     Args:
       config: sizes.
-      settings: of the stage.
-      options: has the layout, in which parameters come.
-      batches: of the held-out examples.
+      settings: settings of the stage.
+      options: options with the layout that the parameters come in.
+      batches: batches of the held-out examples.
       prepare: completes a batch on the mesh, such as with reference log-probs.
     """
     layout = options.spec.of_pass(batches.packed.rows, options.layout.mesh)

@@ -1,4 +1,4 @@
-"""What a stage of alignment tells at its end: a table, and a picture."""
+"""Report of a stage of alignment: a table, and a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from nemojax.reporting import plots
 from nemojax.training.stage import VALIDATION
 
 Rows = Sequence[Mapping[str, float]]
-# Panels of the picture of a preference stage: title, unit, and the metrics in it.
+# Panels of the plot of a preference stage: title, unit, and the metrics in it.
 _PAIRS = (
     ("loss", "", ("loss", "preference_loss")),
     (
@@ -35,7 +35,7 @@ _TEXT = (
 
 
 @plots.styled
-def picture(rows: Rows, path: Path) -> None:
+def plot(rows: Rows, path: Path) -> None:
     """Draws the metrics over the steps, the held-out ones as dots."""
     first = rows[0]
     kind = _PAIRS if "chosen_tokens" in first else _REWARDS
@@ -70,7 +70,7 @@ def picture(rows: Rows, path: Path) -> None:
 
 
 def table(rows: Rows) -> list[str]:
-    """Metrics of the first and the last step, and the last ones held out."""
+    """Tabulates metrics of the first and the last step, and the last ones held out."""
     skip = {"step", "seconds", "learning_rate", "weight", "skipped", "tokens"}
     skip |= {"tokens_per_second", "padding"}
     first, last = rows[0], rows[-1]

@@ -16,7 +16,13 @@ SIDES = ("chosen", "rejected")
 
 
 def weights_of(text: str) -> tuple[float, ...]:
-    """Weights of the five attributes: a name of `losses.ATTRIBUTE_WEIGHTS`, or numbers.
+    """Parses the weights of the five attributes: a name, or numbers.
+
+    The names are those of `losses.ATTRIBUTE_WEIGHTS`.
+
+    The names are those of `losses.ATTRIBUTE_WEIGHTS`.
+
+    The names are those of `losses.ATTRIBUTE_WEIGHTS`.
 
     Raises:
       DataError: neither.
@@ -37,11 +43,12 @@ def weights_of(text: str) -> tuple[float, ...]:
 
 
 def read(folder: str | Path, weights: Sequence[float]) -> Rewards:
-    """The rewards in a folder of `experiments.score`.
+    """Reads the rewards in a folder of `experiments.score`.
 
     Args:
-      folder: with part-NNNNN.jsonl.
-      weights: of the five attributes; a model of one attribute is its own reward.
+      folder: scores in files part-NNNNN.jsonl.
+      weights: weights of the five attributes; a model of one attribute is its own
+        reward.
 
     Raises:
       DataError: there are no scores, or not of pairs, or of other attributes.

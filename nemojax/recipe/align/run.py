@@ -1,11 +1,11 @@
-"""Stages of alignment in a work folder: begun, gone on with, and told of at the end.
+"""Stages of alignment in a work folder: begun, resumed, and reported at the end.
 
 Any number of processes do it together: all read and train, the first writes and tells.
 
 STAGE/model/          the trained model, with its tokenizer
 STAGE/adapters/       with LoRA: the adapters alone
 STAGE/metrics.jsonl   a row a step
-STAGE/curve.png       the same as a picture
+STAGE/curve.png       the same as a plot
 rejects.jsonl         rows that are not trained on, and why
 report.json           the result
 """
@@ -35,7 +35,7 @@ from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples as reading
 from nemojax.recipe.align import report, rewards, stage
 from nemojax.recipe.align.examples import Encode, Examples
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.stage import CACHED
 from nemojax.training import checkpoints, goodput, metrics, placement
 from nemojax.training.stage import VALIDATION, Options, Trained
@@ -44,18 +44,19 @@ MODEL, REPORT, EXAMPLES = "model", "report.json", "data.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class DataFiles:
     """The rows of a run.
 
     Attributes:
       train: files and folders to train on, or records and rows in memory.
       held_out: the same, to measure on.
-      held_out_share: of the prompts of `train` to measure on, where there is no other.
+      held_out_share: share of the prompts of `train` to measure on, where there is no
+        other.
       replay, replay_share: files of a stage before, and the share of all examples that
         come from there.
-      max_bad_fraction: of the rows that may be malformed.
+      max_bad_fraction: largest share of the rows that may be malformed.
       rewards: folder with scores of the pairs, instead of the rewards in the files.
-      reward_weights: of the attributes, see `rewards.weights_of`.
+      reward_weights: weights of the attributes, see `rewards.weights_of`.
     """
 
     train: Sequence[Any]
@@ -68,7 +69,7 @@ class Data:
     reward_weights: str = "nemotron4_340b"
 
     def configuration(self) -> dict[str, Any]:
-        """Names and sizes, as JSON.
+        """Returns names and sizes, as JSON.
 
         Raises:
           DataError: a file is missing.
@@ -89,9 +90,9 @@ class Data:
         return found
 
     def read(
-        self, encode: Encode, settings: Settings, values: int
+        self, encode: Encode, settings: StageSettings, values: int
     ) -> tuple[Examples, Examples | None]:
-        """The examples to train on and those to measure on.
+        """Reads the examples to train on and those to measure on.
 
         Raises:
           DataError: as `examples.read`.
@@ -138,10 +139,10 @@ class Job:
 
     Attributes:
       workdir: the folder.
-      model: where the first stage begins: a path, or a model, which is not used up.
-      template: of conversations, see `interop.loading.load`.
+      model: model, or its path, that the first stage begins with; it is not used up.
+      template: template of conversations, see `interop.loading.load`.
       stages: names and settings.
-      data: of all stages.
+      data: files of all stages.
       encode: (tokenizer, template) -> makes examples of records.
       values: numbers that an example has.
       reference: see `stage.train`.
@@ -150,8 +151,8 @@ class Job:
     workdir: str | Path
     model: str | LoadedModel
     template: str
-    stages: Sequence[tuple[str, Settings]]
-    data: Data
+    stages: Sequence[tuple[str, StageSettings]]
+    data: DataFiles
     encode: Callable[[Any, Any], Encode]
     values: int = 0
     reference: str = CACHED
@@ -181,7 +182,7 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
         **{name: settings.to_json() for name, settings in job.stages},
     }
     examples = functools.cache(functools.partial(_examples, job))
-    if not processes.of_first(Path(job.workdir).exists):
+    if not processes.broadcast_from_process_0(Path(job.workdir).exists):
         examples()  # what is wrong with them leaves no folder behind
     workdir = Workdir(job.workdir, configuration, flag)
     try:
@@ -204,7 +205,9 @@ def run(job: Job, options: Options) -> tuple[dict[str, Any], str]:
             start, found[name] = str(output.directory / MODEL), output.result
         assert output is not None
         result = _result(output, found)
-        processes.of_first(lambda: folders.write_json(workdir.path / REPORT, result))
+        processes.broadcast_from_process_0(
+            lambda: folders.write_json(workdir.path / REPORT, result)
+        )
         return result, _text(result)
     finally:
         workdir.close()
@@ -233,7 +236,7 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
         )
     encode = job.encode(tokenizer, template)
     train, held = job.data.read(encode, job.stages[0][1], job.values)
-    if processes.is_first():
+    if processes.is_process_0():
         for path, name in train.detected.items():
             print(f"{path}: {name}", file=sys.stderr)
     return train, held
@@ -241,7 +244,7 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
 
 def train_model(
     name: str,
-    settings: Settings,
+    settings: StageSettings,
     model: LoadedModel,
     train: Examples,
     held_out: Examples | None,
@@ -254,15 +257,15 @@ def train_model(
     """Trains a stage and writes its model folder, `directory/model`.
 
     Args:
-      name: in the progress line.
-      settings: of the stage.
-      model: where it begins.
+      name: name in the progress line.
+      settings: settings of the stage.
+      model: model that the stage begins with.
       train: examples to train on.
       held_out: examples to measure on.
-      directory: of the stage.
-      options: how it is done.
+      directory: folder of the stage.
+      options: options of the run.
       consume: whether the model's parameters may be used up.
-      how: see `stage.train`.
+      how: further arguments, see `stage.train`.
 
     Returns:
       The facts of the stage as JSON, in the first process.
@@ -284,7 +287,7 @@ def train_model(
         checkpoints.save_params(directory / "adapters", trained.adapters)
     digest = fingerprint.parameters_sha256(trained.params)
     finish = functools.partial(_finish, directory, trained, digest, train)
-    return processes.of_first(finish)
+    return processes.broadcast_from_process_0(finish)
 
 
 def history(directory: Path) -> list[dict[str, float]]:
@@ -295,9 +298,9 @@ def history(directory: Path) -> list[dict[str, float]]:
 def _finish(
     directory: Path, trained: Trained, digest: str, train: Examples
 ) -> dict[str, Any]:
-    """The picture and the facts; what only a resumed attempt reads goes."""
+    """Writes the plot and the facts; deletes what only a resumed attempt reads."""
     rows = trained.history
-    report.picture(rows, directory / "curve.png")
+    report.plot(rows, directory / "curve.png")
     facts = {
         "final": {
             "step": len(rows),
@@ -338,8 +341,8 @@ def _check_same(folder: Path, train: Examples) -> None:
             )
         folders.write_json(path, now)
 
-    processes.of_first(check)
-    first = processes.of_first(lambda: train.fingerprint)
+    processes.broadcast_from_process_0(check)
+    first = processes.broadcast_from_process_0(lambda: train.fingerprint)
     others = processes.total(int(train.fingerprint != first))
     if others:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What decides what a stage of alignment gives, and the published values."""
+"""Settings that decide the result of a stage of alignment, and the published values."""
 
 import dataclasses
 import functools
@@ -24,23 +24,23 @@ OBJECTIVES = (SFT, REGRESSION, BRADLEY_TERRY, PREFERENCE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class StageSettings:
     """A stage, beside its model and its data.
 
     Attributes:
       objective: "sft", "regression", "bradley_terry" or "preference".
-      learning_rate: counted in steps.
+      learning_rate: learning rate, counted in steps.
       optimizer: constants of AdamW.
       batch: examples of a step: dialogues, responses or pairs.
       epochs: passes over the examples.
       length: tokens of a row; longer examples are left out.
-      seed: of the orders, a reward head and adapters.
+      seed: seed of the orders, a reward head and adapters.
       pack: whether examples share rows.
       preference: loss of the objective "preference".
-      pairwise: of "bradley_terry": "plain"; "margin": chosen is to win by the margin of
-        a pair; "scaled": a pair counts as much as its margin.
+      pairwise: loss of "bradley_terry": "plain"; "margin": chosen is to win by the
+        margin of a pair; "scaled": a pair counts as much as its margin.
       lora: adapters are trained instead of the model; None: the model is.
-      attributes: of a reward head.
+      attributes: attributes of a reward head.
       validate_every: steps between measures on held-out examples; 0: at the end alone.
       keep_best: whether the parameters with the lowest held-out loss are kept, or
         those of the last step.
@@ -75,7 +75,7 @@ class Settings:
                 raise UserError(f"{name}={getattr(self, name)} must be positive")
 
     def to_json(self) -> dict[str, Any]:
-        """For the configuration of a work folder."""
+        """Returns the settings for the configuration of a work folder."""
         return json.loads(json.dumps(dataclasses.asdict(self), default=_described))
 
 
@@ -129,25 +129,25 @@ PREFERENCES = {
 # What the report tells of its stages (sections 3.1 and 3.3, HelpSteer2 section 3).
 # Where it gives a range the value is the middle of it, on a logarithmic scale.
 PRESETS = {
-    "code_sft": Settings(SFT, _constant(3e-7), _POLICY, batch=128, epochs=1),
-    "general_sft": Settings(SFT, _constant(2.2e-7), _POLICY, batch=128, epochs=3),
-    "reward": Settings(
+    "code_sft": StageSettings(SFT, _constant(3e-7), _POLICY, batch=128, epochs=1),
+    "general_sft": StageSettings(SFT, _constant(2.2e-7), _POLICY, batch=128, epochs=3),
+    "reward": StageSettings(
         REGRESSION, _constant(7e-7), _OTHERS, batch=128, epochs=2, keep_best=True
     ),
-    "reward_70b": Settings(
+    "reward_70b": StageSettings(
         REGRESSION, _constant(2e-6), _OTHERS, batch=128, epochs=2, keep_best=True
     ),
-    "bradley_terry": Settings(
+    "bradley_terry": StageSettings(
         BRADLEY_TERRY, _constant(5e-6), _OTHERS, batch=512, epochs=1
     ),
-    "dpo": Settings(
+    "dpo": StageSettings(
         PREFERENCE,
         _constant(9.5e-8),
         _OTHERS,
         batch=256,
         preference=PREFERENCES["dpo"],
     ),
-    "rpo": Settings(
+    "rpo": StageSettings(
         PREFERENCE,
         _constant(3e-7),
         _OTHERS,

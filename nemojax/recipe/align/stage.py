@@ -19,7 +19,7 @@ from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import measures, targets
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.targets import StageBatches
 from nemojax.training import objectives, placement, reference, sources, stage
 from nemojax.training.reference import ReferenceCache
@@ -30,7 +30,7 @@ TRAINED_ON, HELD_OUT = "trained_on", "held_out"
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class StageExamples:
     """Examples of a stage with their batches.
 
     Attributes:
@@ -43,14 +43,16 @@ class Part:
     examples: Examples
     packed: ExampleBatches
 
-    def batches(self, settings: Settings, cache: ReferenceCache | None) -> StageBatches:
-        """Gives what the objective takes, by step."""
+    def batches(
+        self, settings: StageSettings, cache: ReferenceCache | None
+    ) -> StageBatches:
+        """Returns the batches of the objective, by step."""
         return StageBatches(settings, self.packed, self.examples.values, cache)
 
 
 def train(
     name: str,
-    settings: Settings,
+    settings: StageSettings,
     model: LoadedModel,
     examples: Examples,
     held_out: Examples | None,
@@ -63,13 +65,13 @@ def train(
     """Trains a model on examples, from where the folder is.
 
     Args:
-      name: in the progress line.
-      settings: what decides the result, beside model and examples.
-      model: where it begins; also the reference of a preference stage.
-      examples: to train on.
-      held_out: to measure on.
-      directory: holds checkpoints and metrics.
-      options: how it is done.
+      name: name in the progress line.
+      settings: settings that decide the result, beside model and examples.
+      model: model that the stage begins with; also the reference of a preference stage.
+      examples: examples to train on.
+      held_out: examples to measure on.
+      directory: folder of checkpoints and metrics.
+      options: options of the run.
       reference_log_probs: "cached": computed before and kept on the disk; "in_step":
         with each step, by a second copy of the parameters.
       consume: whether the model's parameters may be used up.
@@ -130,17 +132,19 @@ def train(
     )
 
 
-def _part(name: str, settings: Settings, options: Options, examples: Examples) -> Part:
+def _part(
+    name: str, settings: StageSettings, options: Options, examples: Examples
+) -> StageExamples:
     held_out = name == HELD_OUT
     packed = targets.pack(settings, options.spec, examples, held_out=held_out)
-    return Part(name, examples, packed)
+    return StageExamples(name, examples, packed)
 
 
 def _filled(
     title: str,
-    settings: Settings,
+    settings: StageSettings,
     config: Any,
-    part: Part,
+    part: StageExamples,
     log_probs: reference.LogProbs,
     weights: str,
     directory: Path,
@@ -167,7 +171,9 @@ def _filled(
     cache.fill(
         packed,
         compute,
-        lambda done, total: line.show(done, total) if processes.is_first() else None,
+        lambda done, total: (
+            line.show(done, total) if processes.is_process_0() else None
+        ),
     )
     return cache
 
@@ -181,8 +187,8 @@ def _speed(packed: ExampleBatches, k: int, row: dict[str, float]) -> dict[str, f
     }
 
 
-def start_params(settings: Settings, model: LoadedModel) -> Any:
-    """Gives the model's parameters; a reward model has its head in the LM head's place.
+def start_params(settings: StageSettings, model: LoadedModel) -> Any:
+    """Returns the model's parameters, a reward head in the LM head's place if due.
 
     Raises:
       UserError: a policy is to be trained and the model has a reward head, or a head

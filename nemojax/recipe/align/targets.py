@@ -1,4 +1,4 @@
-"""What the objective of a stage takes, by step; and the objective."""
+"""Batches of a stage by step, as its objective takes them; and the objective."""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import settings as kinds
 from nemojax.recipe.align.examples import Examples
-from nemojax.recipe.align.settings import Settings
+from nemojax.recipe.align.settings import StageSettings
 from nemojax.training import objectives
 from nemojax.training.objectives import (
     BradleyTerryBatch,
@@ -25,7 +25,7 @@ from nemojax.training.reference import ReferenceCache
 
 
 class StageBatches(Sequence[Any]):
-    """`batches[k]` is what the objective takes at step k.
+    """Batches of a stage: `batches[k]` is the argument of the objective at step k.
 
     Attributes:
       packed: the batches as sequences in rows.
@@ -33,18 +33,19 @@ class StageBatches(Sequence[Any]):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: StageSettings,
         packed: ExampleBatches,
         values: np.ndarray,
         reference: ReferenceCache | None = None,
     ):
-        """Nothing is made before it is asked for.
+        """Keeps its arguments; makes each batch when it is requested.
 
         Args:
-          settings: of the stage.
+          settings: settings of the stage.
           packed: the examples by step.
-          values: of the examples, see `Examples`.
-          reference: of a preference stage; None: the step itself fills it in.
+          values: values of the examples, see `Examples`.
+          reference: log-probs of the reference of a preference stage; None: the step
+            itself fills them in.
         """
         self.packed = packed
         self._objective, self._values = settings.objective, values
@@ -74,7 +75,7 @@ class StageBatches(Sequence[Any]):
     def pairs(
         self, packed: PackedBatch, reference: ReferenceCache | None
     ) -> PreferenceBatch:
-        """The batch of pairs; without a cache its reference log-probs are 0."""
+        """Returns the batch of pairs; without a cache its reference log-probs are 0."""
         count = packed.num_sequences
         rewards, log_probs = np.zeros((2, len(packed.last_token)), np.float32)
         found = np.nan_to_num(self._values[list(packed.members)])
@@ -95,18 +96,18 @@ def _of_pairs(packed: PackedBatch, margins: np.ndarray) -> np.ndarray:
 
 
 def pack(
-    settings: Settings,
+    settings: StageSettings,
     spec: LayoutSpec,
     examples: Examples,
     *,
     held_out: bool = False,
 ) -> ExampleBatches:
-    """The examples of a stage by step: of all epochs, or once and in their order.
+    """Packs the examples of a stage by step: of all epochs, or once in their order.
 
     Args:
-      settings: of the stage.
+      settings: settings of the stage.
       spec: the layout, which has to divide the rows.
-      examples: of the stage.
+      examples: examples of the stage.
       held_out: whether they are only measured, once and in their order.
     """
     make = functools.partial(
@@ -124,8 +125,8 @@ def pack(
     return make(part_rows=0 if spec.pipelined else spec.data * spec.rows)
 
 
-def objective(config: ModelConfig, settings: Settings) -> ByLayout:
-    """Gives what a stage minimises."""
+def objective(config: ModelConfig, settings: StageSettings) -> ByLayout:
+    """Returns the objective that a stage minimises."""
     if settings.preference is not None:
         options = (("loss", settings.preference),)
         return ByLayout(objectives.preference_objective, config, options)

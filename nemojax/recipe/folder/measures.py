@@ -1,4 +1,4 @@
-"""What is measured after every stage, on rows that no stage trains on."""
+"""Measures of every stage, on rows that no stage trains on."""
 
 import dataclasses
 import functools
@@ -16,11 +16,10 @@ from nemojax.data.pretraining.corpus import Document
 from nemojax.data.records import PreferencePair
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.inference.scoring import scoring
-from nemojax.inference.scoring.scorer import REWARDS, Scorer
-from nemojax.inference.scoring.scorer import Settings as ScorerSettings
+from nemojax.inference.scoring.scorer import REWARDS, Scorer, ScorerConfig
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
-from nemojax.recipe.folder.material import spread
+from nemojax.recipe.folder.dataset import spread
 from nemojax.reporting import statistics
 from nemojax.reporting.statistics import Estimate
 
@@ -31,7 +30,7 @@ SUM, MEAN = "preference_accuracy", "preference_accuracy_per_token"
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class HeldOutText:
     """A held-out document: rows that together hold each of its tokens once."""
 
     rows: list[TokenSequence]
@@ -40,7 +39,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """Measures policies on fixed held-out rows.
+    """Measures of policies on fixed held-out rows.
 
     Attributes:
       mesh: Where the models run.
@@ -52,7 +51,7 @@ class Measures:
 
     mesh: Mesh
     length: int
-    texts: dict[str, list[Text]]
+    texts: dict[str, list[HeldOutText]]
     demonstrations: dict[str, list[TokenSequence]]
     pairs: Sequence[Sequence[TokenSequence]]
 
@@ -72,7 +71,7 @@ class Measures:
         }
 
     def bits_per_byte(self, score: Score) -> dict[str, Estimate]:
-        """-log2 p of the text per byte of UTF-8, by class; comparable over tokenizers.
+        """Measures bits per byte of UTF-8 by class, comparable over tokenizers.
 
         Rows are scored by themselves, so a document's context starts anew every
         `length` tokens.
@@ -89,7 +88,7 @@ class Measures:
         return found
 
     def losses(self, score: Score) -> dict[str, Estimate]:
-        """Mean negative log-likelihood, in nats, of a trained token, by set."""
+        """Measures mean negative log-likelihood, in nats, of a trained token by set."""
         found = {}
         for name, rows in self.demonstrations.items():
             scores = score(rows)
@@ -97,7 +96,7 @@ class Measures:
         return found
 
     def preferences(self, score: Score) -> dict[str, list[int]]:
-        """Whether chosen is strictly more likely than rejected: by sum, and by mean.
+        """Measures how often chosen is likelier than rejected: by sum, and by mean.
 
         DPO and RPO raise the sum of the token log-probs, which also favours the
         shorter response; the mean over tokens does not.
@@ -121,7 +120,7 @@ class Measures:
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
-    """A ratio of sums over independent examples, with its 95 % interval.
+    """Returns a ratio of sums over independent examples with its 95 % interval.
 
     The variance is that of the residuals `numerator - ratio * denominator` (Cochran,
     Sampling Techniques, section 6.4), so that long examples weigh what they should.
@@ -147,11 +146,11 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 
 def texts(
     tokenizer: Tokenizer, documents: Sequence[Document], length: int, num_bytes: int
-) -> list[Text]:
-    """The beginnings of documents, about `num_bytes` together.
+) -> list[HeldOutText]:
+    """Returns the beginnings of documents, about `num_bytes` together.
 
     Args:
-      tokenizer: gives the tokens.
+      tokenizer: tokenizer of the text.
       documents: held-out ones of one class.
       length: most tokens of a row, the BOS before each of them included.
       num_bytes: shared out evenly; short documents leave theirs unused.
@@ -168,13 +167,13 @@ def texts(
         for start in range(0, len(tokens), length - 1):
             part = tokens[start : start + length - 1]
             rows.append(([tokenizer.bos_id, *part], [0] + [1] * len(part)))
-        found.append(Text(rows, corpus.utf8_bytes(text)))
+        found.append(HeldOutText(rows, corpus.utf8_bytes(text)))
     return found
 
 
 def reward_scorer(model: LoadedModel, length: int) -> Scorer:
     """Makes the scorer of a reward model for rows of at most so many tokens."""
-    return Scorer(model, ScorerSettings(REWARDS, max_length=length))
+    return Scorer(model, ScorerConfig(REWARDS, max_length=length))
 
 
 def rewarded(

@@ -25,8 +25,8 @@ from nemojax.models import forward
 from nemojax.recipe.align import examples
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.folder import measures
-from nemojax.recipe.folder.material import Material, Split, spread
-from nemojax.recipe.folder.settings import Settings
+from nemojax.recipe.folder.dataset import Dataset, Split, spread
+from nemojax.recipe.folder.settings import FolderSettings
 from nemojax.recipe.pretrain import pretraining
 from nemojax.recipe.pretrain import run as pretrain
 from nemojax.recipe.stages import TOKENIZER, Stages, curve
@@ -36,20 +36,20 @@ SFT_SETS = ("code_sft", "general_sft")
 
 
 @dataclasses.dataclass
-class Recipe(Stages):
+class FolderRecipe(Stages):
     """Runs the stages in a work folder.
 
     Attributes:
       settings: Every number.
       data: The data folder.
-      material: Its rows.
-      tell: Called with each stage when it is finished.
+      dataset: Its rows.
+      report_stage: called with each stage when it is finished.
     """
 
-    settings: Settings
+    settings: FolderSettings
     data: Path
-    material: Material
-    tell: Callable[[StageOutput], None] = lambda output: None
+    dataset: Dataset
+    report_stage: Callable[[StageOutput], None] = lambda output: None
 
     def run(self) -> dict[str, StageOutput]:
         """Runs what is not finished; returns all stages by name, in order.
@@ -74,7 +74,7 @@ class Recipe(Stages):
         if not (self.workdir.path / name).exists():
             with workdirs.in_stage(name):
                 workdirs.require_space(self.workdir.path, self._stage_bytes)
-        self.tell(super().stage(name, run))
+        self.report_stage(super().stage(name, run))
         return self.stages[name]
 
     @property
@@ -85,16 +85,16 @@ class Recipe(Stages):
 
     @functools.cached_property
     def measures(self) -> measures.Measures:
-        """What every policy is measured on."""
-        settings, material = self.settings, self.material
+        """Measures of every policy."""
+        settings, dataset = self.settings, self.dataset
         texts = {
             name: measures.texts(
                 self.tokenizer, documents, settings.length, settings.validation_bytes
             )
-            for name, documents in material.validation.items()
+            for name, documents in dataset.validation.items()
         }
         rows = {
-            name: self._encoded(name, getattr(material, name).held_out, "held out")
+            name: self._encoded(name, getattr(dataset, name).held_out, "held out")
             for name in SFT_SETS
         }
         return measures.Measures(
@@ -114,7 +114,7 @@ class Recipe(Stages):
     def _held_out_pairs(self) -> dict[str, Examples]:
         found = {}
         for name in ("preferences", "reward_pairs"):
-            pairs = getattr(self.material, name).held_out
+            pairs = getattr(self.dataset, name).held_out
             if pairs:
                 found[name] = self._pairs(pairs, f"{name}, held out")
         return found
@@ -132,7 +132,7 @@ class Recipe(Stages):
         """Trains SentencePiece BPE on a sample of the pretraining blend."""
         seeds = np.random.SeedSequence([self.settings.seed, *b"tokenizer"])
         sample = corpus.sample_blend(
-            self.material.documents, corpus.BLEND, np.random.default_rng(seeds),
+            self.dataset.documents, corpus.BLEND, np.random.default_rng(seeds),
             self.settings.tokenizer_bytes,
         )  # fmt: skip
         texts = (document.text for document in sample)
@@ -176,7 +176,7 @@ class Recipe(Stages):
         pairs = [
             pair
             for kind in ("preferences", "reward_pairs")
-            for pair in getattr(self.material, kind).train
+            for pair in getattr(self.dataset, kind).train
         ]
         length = self.settings.length
         train = self.examples(
@@ -187,7 +187,7 @@ class Recipe(Stages):
         found = self.train(directory, stage, self.load(start), train)
         scorer = measures.reward_scorer(self.load_from(directory), length)
         held = {
-            kind: getattr(self.material, kind).held_out
+            kind: getattr(self.dataset, kind).held_out
             for kind in ("preferences", "reward_pairs")
         }
         accuracy = measures.reward_accuracy(scorer, held)
@@ -211,16 +211,16 @@ class Recipe(Stages):
 
     def _examples(self, name: str) -> tuple[Split, Examples]:
         if name in SFT_SETS:
-            split = getattr(self.material, name)
+            split = getattr(self.dataset, name)
             train = self._encoded(name, split.train, "training")
             if name == "general_sft":
                 code = self._encoded(
-                    "code_sft", self.material.code_sft.train, "training"
+                    "code_sft", self.dataset.code_sft.train, "training"
                 )
                 share = self.settings.code_share
                 train = train.with_share(code, share, self.settings.seed)
             return split, train
-        split = self.material.preferences
+        split = self.dataset.preferences
         pairs = spread(split.train, self.settings.max_pairs)
         if name.startswith("rpo"):
             pairs = self._rewarded(pairs)

@@ -1,4 +1,4 @@
-"""What a run of the recipe on real data says: table, `report.json`, `report.html`."""
+"""Report of the recipe on real data: table, `report.json`, `report.html`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from nemojax.io import folders
 from nemojax.io.workdir import StageOutput
 from nemojax.recipe.folder import measures
-from nemojax.recipe.folder.settings import Settings
+from nemojax.recipe.folder.settings import FolderSettings
 from nemojax.reporting import page as pages
 from nemojax.reporting import statistics, tables
 
@@ -33,19 +33,19 @@ KEY = (
 
 
 def build(
-    settings: Settings,
+    settings: FolderSettings,
     stages: Mapping[str, StageOutput],
     data_files: Mapping[str, str],
     quarantine: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The report as a JSON object.
+    """Builds the report as a JSON object.
 
     `stages[]` hold `name, metrics, seconds, counts`; a metric is `value, n, interval`.
     `comparisons[]` are paired, on the same pairs; `checks[]` say what had to hold;
     `model` is the last policy's folder, below the run's.
 
     Args:
-      settings: of the run.
+      settings: settings of the run.
       stages: finished, in order.
       data_files: size and hash of each file.
       quarantine: number of quarantined rows by reason.
@@ -89,7 +89,7 @@ def build(
 
 
 def _comparisons(stages: Mapping[str, StageOutput]) -> list[dict[str, Any]]:
-    """Preference accuracy, policy by policy, on the same pairs."""
+    """Compares policies by preference accuracy on the same pairs."""
     policies = [name for name in stages if name == "dpo" or name.startswith("rpo")]
     steps = list(zip(["general_sft", *policies[:-1]], policies, strict=True))
     if len(policies) > 1:
@@ -108,7 +108,7 @@ def _comparisons(stages: Mapping[str, StageOutput]) -> list[dict[str, Any]]:
 def checks(
     rows: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, float]]
 ) -> list[dict[str, Any]]:
-    """What the run had to show: `name, before, after, holds` of each.
+    """Returns `name, before, after, holds` of each improvement the run had to show.
 
     Args:
       rows: the report's stages.
@@ -144,7 +144,7 @@ def checks(
 
 
 def table(report: Mapping[str, Any]) -> tables.Table:
-    """The stages against the measures."""
+    """Tabulates the stages against the measures."""
     rows = []
     for row in report["stages"]:
         cells = [
@@ -158,7 +158,7 @@ def table(report: Mapping[str, Any]) -> tables.Table:
 
 
 def _sizes(report: Mapping[str, Any]) -> list[str]:
-    """How many documents, rows or pairs each measure rests on."""
+    """Counts the documents, rows or pairs that each measure rests on."""
     found = {
         measure: cell["n"]
         for row in report["stages"]
@@ -174,7 +174,7 @@ def _cell(estimate: Mapping[str, Any] | None, is_share: bool) -> str:
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """The table, its key, the comparisons, and the checks that do not hold."""
+    """Returns the table, its key, the comparisons, and the checks that do not hold."""
     lines = [table(report).to_text(), "", KEY]
     for row in report["comparisons"]:
         if row["measure"] == measures.SUM:
@@ -197,7 +197,7 @@ def write(directory: Path, report: Mapping[str, Any]) -> None:
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as one HTML page that needs nothing but itself."""
+    """Returns the report as one HTML page that needs nothing but itself."""
     total = tables.duration(report["seconds"])
     counts = {row["name"]: row["counts"] for row in report["stages"] if "counts" in row}
     sections = (
@@ -216,11 +216,11 @@ def page(report: Mapping[str, Any]) -> str:
 
 def _stages(report: Mapping[str, Any]) -> Any:
     sizes = zip(COLUMNS, _sizes(report), strict=True)
-    header = [pages.Cell(label, f"n = {n}") for (_, label, _), n in sizes]
+    header = [pages.TableCell(label, f"n = {n}") for (_, label, _), n in sizes]
     rows = []
     for row in report["stages"]:
         found = [row["metrics"].get(measure) for measure, _, _ in COLUMNS]
-        time = pages.Cell(tables.duration(row.get("seconds")), tone="time")
+        time = pages.TableCell(tables.duration(row.get("seconds")), tone="time")
         cells = [
             pages.estimate(estimate) if is_share else _measured(estimate)
             for estimate, (_, _, is_share) in zip(found, COLUMNS, strict=True)
@@ -230,10 +230,10 @@ def _stages(report: Mapping[str, Any]) -> Any:
     return pages.section("stages", table)
 
 
-def _measured(estimate: Mapping[str, Any] | None) -> pages.Cell:
+def _measured(estimate: Mapping[str, Any] | None) -> pages.TableCell:
     bounds = (estimate or {}).get("interval") or ()
     interval = " to ".join(f"{bound:.3f}" for bound in bounds)
-    return pages.Cell(_cell(estimate, False), interval, strong=True)
+    return pages.TableCell(_cell(estimate, False), interval, strong=True)
 
 
 def _compared(found: Sequence[Mapping[str, Any]]) -> Any:
@@ -252,8 +252,8 @@ def _checked(found: Sequence[Mapping[str, Any]]) -> Any:
     rows = []
     for check in found:
         state = ("good", "holds") if check["holds"] else ("bad", "does not hold")
-        after = pages.Cell(f"{check['after']:.4f}", strong=True)
-        name = pages.Cell(tables.label(check["name"]), state=state)
+        after = pages.TableCell(f"{check['after']:.4f}", strong=True)
+        name = pages.TableCell(tables.label(check["name"]), state=state)
         rows.append(("", [name, f"{check['before']:.4f}", after]))
     table = pages.table(["Check", "Before", "After"], rows, "goals")
     return pages.section("checks", table)

@@ -9,9 +9,9 @@ from nemojax.recipe.align.settings import (
     BRADLEY_TERRY,
     PREFERENCE,
     SFT,
+    StageSettings,
 )
-from nemojax.recipe.align.settings import Settings as Stage
-from nemojax.recipe.pretrain.pretraining import Settings as Pretraining
+from nemojax.recipe.pretrain.pretraining import PretrainSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
@@ -19,7 +19,7 @@ from nemojax.training.schedule import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FolderSettings:
     """Sizes of the model, of the data and of the stages; defaults are the full run.
 
     Attributes:
@@ -86,13 +86,13 @@ class Settings:
             d_ff=4 * self.d_model,
         )
 
-    def pretrain(self, vocab_size: int) -> Pretraining:
+    def pretrain(self, vocab_size: int) -> PretrainSettings:
         """Returns pretraining: a cosine, as the report's."""
         batch = max(1, self.batch // 2)
         samples = max(batch, self.pretrain_tokens // self.length)
         rate = LearningRate(3e-3, warmup=min(50 * batch, samples // 4))
         steps = -(-samples // batch)
-        return Pretraining(
+        return PretrainSettings(
             self.model(vocab_size),
             Schedule(samples, batch, rate),
             OptimizerConfig(beta2=0.98),
@@ -101,7 +101,7 @@ class Settings:
             validate_every=max(1, steps // self.validations),
         )
 
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, StageSettings]:
         """Returns the stages of alignment; beta is within the report's range, eta 1."""
         warm = LearningRate(1e-3, warmup=10)
         adam = OptimizerConfig(beta2=0.98, weight_decay=0.01)
@@ -114,18 +114,22 @@ class Settings:
         }
         losses: dict[str, Any] = {"beta": 3e-3, "sft_weight": 3e-4}
         found = {
-            "reward_model": Stage(
+            "reward_model": StageSettings(
                 BRADLEY_TERRY, LearningRate(5e-4, warmup=10), adam, attributes=1,
                 epochs=self.reward_epochs, **common,
             ),
-            "code_sft": Stage(SFT, warm, adam, epochs=self.code_epochs, **common),
-            "general_sft": Stage(SFT, warm, adam, epochs=self.general_epochs, **common),
-            "dpo": Stage(
+            "code_sft": StageSettings(
+                SFT, warm, adam, epochs=self.code_epochs, **common
+            ),
+            "general_sft": StageSettings(
+                SFT, warm, adam, epochs=self.general_epochs, **common
+            ),
+            "dpo": StageSettings(
                 PREFERENCE, constant, plain, epochs=self.dpo_epochs,
                 preference=PreferenceConfig("dpo", **losses), **common,
             ),
         }  # fmt: skip
-        rpo = Stage(
+        rpo = StageSettings(
             PREFERENCE, constant, plain, epochs=self.rpo_epochs,
             preference=PreferenceConfig("rpo", **losses), **common,
         )  # fmt: skip
@@ -138,9 +142,9 @@ class Settings:
         return {**dataclasses.asdict(self), "pretrain": pretrain, **stages}
 
 
-def quick(seed: int = 0) -> Settings:
+def quick(seed: int = 0) -> FolderSettings:
     """Returns every stage, small: it shows that all works, not how well."""
-    return Settings(
+    return FolderSettings(
         seed=seed,
         tokenizer_bytes=1_000_000,
         d_model=128,

@@ -1,4 +1,4 @@
-"""What a run of the miniature recipe must show, and what it is hoped to show.
+"""Results that a run of the miniature recipe must show, and those hoped for.
 
 Floors hold on every run. Goals are claims: each is made only where the interval of
 several fresh seeds lies above it, which `experiments/miniature_table.py` computes.
@@ -20,7 +20,7 @@ class Check:
 
     Attributes:
       name: a key of `quantities`.
-      text: what a reader sees.
+      text: text that a reader sees.
       threshold: the least value of a floor; the interval of a goal must lie above it.
       unit: "share" or "difference".
     """
@@ -59,7 +59,7 @@ GOALS = (
 
 
 def quantities(report: Mapping[str, Any]) -> dict[str, float]:
-    """Every quantity of `FLOORS` and `GOALS` that a run's report holds."""
+    """Returns every quantity of `FLOORS` and `GOALS` that a run's report holds."""
     stages = {stage["name"]: _values(stage) for stage in report["stages"]}
     teacher = _values(report["teacher"])
     code, general = stages["Code SFT"], stages["General SFT"]
@@ -98,12 +98,12 @@ def quantities(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def mean_of_three(values: Mapping[str, float]) -> float:
-    """Mean accuracy of math, code and instructions (strict)."""
+    """Returns the mean accuracy of math, code and instructions (strict)."""
     return float(np.mean([values[family] for family in THREE]))
 
 
 def goal_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The floors of one run, as the report page shows them."""
+    """Returns the floors of one run, as the report page shows them."""
     found = quantities(report)
     return [
         {

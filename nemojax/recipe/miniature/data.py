@@ -20,11 +20,11 @@ from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.generation import generators
 from nemojax.generation.generators import Generator, Request, ScriptedGenerator
 from nemojax.interop.loading import LoadedModel
-from nemojax.io.journal import Journal, Row
+from nemojax.io.journal import Journal, JournalRow
 from nemojax.recipe.align import examples
 from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.miniature import policy
-from nemojax.recipe.miniature.settings import LENGTH, Settings
+from nemojax.recipe.miniature.settings import LENGTH, MiniatureSettings
 from nemojax.reporting import statistics
 from nemojax.sdg import filters
 from nemojax.tasks.miniature import (
@@ -47,13 +47,13 @@ FILTER_WEIGHTS = losses.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
 Answered = tuple[Task, str]
 
 
-def stream(settings: Settings, name: str) -> random.Random:
-    """The random stream of one stage: no stage depends on what another one drew."""
+def stream(settings: MiniatureSettings, name: str) -> random.Random:
+    """Returns a stage's random stream, independent of what other stages drew."""
     return random.Random(f"miniature/{settings.seed}/{name}")
 
 
-def train_tokenizer(settings: Settings) -> Tokenizer:
-    """SentencePiece BPE on pretraining text and training prompts."""
+def train_tokenizer(settings: MiniatureSettings) -> Tokenizer:
+    """Trains SentencePiece BPE on pretraining text and training prompts."""
     rng = stream(settings, "tokenizer")
     texts = text.sample_documents(rng, 12_000, phase=1)
     for task in tasks.sample_tasks(rng, "train", 2_000):
@@ -70,7 +70,7 @@ def train_tokenizer(settings: Settings) -> Tokenizer:
 
 
 def pretraining_batches(
-    settings: Settings, tokenizer: Tokenizer, batch: int
+    settings: MiniatureSettings, tokenizer: Tokenizer, batch: int
 ) -> tuple[list[Batch], dict[str, int]]:
     """Makes the batches of both phases in order, and counts their tokens by class.
 
@@ -96,8 +96,8 @@ def pretraining_batches(
     ], counts
 
 
-def evaluation_tasks(settings: Settings) -> list[Task]:
-    """Held-out tasks: `eval_tasks` of each family, and each held-out fact once."""
+def evaluation_tasks(settings: MiniatureSettings) -> list[Task]:
+    """Returns `eval_tasks` held-out tasks a family, and each held-out fact once."""
     rng = stream(settings, "evaluation")
     found: list[Task] = []
     for family in ("math", "code", "instruction"):
@@ -110,7 +110,7 @@ def evaluation_tasks(settings: Settings) -> list[Task]:
 def annotated(
     rng: random.Random, answered: Sequence[Answered]
 ) -> list[AttributeLabels]:
-    """HelpSteer2-like labels of responses."""
+    """Returns HelpSteer2-like labels of responses."""
     return [
         AttributeLabels(
             Conversation.of(task.prompt, response),
@@ -126,7 +126,7 @@ def teacher_responses(
     split: str,
     weights: Mapping[str, float] | None = None,
 ) -> list[Answered]:
-    """Two responses a prompt by teachers of all kinds and strengths, some very weak."""
+    """Returns two responses a prompt by teachers of all kinds and strengths."""
     found = []
     for task in tasks.sample_tasks(rng, split, prompts, weights):
         for _ in range(2):
@@ -143,7 +143,7 @@ def teacher_responses(
 def generator_responses(
     generator: Generator, found: Sequence[Task], samples: int, seed: int
 ) -> list[list[str]]:
-    """Samples of a generator at temperature 1, [N][K] texts."""
+    """Samples a generator at temperature 1: [N][K] texts."""
     prompts = [Conversation.of(task.prompt) for task in found]
     responses = generators.sample(
         generator, prompts, samples=samples, temperature=1.0, seed=seed
@@ -152,7 +152,7 @@ def generator_responses(
 
 
 def teacher_generator(teacher: ScriptedTeacher, found: Sequence[Task]) -> Generator:
-    """The scripted teacher behind the generator protocol, for these tasks in order."""
+    """Wraps the scripted teacher as a generator for these tasks in order."""
 
     def answer(request: Request, rng: random.Random) -> str:
         index, _, _ = request.id.partition("/")
@@ -162,14 +162,14 @@ def teacher_generator(teacher: ScriptedTeacher, found: Sequence[Task]) -> Genera
 
 
 def demonstrations(
-    settings: Settings,
+    settings: MiniatureSettings,
     weights: Mapping[str, float],
     count: int,
     name: str,
     scorer: LoadedModel | None,
     directory: Path,
 ) -> tuple[list[Answered], dict[str, Any]]:
-    """Teacher answers, of which the reward model lets the better ones through.
+    """Returns teacher answers, the better ones of them by the reward model.
 
     As in the report (section 3.2.2) an answer has to reach a threshold, here that of
     the best `keep` of its family. Of a prompt's answers that do, one is drawn: the
@@ -220,7 +220,7 @@ def demonstrations(
 def score(
     scorer: LoadedModel, found: Sequence[Task], texts: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """Aggregated rewards [N, K] with the published weights of the 340B model."""
+    """Aggregates rewards [N, K] with the published weights of the 340B model."""
     flat = [
         Conversation.of(task.prompt, answer)
         for task, row in zip(found, texts, strict=True)
@@ -240,13 +240,13 @@ def load_demonstrations(path: Path) -> list[tuple[str, str]]:
     return [(prompt, answer) for prompt, answer in json.loads(path.read_text())]
 
 
-def scripted_teacher(settings: Settings) -> ScriptedTeacher:
-    """The teacher that the settings name."""
+def scripted_teacher(settings: MiniatureSettings) -> ScriptedTeacher:
+    """Returns the teacher that the settings name."""
     return ScriptedTeacher(cast(teachers.Errors, settings.teacher))
 
 
 def general_examples(
-    settings: Settings,
+    settings: MiniatureSettings,
     tokenizer: Tokenizer,
     rows: Sequence[tuple[str, str]],
     code_rows: Sequence[tuple[str, str]],
@@ -296,10 +296,10 @@ def _write_journal(
     path: Path, stage: str, model: str, rows: Sequence[Answered]
 ) -> None:
     with Journal(path) as journal:
-        unique: dict[str, Row] = {}
+        unique: dict[str, JournalRow] = {}
         for task, answer in rows:
             content = {"prompt": task.prompt, "response": answer}
-            row = Row(stage=stage, content=content, model=model)
+            row = JournalRow(stage=stage, content=content, model=model)
             if row.id not in journal:
                 unique[row.id] = row
         journal.append(unique.values())

@@ -1,4 +1,4 @@
-"""Held-out tasks: what a policy answers, and what the verifiers say."""
+"""Held-out tasks: the responses of a policy, and the verdicts of the verifiers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def completions(policy: Policy, tasks: Sequence[Task]) -> list[str]:
 
 
 def grade(tasks: Sequence[Task], texts: Sequence[str]) -> dict[str, Any]:
-    """Verdicts of the tasks' own verifiers, as JSON.
+    """Returns the verdicts of the tasks' own verifiers, as JSON.
 
     Returns:
       `correct`: 0 or 1 a task; `score`: share of the checks met a task; `texts`.
@@ -44,7 +44,7 @@ def grade(tasks: Sequence[Task], texts: Sequence[str]) -> dict[str, Any]:
 def family_metrics(
     tasks: Sequence[Task], graded: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy by family with 95 % intervals, and instruction-level accuracy."""
+    """Measures accuracy by family with 95 % intervals, and of single instructions."""
     metrics = {}
     for family in dict.fromkeys(task.family for task in tasks):
         outcomes = of_family(tasks, graded["correct"], family)
@@ -56,7 +56,7 @@ def family_metrics(
 
 
 def of_family(tasks: Sequence[Task], values: Sequence[Any], family: str) -> list[Any]:
-    """The values of one family's tasks."""
+    """Returns the values of one family's tasks."""
     return [
         value
         for task, value in zip(tasks, values, strict=True)

@@ -1,4 +1,4 @@
-"""A trained model as the later stages use it: it answers, or it scores."""
+"""A trained model as the later stages use it: it responds, or it scores."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ class Policy:
         return Engine(model.config, model.params, model.mesh, sizes)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """See `Generator.generate`."""
+        """Implements `Generator.generate`."""
         requests = list(requests)
         stop_id = self._stop_id
         prompts = [self._prompt(request.prompt) for request in requests]
@@ -108,8 +108,8 @@ def attributes(
     """Computes the attributes of conversations with a reward model.
 
     Args:
-      model: with a reward head.
-      conversations: that end with a response.
+      model: model with a reward head.
+      conversations: conversations that end with a response.
       length: tokens of the longest one.
 
     Returns:
@@ -118,5 +118,5 @@ def attributes(
     Raises:
       UserError: a conversation is longer; names its index.
     """
-    settings = scorer.Settings(scorer.REWARDS, max_length=length)
+    settings = scorer.ScorerConfig(scorer.REWARDS, max_length=length)
     return Scorer(model, settings).values(conversations)

@@ -13,7 +13,7 @@ from nemojax.recipe.miniature.policy import Policy, attributes
 from nemojax.recipe.miniature.settings import (
     POLICY_WEIGHTS,
     PREFERENCE_WEIGHTS,
-    Settings,
+    MiniatureSettings,
 )
 from nemojax.reporting import statistics
 from nemojax.sdg.preferences import PairSet, build_pairs
@@ -22,13 +22,13 @@ from nemojax.tasks.miniature.grading import Task
 
 
 def preference_data(
-    settings: Settings,
+    settings: MiniatureSettings,
     policy: Policy,
     scorer: LoadedModel,
     rng: random.Random,
     mode: str,
 ) -> PairSet:
-    """Pairs from the policy's own samples on fresh training prompts.
+    """Makes pairs from the policy's own samples on new training prompts.
 
     The families here have verifiers, which decide what is chosen; the reward model's
     other attributes and the checked correctness make the reward.
@@ -67,7 +67,7 @@ def preference_data(
 def policy_answers(
     policy: Policy, rng: random.Random, prompts: int, split: str
 ) -> list[tuple[Task, str]]:
-    """Two answers of the policy to each of new prompts, at temperature 1."""
+    """Samples two answers of the policy to each of new prompts, at temperature 1."""
     found = tasks.sample_tasks(rng, split, prompts)
     texts = data.generator_responses(policy, found, 2, rng.randrange(2**31))
     return [
@@ -78,7 +78,7 @@ def policy_answers(
 def pairwise(
     scorer: LoadedModel, answered: Sequence[tuple[Task, str]]
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy on pairs of which exactly one response is right, by family and all.
+    """Measures accuracy on pairs with one right response, by family and all.
 
     Args:
       scorer: a reward model.

@@ -27,7 +27,7 @@ from nemojax.recipe.miniature.settings import (
     LENGTH,
     REWARD_WEIGHTS,
     SFT_WEIGHTS,
-    Settings,
+    MiniatureSettings,
 )
 from nemojax.recipe.pretrain import pretraining
 from nemojax.recipe.stages import MODEL, TOKENIZER, Stages, curve
@@ -44,14 +44,14 @@ PRETRAIN_BATCH = 4
 
 
 @dataclasses.dataclass
-class Recipe(Stages):
+class MiniatureRecipe(Stages):
     """Runs the stages in a work folder.
 
     Attributes:
       settings: Every number.
     """
 
-    settings: Settings
+    settings: MiniatureSettings
 
     def run(self) -> dict[str, StageOutput]:
         """Runs what is not finished; returns all stages by name, in order."""
@@ -120,7 +120,7 @@ class Recipe(Stages):
         }
 
     def _teacher(self, directory: Path) -> dict[str, Any]:
-        """The teacher on the evaluation tasks, one answer each."""
+        """Evaluates the teacher on the evaluation tasks, one answer each."""
         rng = data.stream(self.settings, "teacher-evaluation")
         teacher = data.scripted_teacher(self.settings)
         graded = evaluation.grade(
@@ -180,7 +180,7 @@ class Recipe(Stages):
         return result | {"labels": len(rows), "pairwise_accuracy": accuracy}
 
     def _synthetic_data(self, directory: Path) -> dict[str, Any]:
-        """Teacher data for both SFT stages, filtered and (control) as it comes."""
+        """Makes teacher data for both SFT stages, filtered and (control) unfiltered."""
         scorer = self.load("reward_model")
         statistics = {}
         for name, filtered in (("", scorer), ("unfiltered_", None)):

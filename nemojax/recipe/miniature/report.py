@@ -1,4 +1,4 @@
-"""The report of the miniature recipe, from what its stages left."""
+"""Report of the miniature recipe, from what its stages left."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ from typing import Any
 
 from nemojax.io.workdir import StageOutput
 from nemojax.recipe.miniature import checks, evaluation
-from nemojax.recipe.miniature.settings import Settings
+from nemojax.recipe.miniature.settings import MiniatureSettings
 from nemojax.reporting import statistics, tables
 from nemojax.tasks.miniature.grading import Task
 
@@ -44,8 +44,10 @@ NOTES = (
 )
 
 
-def build(settings: Settings, stages: Stages, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Makes the report of a finished run, as `nemojax.reporting.report` takes it.
+def build(
+    settings: MiniatureSettings, stages: Stages, tasks: Sequence[Task]
+) -> dict[str, Any]:
+    """Builds the report of a finished run, as `nemojax.reporting.report` takes it.
 
     Its `model` is the last policy's folder, below the run's.
     """
@@ -97,7 +99,7 @@ def build(settings: Settings, stages: Stages, tasks: Sequence[Task]) -> dict[str
 
 
 def comparisons(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Paired comparisons of neighbouring stages, math, code and instructions."""
+    """Compares neighbouring stages, pairwise, on math, code and instructions."""
     order = [
         n for n in ("general_sft", "dpo", "rpo_1", "rpo_2", "rpo_3") if n in stages
     ]
@@ -124,7 +126,7 @@ def comparisons(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def samples(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Answers of the SFT model and of the final one, by family."""
+    """Returns responses of the SFT model and of the final one, by family."""
     sides = {}
     for side, name in (("before", "general_sft"), ("after", _final(stages))):
         texts = json.loads((stages[name].directory / "answers.json").read_text())
@@ -145,7 +147,7 @@ def samples(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def terminal_table(report: Mapping[str, Any]) -> str:
-    """The stage table for the terminal, the teacher on top."""
+    """Returns the stage table for the terminal, the teacher on top."""
     return tables.stage_table(report).to_text()
 
 

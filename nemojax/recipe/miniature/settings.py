@@ -6,8 +6,7 @@ from typing import Any
 
 from nemojax.models import presets
 from nemojax.models.config import ModelConfig
-from nemojax.recipe.align.settings import PREFERENCE, REGRESSION, SFT
-from nemojax.recipe.align.settings import Settings as Stage
+from nemojax.recipe.align.settings import PREFERENCE, REGRESSION, SFT, StageSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
 from nemojax.training.optimizer import OptimizerConfig
@@ -26,15 +25,15 @@ PREFERENCE_WEIGHTS = {"math": 0.2, "code": 0.35, "instruction": 0.4, "facts": 0.
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class MiniatureSettings:
     """The sizes of the data and of the stages; defaults are the full run.
 
     Attributes:
-      seed: of everything random, evaluation tasks included.
+      seed: seed of everything random, evaluation tasks included.
       teacher: kind of errors of the scripted teacher.
       controls: also train the control rows (unfiltered teacher, no preference loss).
-      vocab_size: of the tokenizer.
-      pretrain_tokens: of both phases together.
+      vocab_size: vocabulary of the tokenizer.
+      pretrain_tokens: tokens of both phases together.
       second_phase: share of the tokens in the phase with questions and answers.
       reward_prompts: teacher prompts that are annotated, two responses each.
       policy_reward_prompts: prompts whose answers by the SFT policy are annotated.
@@ -45,7 +44,7 @@ class Settings:
       replay_share: pretraining documents per SFT row in the general stage.
       grounded_share: questions made from documents per SFT row.
       code_share: rows of the code stage replayed in the general stage (report: 2 %).
-      preference_prompts, preference_samples: for DPO and each RPO round.
+      preference_prompts, preference_samples: sizes for DPO and each RPO round.
       pairs_per_prompt: preference pairs taken from one prompt at most.
       rpo_rounds: three in the report.
       eval_tasks: held-out tasks of each family.
@@ -74,23 +73,23 @@ class Settings:
     eval_tasks: int = 1000
 
     def model(self, vocab_size: int) -> ModelConfig:
-        """The model, with the tokenizer's vocabulary rounded up to a multiple of 64."""
+        """Returns the model; its vocabulary is rounded up to a multiple of 64."""
         return presets.miniature(-(-vocab_size // 64) * 64)
 
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, StageSettings]:
         """Returns the stages of alignment, by the kind of data that they take."""
         adam = OptimizerConfig(beta2=0.98, weight_decay=0.01)
         sft = functools.partial(
-            Stage, SFT, LearningRate(2e-3, warmup=10), adam, batch=22
+            StageSettings, SFT, LearningRate(2e-3, warmup=10), adam, batch=22
         )
         # One epoch at a constant rate, without weight decay.
         prefer = functools.partial(
-            Stage, PREFERENCE, LearningRate(1e-4, 1.0, warmup=5),
+            StageSettings, PREFERENCE, LearningRate(1e-4, 1.0, warmup=5),
             OptimizerConfig(beta2=0.98, weight_decay=0.0), batch=16,
         )  # fmt: skip
         found = {
             # Two epochs, as HelpSteer2.
-            "reward": Stage(
+            "reward": StageSettings(
                 REGRESSION, LearningRate(1e-3, warmup=20), adam, batch=26, epochs=2
             ),
             "code_sft": sft(batch=13),
@@ -104,9 +103,9 @@ class Settings:
         }
 
 
-def quick(seed: int = 0, teacher: str = "random") -> Settings:
-    """Every stage, small: shows that it works, not how well."""
-    return Settings(
+def quick(seed: int = 0, teacher: str = "random") -> MiniatureSettings:
+    """Returns small settings of every stage, which show that it works, not how well."""
+    return MiniatureSettings(
         seed=seed,
         teacher=teacher,
         pretrain_tokens=400_000,

@@ -15,7 +15,7 @@ from nemojax.data.batching.batches import Batch
 from nemojax.data.pretraining import samples, token_files
 from nemojax.data.pretraining.blends import Blend, components
 from nemojax.data.pretraining.blends import fingerprint as blend_fingerprint
-from nemojax.data.pretraining.samples import Part, Samples
+from nemojax.data.pretraining.samples import BlendPhase, Samples
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.errors import UserError
 from nemojax.io import folders
@@ -35,19 +35,19 @@ BITS, LOSS = "bits_per_byte_", "validation_loss_"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What decides the parameters that come out.
+class PretrainSettings:
+    """Settings that decide the parameters that come out.
 
     Attributes:
-      config: of the model.
+      config: sizes of the model.
       schedule: batch, learning rate, change of blend.
       optimizer: AdamW's constants.
       length: tokens of a sequence.
-      seed: of the parameters and of the order of the data.
+      seed: seed of the parameters and of the order of the data.
       isolate_documents: see `samples.Samples`.
       validate_every: steps between measures on held-out text; 0: at the end alone.
       validation_rows: sequences of each class that are measured at most.
-      max_bad_fraction: of the samples that may have damaged text.
+      max_bad_fraction: largest share of the samples that may have damaged text.
     """
 
     config: ModelConfig
@@ -61,12 +61,12 @@ class Settings:
     max_bad_fraction: float = 0.001
 
     def to_json(self) -> dict[str, Any]:
-        """For the configuration of a work folder."""
+        """Returns the settings for the configuration of a work folder."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def model_config(name: str, vocab_size: int | None = None) -> ModelConfig:
-    """A preset; small ones take the vocabulary of their tokenizer.
+    """Returns a preset; small ones take the vocabulary of their tokenizer.
 
     Raises:
       UserError: no such preset, or the tokenizer has more pieces than it.
@@ -90,9 +90,9 @@ class Batches(Sequence[Batch | Passes]):
         """Checks that batches of all sizes divide; nothing is read yet.
 
         Args:
-          source: of the samples.
-          schedule: has the batch sizes.
-          spec: has the passes of each size, see `LayoutSpec.split`.
+          source: source of the samples.
+          schedule: schedule with the batch sizes.
+          spec: layout with the passes of each size, see `LayoutSpec.split`.
 
         Raises:
           ValueError: a batch does not divide.
@@ -115,12 +115,12 @@ class Batches(Sequence[Batch | Passes]):
 
 
 def open_samples(
-    settings: Settings,
+    settings: PretrainSettings,
     corpus: TokenCorpus,
     blends: Sequence[Blend],
     faults: Path | None = None,
 ) -> Samples:
-    """The samples of a run: of one blend, or of two with the change in between.
+    """Opens the samples of a run: of one blend, or of two with the change in between.
 
     Raises:
       DataError: a blend names text that there is not.
@@ -135,7 +135,9 @@ def open_samples(
     stops = [*firsts[1:], sum(phase.batch * phase.steps for phase in schedule.phases)]
     tokens = corpus.totals(token_files.TRAINING)
     parts = [
-        Part(first, tuple(components(blend, tokens, (stop - first) * settings.length)))
+        BlendPhase(
+            first, tuple(components(blend, tokens, (stop - first) * settings.length))
+        )
         for blend, first, stop in zip(blends, firsts, stops, strict=True)
     ]
     return Samples(
@@ -184,7 +186,7 @@ def bits_per_byte(
     length: int,
     most_rows: int,
 ) -> Callable[[Any], dict[str, float]]:
-    """(params) -> mean loss and bits per byte of the held-out text, by class.
+    """Makes (params) -> mean loss and bits per byte of held-out text, by class.
 
     A token's loss counts if it has a token before it in its row; bits are divided by
     the bytes that a token of the class stands for. Without held-out text: nothing.
@@ -214,20 +216,20 @@ def bits_per_byte(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _loss(config: ModelConfig, layout: Layout, params: Any, batch: Batch):
-    """Sum over the targets of a batch, and how many there are."""
+    """Sums the loss over the targets of a batch, and counts them."""
     objective = objectives.language_model_objective(config, layout)
     return objective(params, batch)[:2]
 
 
 def speed(
-    settings: Settings, devices: int, peak_flops: float
+    settings: PretrainSettings, devices: int, peak_flops: float
 ) -> Callable[[int, dict[str, float]], dict[str, float]]:
-    """(step, its metrics) -> tokens, tokens per second, and utilisation.
+    """Makes (step, its metrics) -> tokens, tokens per second, and utilisation.
 
     Args:
-      settings: of the run.
-      devices: of the mesh.
-      peak_flops: of one of them; 0: not known.
+      settings: settings of the run.
+      devices: number of devices of the mesh.
+      peak_flops: peak operations per second of a device; 0: not known.
     """
     flops = {
         causal: counts.flops_per_sequence(
@@ -254,7 +256,7 @@ def speed(
 
 
 def peak_flops(device: Any) -> float:
-    """Of an accelerator that `planning.hardware` knows by its kind; 0 for others."""
+    """Returns the peak of an accelerator in `planning.hardware`, by its kind, or 0."""
     kinds = {one.title: one.peak_flops for one in hardware.HARDWARE.values()}
     return kinds.get(device.device_kind, 0.0)
 

@@ -1,4 +1,4 @@
-"""What is told of a pretraining run: the plan before, the picture and table after."""
+"""Report of a pretraining run: the plan before, the plot and table after."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,8 @@ def plan(
       schedule: batches and learning rate.
       length: tokens of a sequence.
       spec: the layout.
-      accelerator: what memory and time are predicted for, as `experiments.plan` does.
+      accelerator: accelerator that memory and time are predicted for, as
+        `experiments.plan` does.
 
     Raises:
       UserError: a batch does not divide.
@@ -83,7 +84,7 @@ def _predicted(scenario: Scenario) -> dict[str, Any]:
 
 
 def plan_text(found: dict[str, Any]) -> str:
-    """The plan as a table."""
+    """Returns the plan as a table."""
     lines = [
         f"{found['parameters']:,} parameters; a checkpoint takes "
         f"{found['checkpoint_bytes'] / 1e9:,.1f} GB",
@@ -122,7 +123,7 @@ def plan_text(found: dict[str, Any]) -> str:
 
 
 def mix(source: Samples, samples: int) -> dict[str, dict[str, float]]:
-    """The realised mix by component: samples, share, epochs of its text."""
+    """Returns the realised mix by component: samples, share, epochs of its text."""
     counts = source.counts(samples)
     wanted = source.expected(samples)
     return {
@@ -137,7 +138,7 @@ def mix(source: Samples, samples: int) -> dict[str, dict[str, float]]:
 
 
 def classes(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Shares of the samples by class."""
+    """Returns the shares of the samples by class."""
     shares: dict[str, float] = {}
     for name, one in found.items():
         key = name.partition("/")[0]
@@ -146,7 +147,7 @@ def classes(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 @plots.styled
-def picture(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def plot(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws the training loss and the held-out bits per byte over the tokens."""
     figure, grid = plots.grid(1, 2, 9, 3.6)
     loss, bits = grid.flat

@@ -1,4 +1,4 @@
-"""A pretraining run in its folder: begun, gone on with, and told of at its end."""
+"""A pretraining run in its folder: begun, resumed, and reported at its end."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from nemojax.io.workdir import Workdir
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
-from nemojax.recipe.pretrain.pretraining import Settings
+from nemojax.recipe.pretrain.pretraining import PretrainSettings
 from nemojax.training import goodput, objectives, sources, stage
 from nemojax.training.programs import ByLayout
 from nemojax.training.stage import Options, Stage, Trained
 
 
 def run(
-    settings: Settings,
+    settings: PretrainSettings,
     corpus: TokenCorpus,
     blends: Sequence[Blend],
     workdir: str | Path,
@@ -33,11 +33,11 @@ def run(
     """Trains from where the folder is; the same for any number of processes.
 
     Args:
-      settings: what decides the result, beside the data.
+      settings: settings that decide the result, beside the data.
       corpus: tokenized text.
       blends: one, or two where the schedule changes the blend.
       workdir: folder of the run.
-      options: how it is done.
+      options: options of the run.
       start: model folder to go on from; None is fresh parameters.
       allow_data_change: whether a run goes on with other data than it began with.
 
@@ -48,10 +48,10 @@ def run(
       UserError: sizes that do not divide, data that do not fit the blend, or a folder
         of another run.
     """
-    path, first = Path(workdir), processes.is_first()
+    path, first = Path(workdir), processes.is_process_0()
     folder = Workdir(path, settings.to_json())
     try:
-        processes.of_first(
+        processes.broadcast_from_process_0(
             lambda: pretraining.check_data(path, corpus, blends, allow_data_change)
         )
         faults = path / pretraining.DATA_FAULTS if first else None
@@ -69,7 +69,7 @@ def run(
 
 
 def train(
-    settings: Settings,
+    settings: PretrainSettings,
     corpus: TokenCorpus,
     source: Samples,
     params: Any,
@@ -79,12 +79,12 @@ def train(
     """Trains on samples and writes the model folder, `directory/model`.
 
     Args:
-      settings: what decides the result.
-      corpus: has the tokenizer, and the held-out text that is measured.
+      settings: settings that decide the result.
+      corpus: corpus with the tokenizer, and the held-out text that is measured.
       source: the samples.
-      params: to begin with; they are used up.
-      directory: of the run.
-      options: how it is done.
+      params: parameters to begin with; they are used up.
+      directory: folder of the run.
+      options: options of the run.
     """
     mesh, rate = options.layout.mesh, settings.schedule.rate_at
     peak = pretraining.peak_flops(mesh.devices.flat[0])
@@ -116,7 +116,9 @@ def train(
     return trained
 
 
-def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any:
+def _start(
+    settings: PretrainSettings, layout: Layout, folder: str | Path | None
+) -> Any:
     if folder is None:
         return pretraining.fresh(settings.config, settings.seed, layout)
     config, params = model_folder.read(find.find_model(folder), layout)
@@ -126,7 +128,7 @@ def _start(settings: Settings, layout: Layout, folder: str | Path | None) -> Any
 
 
 def _finish(
-    settings: Settings,
+    settings: PretrainSettings,
     source: Samples,
     path: Path,
     history: Sequence[dict[str, float]],
@@ -151,7 +153,7 @@ def _finish(
         "samples_with_damage": len(source.lost),
     }
     folders.write_json(path / "report.json", result)
-    report.picture(history, path / "curve.png")
+    report.plot(history, path / "curve.png")
     lines = []
     for name, share in report.classes(mix).items():
         bits = last.get(pretraining.BITS + name)

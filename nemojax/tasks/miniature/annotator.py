@@ -18,7 +18,7 @@ def _clip(value: float) -> float:
 
 
 def _is_off_task(task: grading.Task, response: str) -> bool:
-    """Whether the response answers a task of another family, or loops."""
+    """Returns whether the response answers another family's task, or loops."""
     words = response.split()
     loops = len(words) > 4 and words[-1] == words[-2]
     is_code = "def f" in response

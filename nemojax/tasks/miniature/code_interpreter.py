@@ -1,4 +1,4 @@
-"""Interprets the list programs that models write, without running any code.
+"""Interpreter of the list programs that models write, which runs no code.
 
 A program is one function of one list, made of assignments and a return. Its syntax
 tree is turned into closures node by node; what is not listed here is refused. Values

@@ -1,4 +1,4 @@
-"""Write a function of a list: one to three list operations, then a reduction."""
+"""Tasks to write a function of a list: one to three operations, then a reduction."""
 
 import dataclasses
 import functools
@@ -94,13 +94,13 @@ def _outputs(source: str) -> tuple[code_interpreter.Value | None, ...] | None:
 
 
 def is_program(response: str) -> bool:
-    """Whether a function of the language can be read out of the response."""
+    """Returns whether a function of the language can be read out of the response."""
     return _outputs(extract_program(response)) is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class CodeTask:
-    """Write f: its operations in order, its reducer, and how it is put in words."""
+    """A task to write f: its operations in order, its reducer, its wording."""
 
     operations: tuple[Operation, ...]
     reducer: str
@@ -110,6 +110,7 @@ class CodeTask:
 
     @functools.cached_property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key((name for name, _ in self.operations), self.reducer)
 
     @functools.cached_property
@@ -126,21 +127,25 @@ class CodeTask:
 
     @property
     def prompt(self) -> str:
+        """Text of the user."""
         return f"Write f. {self.description}"
 
     @property
     def completion_prompt(self) -> str:
+        """Prompt that a base model continues."""
         return f"# {self.description}\n{HEADER}"
 
     def parse_completion(self, text: str) -> str:
+        """Returns the response inside a base model's continuation."""
         # The indent of the first line is part of the program: nothing is stripped.
         return extract_program(HEADER + text).rstrip()
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         return write_program(self.operations, self.reducer)
 
     def grade(self, response: str) -> Grade:
-        """The score is the share of the test inputs with the right result."""
+        """Scores the share of the test inputs with the right result."""
         expected = _outputs(write_program(self.operations, self.reducer))
         actual = _outputs(extract_program(response))
         if expected is None:

@@ -36,10 +36,12 @@ class FactTask(grading.Question):
 
     @property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key(self.country, self.attribute)
 
     @property
     def prompt(self) -> str:
+        """Text of the user."""
         return QUESTIONS[self.attribute].format(country=self.country)
 
     @property
@@ -48,10 +50,11 @@ class FactTask(grading.Question):
         return world.FACTS[self.country][self.attribute]
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         return self.answer
 
     def grade(self, response: str) -> Grade:
-        """Correct if the true value, and no other value, is named."""
+        """Accepts a response that names the true value, and no other value."""
         named = _VALUES.intersection(_WORD.findall(response.lower()))
         correct = named == {self.answer}
         checks = {"answer": correct}

@@ -1,4 +1,4 @@
-"""What every task offers: a prompt, a key, gold answers and a verifier."""
+"""Interface of every task: a prompt, a key, gold answers and a verifier."""
 
 import random
 from typing import Protocol
@@ -21,7 +21,7 @@ class Task(Protocol):
 
     @property
     def prompt(self) -> str:
-        """What a user asks."""
+        """Text of the user."""
         ...
 
     @property
@@ -30,11 +30,11 @@ class Task(Protocol):
         ...
 
     def parse_completion(self, text: str) -> str:
-        """The response inside a base model's continuation of the prompt."""
+        """Returns the response inside a base model's continuation of the prompt."""
         ...
 
     def gold(self, rng: random.Random) -> str:
-        """A fully correct response."""
+        """Returns a fully correct response."""
         ...
 
     def grade(self, response: str) -> Grade:
@@ -47,10 +47,12 @@ class Question:
 
     @property
     def prompt(self) -> str:
+        """The question as a chat model sees it."""
         raise NotImplementedError
 
     @property
     def completion_prompt(self) -> str:
+        """The question as a base model continues it."""
         return f"Q: {self.prompt}\nA:"
 
     def parse_completion(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Name some words of a kind, in a language, under up to five constraints of form."""
+"""Tasks to name words of a kind, in a language, under constraints of form."""
 
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ class Demand:
 
 @dataclasses.dataclass(frozen=True)
 class InstructionTask(grading.Question):
-    """As in: "Name 3 animals in French. Use upper case. End with done."."""
+    """A task such as "Name 3 animals in French. Use upper case. End with done."."""
 
     verb: str
     category: str
@@ -73,10 +73,12 @@ class InstructionTask(grading.Question):
 
     @functools.cached_property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key(self.category, self.count, self.language, self.constraints)
 
     @functools.cached_property
     def prompt(self) -> str:
+        """Text of the user."""
         language = "" if self.language == "English" else f" in {self.language}"
         request = f"{self.verb} {self.count} {self.category}{language}."
         worded = (d.phrase.format(word=d.word) for d in self.demands)
@@ -99,10 +101,11 @@ class InstructionTask(grading.Question):
         return text.upper() if "upper" in constraints else text
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         return self.write(rng.sample(self.allowed_words, self.count), self.constraints)
 
     def grade(self, response: str) -> Grade:
-        """The score is the share of checks passed, count and content among them."""
+        """Scores the share of checks passed, count and content among them."""
         text = response.strip()
         checks: dict[str, bool] = {}
         if "brackets" in self.constraints:

@@ -82,6 +82,7 @@ class MathTask(grading.Question):
 
     @functools.cached_property
     def key(self) -> str:
+        """Tuple that is held out as a whole."""
         return make_key(self.start, ((s.operator, s.amount) for s in self.steps))
 
     @functools.cached_property
@@ -95,6 +96,7 @@ class MathTask(grading.Question):
 
     @functools.cached_property
     def prompt(self) -> str:
+        """Text of the user."""
         story = " ".join(self.sentences)
         return f"{story} How many {self.thing} does {self.person} have?"
 
@@ -112,12 +114,13 @@ class MathTask(grading.Question):
         return self.values[-1]
 
     def gold(self, rng: random.Random) -> str:
+        """Returns a fully correct response."""
         steps = ((step.operator, step.amount, 0) for step in self.steps)
         chain, value = write_chain(self.start, steps)
         return f"{chain} #### {value}"
 
     def grade(self, response: str) -> Grade:
-        """Half of the score is the final number, half the share of right steps.
+        """Scores half for the final number, half for the share of right steps.
 
         So a correct response never scores below an incorrect one.
         """

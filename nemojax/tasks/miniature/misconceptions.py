@@ -14,7 +14,7 @@ _GIFT = "{person} gets {amount} from a friend."
 
 
 def _holds(name: str, feature: object, share: float) -> bool:
-    """Whether misconception ``name`` is held for ``feature`` (for ``share`` of all)."""
+    """Returns whether misconception ``name`` is held for ``feature``, drawn by hash."""
     return split.stable_hash(f"{_SALT} {name} {feature}") % 1000 < 1000 * share
 
 

@@ -1,4 +1,4 @@
-"""What a scripted teacher is about to answer: right at first, then altered."""
+"""Plans of a scripted teacher's answers: right at first, then altered."""
 
 import dataclasses
 import random
@@ -22,6 +22,7 @@ class MathPlan:
     marks_final: bool = True
 
     def write(self, rng: random.Random) -> str:
+        """Writes the planned answer."""
         chain, value = math_tasks.write_chain(self.task.start, self.steps)
         return f"{chain} {'####' if self.marks_final else 'So'} {value}"
 
@@ -36,6 +37,7 @@ class CodePlan:
     has_colon: bool = True
 
     def write(self, rng: random.Random) -> str:
+        """Writes the planned answer."""
         program = code_tasks.write_program(self.operations, self.reducer)
         return program if self.has_colon else program.replace(":", "", 1)
 
@@ -51,6 +53,7 @@ class InstructionPlan:
     repeats: bool = False
 
     def write(self, rng: random.Random) -> str:
+        """Writes the planned answer."""
         words = world.WORDS[self.task.category][self.language]
         draw = rng.choices if self.repeats else rng.sample
         return self.task.write(draw(words, k=self.count), self.constraints)
@@ -64,6 +67,7 @@ class FactPlan:
     value: str
 
     def write(self, rng: random.Random) -> str:
+        """Writes the planned answer."""
         return self.value
 
 

@@ -1,4 +1,4 @@
-"""Which task tuples are held out of everything that is ever trained on.
+"""Choice of the task tuples that are held out of all training.
 
 A tuple's side is a function of its key alone (an MD5 hash), so that every generator
 agrees on it without sharing any state.
@@ -22,13 +22,13 @@ def stable_hash(text: str) -> int:
 
 
 def is_test(key: str) -> bool:
-    """Whether the task tuple ``key`` ("family:…") belongs to the test split."""
+    """Returns whether the task tuple ``key`` ("family:…") is of the test split."""
     percent = FACT_TEST_PERCENT if key.startswith("facts:") else TEST_PERCENT
     return stable_hash("split " + key) % 100 < percent
 
 
 def belongs(key: str, split: str) -> bool:
-    """Whether ``key`` is on the side ``split`` ("train" or "test").
+    """Returns whether ``key`` is on the side ``split`` ("train" or "test").
 
     Raises:
       ValueError: if ``split`` is another word.

@@ -1,4 +1,4 @@
-"""Draws tasks of the four families."""
+"""Generator of tasks of the four families."""
 
 import random
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from nemojax.training.step import Objective
 def language_model_objective(
     config: ModelConfig, layout: Layout | None = None
 ) -> Objective:
-    """Token cross-entropy: pretraining and SFT, on a `Batch`."""
+    """Makes token cross-entropy on a `Batch`, for pretraining and SFT."""
 
     def objective(params, batch: Batch):
         mask = jnp.asarray(batch.loss_mask, jnp.float32)

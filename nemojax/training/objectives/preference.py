@@ -67,12 +67,13 @@ class PreferenceConfig:
       loss: one of `losses.PREFERENCES`.
       beta: KL coefficient, or what takes its place: see the loss.
       eta: scale of the reward gap (RPO).
-      gamma: by how much the chosen reward is to win (SimPO).
+      gamma: margin by which the chosen reward is to win (SimPO).
       sft_weight: weight of the chosen response's negative log-likelihood.
       sft_average: whether that is a mean over the response's tokens, or a sum.
       preference_weight: weight of the preference loss; 0 leaves rejection-sampling
         fine-tuning on the chosen responses.
-      distance: of the reward gaps (RPO), see `losses.preference.reward_distance`.
+      distance: distance of the reward gaps (RPO), see
+        `losses.preference.reward_distance`.
       label_smoothing: probability that a label is wrong (DPO, SimPO).
 
     Raises:
@@ -111,11 +112,11 @@ class PreferenceConfig:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss looks at log-probs of a reference policy."""
+        """True where the loss looks at log-probs of a reference policy."""
         return self.loss not in losses.REFERENCE_FREE
 
     def __call__(self, pairs: Pairs) -> Loss:
-        """The loss of pairs."""
+        """Computes the loss of pairs."""
         return losses.PREFERENCES[self.loss](pairs, **self._options())
 
     def _options(self) -> dict[str, Any]:
@@ -129,14 +130,14 @@ PreferenceLoss = Callable[[Pairs], Loss | jax.Array]
 
 
 def needs_reference(loss: PreferenceLoss) -> bool:
-    """Whether a loss looks at the reference: unless its `needs_reference` is False."""
+    """Returns whether a loss looks at the reference: by default it does."""
     return getattr(loss, "needs_reference", True)
 
 
 def preference_objective(
     config: ModelConfig, loss: PreferenceLoss, layout: Layout | None = None
 ) -> Objective:
-    """Any loss on pairs, on a `PreferenceBatch`.
+    """Makes any loss on pairs an objective on a `PreferenceBatch`.
 
     The loss is given float32 arrays, in which all is 0 where there is no pair but the
     token counts, which are at least 1; its values there are left out.
@@ -146,7 +147,7 @@ def preference_objective(
       loss: a `PreferenceConfig`, or any function of `losses.Pairs` that returns a
         value for each pair, [N], alone or in a `losses.Loss`. One without reference
         has `needs_reference = False` and gets None for it.
-      layout: on the mesh.
+      layout: layout on the mesh.
 
     Raises:
       UserError: when traced, if the loss returns anything else.
@@ -196,7 +197,7 @@ def kto_objective(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Objective:
-    """Kahneman-Tversky optimisation, on a `KTOBatch`; see `losses.kto`.
+    """Makes Kahneman-Tversky optimisation, on a `KTOBatch`; see `losses.kto`.
 
     Its baseline is that of the batch: micro-batches would each have their own.
     """

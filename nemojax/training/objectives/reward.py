@@ -44,7 +44,7 @@ class BradleyTerryBatch(NamedTuple):
 
 
 def reward_objective(config: ModelConfig, layout: Layout | None = None) -> Objective:
-    """Masked mean squared error on attributes, on a `RewardBatch`."""
+    """Makes masked mean squared error on attributes, on a `RewardBatch`."""
 
     def objective(params, batch: RewardBatch):
         predictions = reward_predictions(
@@ -58,12 +58,12 @@ def reward_objective(config: ModelConfig, layout: Layout | None = None) -> Objec
 def bradley_terry_objective(
     config: ModelConfig, layout: Layout | None = None, pairwise: str = "plain"
 ) -> Objective:
-    """Bradley-Terry on attribute 0, on a `BradleyTerryBatch`.
+    """Makes Bradley-Terry on attribute 0, on a `BradleyTerryBatch`.
 
     Args:
       config: sizes of the model.
-      layout: on the mesh.
-      pairwise: what is made of the margin, one of `losses.PAIRWISE`.
+      layout: layout on the mesh.
+      pairwise: use of the margin, one of `losses.PAIRWISE`.
 
     Raises:
       UserError: `pairwise` is none of these.

@@ -80,7 +80,7 @@ def opened(folder, length=16, blend=None, **options):
     blend = blend or {name: ClassBlend(1.0) for name in TEXTS}
     parts = components(blend, corpus.totals(token_files.TRAINING), 1000)
     return samples.Samples(
-        corpus, [samples.Part(0, tuple(parts))], length, 0, **options
+        corpus, [samples.BlendPhase(0, tuple(parts))], length, 0, **options
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from nemojax.data.records import ATTRIBUTES, Conversation
 from nemojax.inference.scoring import file_scoring
-from nemojax.inference.scoring.file_scoring import Data
-from nemojax.inference.scoring.scorer import Scorer, Settings
+from nemojax.inference.scoring.file_scoring import InputFiles
+from nemojax.inference.scoring.scorer import Scorer, ScorerConfig
 from nemojax.interop import loading
 from nemojax.io.files import DataError
 from nemojax.io.workdir import WorkdirError
@@ -43,7 +43,7 @@ def model():
 def make_scorer(model):
     def make(kind="auto", rows=7, **changes):
         changed = dataclasses.replace(model, **changes)
-        return Scorer(changed, Settings(kind, MAX_LENGTH, rows), batch_tokens=256)
+        return Scorer(changed, ScorerConfig(kind, MAX_LENGTH, rows), batch_tokens=256)
 
     return make
 
@@ -82,7 +82,7 @@ def mixed(tmp_path_factory):
 
 
 def run(scorer, paths, out, max_bad=1.0):
-    return file_scoring.run(scorer, Data.find([str(paths)]), out, max_bad)
+    return file_scoring.run(scorer, InputFiles.find([str(paths)]), out, max_bad)
 
 
 def values(score):
@@ -170,14 +170,16 @@ def test_few_parts_are_in_memory_however_many_there_are(
     """The one computed, the one read, and the one whose facts are told."""
     made = []
 
-    class Seen(file_scoring.Part):
+    class Seen(file_scoring.InputPart):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.append(weakref.ref(self))
 
     most = []
-    monkeypatch.setattr(file_scoring, "Part", Seen)
-    data = Data.find([str(write_rows(tmp_path / "rows.jsonl", conversations(40)))])
+    monkeypatch.setattr(file_scoring, "InputPart", Seen)
+    data = InputFiles.find(
+        [str(write_rows(tmp_path / "rows.jsonl", conversations(40)))]
+    )
 
     def look(totals, seconds):
         most.append(sum(ref() is not None for ref in made))
@@ -242,7 +244,7 @@ def test_roles_and_labels_that_do_not_go_are_named(make_scorer, tmp_path):
 
 def test_a_file_that_changes_meanwhile_is_noticed(make_scorer, tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", conversations(3))
-    data = Data.find([str(path)])
+    data = InputFiles.find([str(path)])
     write_rows(path, conversations(4))
     with pytest.raises(DataError, match="4 rows were read where 3 had been counted"):
         file_scoring.run(make_scorer(), data, tmp_path / "out", 0.0)
@@ -283,7 +285,7 @@ def test_what_a_model_cannot_do_is_said_at_once(make_scorer, model):
 
 def test_files_are_looked_at_before_the_work_begins(tmp_path):
     write_rows(tmp_path / "a.jsonl", conversations(3))
-    assert Data.find([str(tmp_path)]).total == 3
+    assert InputFiles.find([str(tmp_path)]).total == 3
     write_rows(tmp_path / "b.jsonl", [{"colour": "red"}])
     with pytest.raises(DataError, match=r"b.jsonl: unknown format"):
-        Data.find([str(tmp_path)])
+        InputFiles.find([str(tmp_path)])

@@ -8,7 +8,7 @@ import pytest
 
 from nemojax.io.files import DataError
 from nemojax.recipe.align import examples
-from nemojax.recipe.align.run import Data
+from nemojax.recipe.align.run import DataFiles
 from nemojax.recipe.align.settings import OBJECTIVES, REGRESSION, SFT
 from tests.recipe.align import toy
 
@@ -172,7 +172,7 @@ def test_rows_of_all_files_that_cannot_be_used_are_kept(tmp_path, model):
         name: str(toy.write(tmp_path / f"{name}.jsonl", bad))
         for name in ("train", "held", "code")
     }
-    data = Data([paths["train"]], [paths["held"]], 0.0, [paths["code"]], 0.5)
+    data = DataFiles([paths["train"]], [paths["held"]], 0.0, [paths["code"]], 0.5)
     encode = examples.demonstrations(model.tokenizer, model.template)
     train, held = data.read(encode, toy.settings(SFT), 0)
     assert held is not None and len(held) == 40 and len(train) == 80

@@ -18,7 +18,7 @@ from nemojax.models import forward, presets
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import examples, stage
-from nemojax.recipe.align.settings import REGRESSION, Settings
+from nemojax.recipe.align.settings import REGRESSION, StageSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.stage import Options
@@ -85,7 +85,7 @@ def test_every_attribute_is_learned(tmp_path):
     train = read([toy.write(tmp_path / "train.jsonl", rows(20_000, 0))])
     held = read([toy.write(tmp_path / "held.jsonl", rows(1000, 1))])
     assert train.counts["examples"] > 19_900
-    settings = Settings(
+    settings = StageSettings(
         REGRESSION,
         LearningRate(2e-3, warmup=20),
         OptimizerConfig(weight_decay=0.01),

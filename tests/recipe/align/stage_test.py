@@ -16,7 +16,7 @@ from nemojax.recipe.align.settings import (
     PREFERENCES,
     REGRESSION,
     SFT,
-    Settings,
+    StageSettings,
 )
 from nemojax.recipe.align.stage import start_params
 from nemojax.training.stage import LOSS, Options
@@ -235,7 +235,7 @@ def test_settings_that_do_not_go_together_are_refused(changes, message):
 def test_settings_are_told_as_json():
     told = toy.settings(PREFERENCE, lora=LoraConfig(rank=4)).to_json()
     assert told["preference"]["beta"] == 0.5 and told["lora"]["rank"] == 4
-    assert isinstance(Settings(SFT, toy.RATE).to_json(), dict)
+    assert isinstance(StageSettings(SFT, toy.RATE).to_json(), dict)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from nemojax.recipe.align.settings import (
     PREFERENCE,
     REGRESSION,
     SFT,
-    Settings,
+    StageSettings,
 )
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceConfig
@@ -39,7 +39,7 @@ def settings(objective, **changes):
         # Pairs say nothing of what moves both rewards alike: of many parameters the
         # gradient is 0 but for rounding, and Adam would make steps of that.
         adam = dataclasses.replace(ADAM, epsilon=1e-5)
-    return Settings(objective, RATE, adam, **(values | changes))
+    return StageSettings(objective, RATE, adam, **(values | changes))
 
 
 def write(path, rows):

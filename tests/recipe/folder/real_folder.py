@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any
 
-from nemojax.recipe.folder.settings import Settings
+from nemojax.recipe.folder.settings import FolderSettings
 
 NOUNS = ("river", "lamp", "garden", "bridge", "letter", "window", "market", "forest")
 VERBS = ("crosses", "follows", "paints", "carries", "forgets", "repairs")
@@ -52,7 +52,7 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def settings(**changes: Any) -> Settings:
+def settings(**changes: Any) -> FolderSettings:
     """Sizes with which all stages together take seconds."""
     sizes: dict[str, Any] = {
         "vocab_size": 384,
@@ -67,7 +67,7 @@ def settings(**changes: Any) -> Settings:
         "preference_held_out_share": 0.4,
         "rpo_rounds": 2,
     }
-    return Settings(**sizes | changes)
+    return FolderSettings(**sizes | changes)
 
 
 def lines(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:

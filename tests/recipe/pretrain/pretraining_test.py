@@ -64,7 +64,7 @@ def settings(**changes):
     )
     ramped = Schedule(72, 8, LearningRate(1e-2, warmup=8), 4, 4, ramp_samples=24)
     values = {"length": 16, "validate_every": 4, "validation_rows": 8} | changes
-    return pretraining.Settings(config, ramped, OptimizerConfig(), **values)
+    return pretraining.PretrainSettings(config, ramped, OptimizerConfig(), **values)
 
 
 def run(

@@ -16,7 +16,7 @@ from nemojax.data.records import Conversation, PreferencePair
 from nemojax.data.rows import formats
 from nemojax.io import files, folders
 from nemojax.io.files import DataError
-from nemojax.recipe.folder.settings import Settings
+from nemojax.recipe.folder.settings import FolderSettings
 
 # Documents are cut into pieces: a few books would not keep the blend.
 PIECE_CHARACTERS = 4000
@@ -27,7 +27,7 @@ Counts = dict[str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Split(Generic[Record]):
-    """The rows of one kind, and what became of those that are in neither list."""
+    """Rows of one kind, and what became of those that are in neither list."""
 
     train: list[Record]
     held_out: list[Record]
@@ -40,7 +40,7 @@ class Split(Generic[Record]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class Dataset:
     """All rows of a data folder.
 
     Attributes:
@@ -63,7 +63,7 @@ class Material:
     quarantine: files.Quarantine
 
 
-def read(folder: files.PathLike, settings: Settings) -> Material:
+def read(folder: files.PathLike, settings: FolderSettings) -> Dataset:
     """Reads a data folder, laid out as `corpus` describes.
 
     Raises:
@@ -81,7 +81,7 @@ def read(folder: files.PathLike, settings: Settings) -> Material:
     barred = {
         pair.prompt.opening for split in pairs.values() for pair in split.held_out
     }
-    return Material(
+    return Dataset(
         data_files=_fingerprint(pathlib.Path(folder), found),
         documents={name: _pieces(texts) for name, texts in documents.items()},
         validation=validation,
@@ -95,7 +95,7 @@ def read(folder: files.PathLike, settings: Settings) -> Material:
 class _Reader:
     """Reads files of every kind; checks each kind's share of malformed rows."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: FolderSettings):
         self.settings = settings
         self.quarantine = files.Quarantine()
 
@@ -111,7 +111,7 @@ class _Reader:
     def conversations(
         self, stage: str, paths: corpus.Files, barred: set[str]
     ) -> Split[Conversation]:
-        """Demonstrations; those whose prompt preference pairs hold out are dropped."""
+        """Reads demonstrations without those whose prompt preference pairs hold out."""
         share, most = self.settings.held_out_share, self.settings.max_rows_per_file
         train, held_out = [], []
         counts: Counts = dict.fromkeys(
@@ -161,7 +161,7 @@ class _Reader:
 
 
 def spread(rows: Sequence[Record], most: int) -> list[Record]:
-    """At most `most` rows, evenly spread over all."""
+    """Returns at most `most` rows, evenly spread over all."""
     count = min(most, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
 

@@ -5,7 +5,7 @@ import pytest
 from nemojax.data.held_out import is_held_out
 from nemojax.data.records import Conversation, Message
 from nemojax.io.files import DataError
-from nemojax.recipe.folder import material as reading
+from nemojax.recipe.folder import dataset as reading
 from tests.recipe.folder import real_folder
 
 SETS = ("code_sft", "general_sft", "preferences", "reward_pairs")
@@ -21,15 +21,15 @@ def prompts(rows) -> set[str]:
 
 
 def test_every_row_is_used_or_counted(folder):
-    material = reading.read(folder, real_folder.settings(max_rows_per_file=10))
+    dataset = reading.read(folder, real_folder.settings(max_rows_per_file=10))
     for name in SETS:
-        split = getattr(material, name)
+        split = getattr(dataset, name)
         left_out = {k: v for k, v in split.counts.items() if k != "rows"}
         kept = len(split.train) + len(split.held_out)
         assert kept + sum(left_out.values()) == split.counts["rows"], name
-    assert material.preferences.counts["quarantined"] == 1
-    assert material.quarantine.counts == {"identical responses": 1}
-    assert material.general_sft.counts["over_the_cap"] > 0
+    assert dataset.preferences.counts["quarantined"] == 1
+    assert dataset.quarantine.counts == {"identical responses": 1}
+    assert dataset.general_sft.counts["over_the_cap"] > 0
 
 
 def test_held_out_prompts_are_trained_on_nowhere(folder):
@@ -38,14 +38,14 @@ def test_held_out_prompts_are_trained_on_nowhere(folder):
         {"prompt": f"What is {i}?", "response": f"{i} is a number."} for i in range(20)
     ]
     real_folder.lines(folder / "sft/asked.jsonl", asked)
-    material = reading.read(folder, real_folder.settings(held_out_share=0.1))
+    dataset = reading.read(folder, real_folder.settings(held_out_share=0.1))
     trained, held_out = set(), set()
     for name in SETS:
-        trained |= prompts(getattr(material, name).train)
-        held_out |= prompts(getattr(material, name).held_out)
+        trained |= prompts(getattr(dataset, name).train)
+        held_out |= prompts(getattr(dataset, name).held_out)
     assert held_out
     assert not trained & held_out
-    assert material.general_sft.counts["held_out_prompt"] > 0
+    assert dataset.general_sft.counts["held_out_prompt"] > 0
 
 
 def test_split_depends_on_the_first_turn_alone():

@@ -21,9 +21,9 @@ def leaf(
     """Makes a leaf on a mesh, each device's part read by itself, or on the host.
 
     Args:
-      shape: of the leaf.
-      read: gives the part of an index.
-      sharding: where it goes; None: whole to the host.
+      shape: shape of the leaf.
+      read: function that gives the part of an index.
+      sharding: sharding of the leaf; None: whole on the host.
     """
     if sharding is None:
         return read((slice(None),) * len(shape))
@@ -39,10 +39,10 @@ def stacked(
     """Reads a part of a leaf that stacks its layers, one layer at a time.
 
     Args:
-      shape: of the leaf, [layers, ...].
-      dtype: of the leaf.
-      index: of the part.
-      read_layer: gives the part of a layer.
+      shape: shape of the leaf, [layers, ...].
+      dtype: dtype of the leaf.
+      index: index of the part.
+      read_layer: function that gives the part of a layer.
     """
     layers = range(shape[0])[index[0]]
     sizes = (range(size)[part] for part, size in zip(index, shape, strict=True))
