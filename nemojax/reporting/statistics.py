@@ -162,7 +162,7 @@ def compare(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> PairedComp
 
 
 def pairwise_accuracy(chosen: ArrayLike, rejected: ArrayLike) -> Estimate:
-    """Estimates the share of pairs whose chosen response has strictly the higher reward.
+    """Estimates the share of pairs whose chosen response has the higher reward.
 
     A tie is wrong: a reward model that says the same of everything has accuracy 0.
 
