@@ -6,11 +6,12 @@ import pytest
 
 from nemojax.cli import command_line
 from nemojax.errors import UserError
-from tests.cli import conftest
+from tests import scripts
 
 # lm_eval has the command line of the harness.
 SCRIPTS = sorted(
-    {path.stem for path in conftest.FOLDER.glob("*.py")} - {"__init__", "lm_eval"}
+    {path.stem for path in (scripts.ROOT / "experiments").glob("*.py")}
+    - {"__init__", "lm_eval"}
 )
 TRAINING = ("sft", "train_reward", "dpo", "rpo", "pretrain")
 ASKING = ("sample", "serve", "score", "quantize")

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import checkpoint
 from nemojax.errors import UserError
 from nemojax.training import checkpoints
+from tests import scripts
+
+checkpoint = scripts.load("experiments.checkpoint")
 
 
 def state(step):

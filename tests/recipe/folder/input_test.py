@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from experiments import recipe
 from nemojax.cli import command
+from tests import scripts
 from tests.recipe.folder import real_folder
+
+recipe = scripts.load("experiments.recipe")
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ import time
 
 import pytest
 
-from experiments import recipe
 from nemojax.io.workdir import WorkdirError
 from nemojax.recipe.folder import report as reporting
+from tests import scripts
 from tests.recipe import usable
 from tests.recipe.folder import real_folder
+
+recipe = scripts.load("experiments.recipe")
 
 TRAINED = ("pretrain", "reward_model", "code_sft", "general_sft", "dpo")
 STAGES = ["untrained", "tokenizer", "tokens", *TRAINED, "rpo_1", "rpo_2"]
