@@ -13,8 +13,6 @@ from nemojax.errors import UserError
 from nemojax.training import checkpoints
 from tests import scripts
 
-checkpoint = scripts.load("experiments.checkpoint")
-
 
 def state(step):
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -36,6 +34,7 @@ def run_folder(tmp_path):
 
 def called(capsys, *arguments):
     """(exit status, lines)."""
+    checkpoint = scripts.load("experiments.checkpoint")
     rest = flags.FLAGS(["checkpoint", *map(str, arguments)])[1:]
     status = checkpoint.run(rest)
     return status, capsys.readouterr().out.splitlines()
@@ -106,7 +105,9 @@ def test_different_arrays_are_named(run_folder, capsys):
 )
 def test_what_it_cannot_do_is_said(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
-        checkpoint.run([text.format(tmp=tmp_path) for text in arguments])
+        scripts.load("experiments.checkpoint").run(
+            [text.format(tmp=tmp_path) for text in arguments]
+        )
 
 
 def test_as_a_program(run_folder):
