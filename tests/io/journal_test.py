@@ -215,7 +215,7 @@ with journal.Journal(path) as opened:
         if batch == 3:
             os.write = torn
         rows = [
-            journal.Row("s", {"batch": batch, "row": i, "text": "x" * 500})
+            journal.JournalRow("s", {"batch": batch, "row": i, "text": "x" * 500})
             for i in range(5)
         ]
         opened.append(rows)
