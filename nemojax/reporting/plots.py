@@ -209,7 +209,7 @@ def _thinned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns at most `CURVE_POINTS` steps, means of equally many neighbours."""
     size = math.ceil(len(points) / CURVE_POINTS)
     starts = np.arange(0, len(points), size)
-    counts = np.diff([*starts, len(points)])
+    counts = np.diff(starts, append=len(points))
     return points[starts + counts - 1, 0], np.add.reduceat(
         points[:, 1], starts
     ) / counts
