@@ -228,13 +228,14 @@ def tokens_of(trainer):
 
 
 def assert_same(found, trainer, metrics=METRICS, entropy=0.0):
-    """Metrics of all steps to 1e-4; TRL's loss has an entropy on top of ours."""
+    """Metrics of all steps to 1e-4 and 5e-5 of their size; TRL's loss has an entropy on top of ours."""
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == STEPS
     for theirs_name, name in metrics.items():
         values = found[name] + (entropy if name == "loss" else 0.0)
         expected = [row[theirs_name] for row in rows]
-        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4, err_msg=name)
+        # Gradient norms reach 20, and torch adds up in another order.
+        np.testing.assert_allclose(values, expected, rtol=5e-5, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("cached", [False, True])
