@@ -228,7 +228,7 @@ def tokens_of(trainer):
 
 
 def assert_same(found, trainer, metrics=METRICS, entropy=0.0):
-    """Metrics of all steps to 1e-4 and 5e-5 of their size; TRL's loss has an entropy on top of ours."""
+    """Compares the metrics of all steps to 1e-4 + 5e-5 of their size."""
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows) == STEPS
     for theirs_name, name in metrics.items():
