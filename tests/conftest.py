@@ -2,6 +2,7 @@
 
 import os
 
+import hypothesis
 import pytest
 
 DEVICES = 8
@@ -15,6 +16,14 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     ).strip()
 # Most of the time goes to compiling; what is slower for it does not compute for long.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
+
+# On a busy machine drawing an example takes long, which is no fault of what is tested.
+hypothesis.settings.register_profile(
+    "any_speed",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("any_speed")
 
 
 @pytest.fixture(scope="module")
