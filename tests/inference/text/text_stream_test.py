@@ -36,7 +36,8 @@ def until_stop(text, stops):
 def test_pieces_add_up_to_the_text_before_the_stop_string(data):
     model = tokens_of(data.draw(st.booleans()))
     if data.draw(st.booleans()):
-        ids = model.encode("".join(data.draw(st.lists(st.sampled_from(TEXTS), max_size=2))))
+        texts = data.draw(st.lists(st.sampled_from(TEXTS), max_size=2))
+        ids = model.encode("".join(texts))
     else:  # anything, broken characters too
         ids = data.draw(st.lists(st.integers(0, model.vocab_size - 1), max_size=30))
     text = model.decode(ids)
