@@ -109,7 +109,7 @@ class Quarantine:
 
     @property
     def rows(self) -> list[BadRow]:
-        """All rows that were added, in order."""
+        """Reads back the rows that were put in quarantine, in the order they came."""
         self._lines.seek(0)
         return [BadRow(**json.loads(line)) for line in self._lines]
 

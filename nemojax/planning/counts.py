@@ -24,7 +24,7 @@ class Parameters:
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Adds the parameters of the embedding to the others."""
         return self.embedding + self.non_embedding
 
     def to_json(self) -> dict[str, int]:

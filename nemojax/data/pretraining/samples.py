@@ -108,7 +108,7 @@ class BlendPhase:
 
 
 class Samples:
-    """All samples of a run.
+    """Finds the tokens of each sample of a pretraining run by its number.
 
     Attributes:
       length: S, tokens of a sample.

@@ -41,7 +41,7 @@ class Split(Generic[Record]):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """All rows of a data folder.
+    """Holds the rows of a data folder by the stage that uses them.
 
     Attributes:
       data_files: size and SHA-256 of each file, by its path in the folder.
