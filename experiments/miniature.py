@@ -33,7 +33,7 @@ from nemojax.training.stage import Options
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", "runs/miniature", "folder of the run")
 flags.DEFINE_integer("seed", 0, "seed of everything random", lower_bound=0)
-flags.DEFINE_bool("quick", False, "every stage, small: about 2 minutes")
+flags.DEFINE_bool("quick", False, "every stage, small: a few minutes")
 flags.DEFINE_enum(
     "teacher", "random", teachers.ERRORS, "kind of errors of the scripted teacher"
 )
