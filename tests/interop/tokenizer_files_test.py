@@ -53,7 +53,7 @@ def both(request, tmp_path_factory):
     return ours, theirs
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(TEXTS)
 def test_any_text_has_the_same_ids_and_comes_back(both, text):
     ours, theirs = both

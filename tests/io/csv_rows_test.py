@@ -159,7 +159,7 @@ def test_choices_are_read_from_cells_of_tables_with_gaps(tmp_path):
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5))
 def test_what_a_spreadsheet_writes_comes_back(tmp_path_factory, rows):
     buffer = io.StringIO(newline="")

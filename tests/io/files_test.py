@@ -215,7 +215,7 @@ def test_list_files_names_what_is_missing(tmp_path):
         files.list_files([])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     content=st.one_of(
         st.binary(),

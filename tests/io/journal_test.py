@@ -42,7 +42,7 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "data" / "rows.jsonl"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(rows, max_size=5, unique_by=lambda r: r.id))
 def test_what_was_written_is_read_back_in_order(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("journal") / "rows.jsonl"

@@ -45,7 +45,7 @@ def random_kernel(seed):
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_an_int8_weight_is_off_by_half_a_scale_at_most(seed):
     kernel = random_kernel(seed)
     codes, scale = codes_of(kernel, "int8")
@@ -54,7 +54,7 @@ def test_an_int8_weight_is_off_by_half_a_scale_at_most(seed):
 
 
 @hypothesis.given(st.integers(0, 2**32 - 1))
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 def test_an_fp8_weight_is_off_by_a_sixteenth_of_itself_at_most(seed):
     """Three bits of mantissa; below the normal numbers half of the smallest step."""
     kernel = random_kernel(seed)

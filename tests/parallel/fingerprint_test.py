@@ -44,7 +44,6 @@ def test_does_not_depend_on_host_or_device(params):
     assert parameters_sha256(host) == parameters_sha256(params)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(
     st.integers(0, 59),
     st.integers(0, 31),

@@ -30,7 +30,7 @@ def content(packed):
 SHAPED = ("tokens", "loss_mask", "segment_ids", "positions", "sequence_ids")
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     count=st.integers(1, 40),
     each=st.integers(1, 2),

@@ -30,7 +30,6 @@ def packed(sizes, spare_rows=0, spare_sequences=0):
     )
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(SIZES)
 def test_every_sequence_is_whole_and_in_one_place(sizes):
     batch = packed(sizes, spare_rows=1, spare_sequences=2)
@@ -47,7 +46,6 @@ def test_every_sequence_is_whole_and_in_one_place(sizes):
         assert batch.tokens.ravel()[batch.last_token[number]] == tokens[-1]
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(SIZES)
 def test_segments_count_from_one_in_a_row_and_padding_is_zero(sizes):
     batch = packed(sizes, spare_rows=1, spare_sequences=2)
@@ -66,7 +64,6 @@ def test_segments_count_from_one_in_a_row_and_padding_is_zero(sizes):
     assert not batch.last_token[batch.num_sequences :].any()
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(SIZES)
 def test_no_sequence_would_fit_an_earlier_row(sizes):
     row_of = np.array(packing.first_fit_decreasing(sizes, LENGTH), int)

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nemojax.data.pretraining import corpus
@@ -163,7 +163,6 @@ def test_every_prefix_keeps_the_blend_to_within_a_document():
     assert 20_000 <= sum(given_bytes.values()) < 20_000 + 200
 
 
-@settings(deadline=None)
 @given(
     lengths=st.dictionaries(
         st.sampled_from(corpus.TEXT_CLASSES),

@@ -166,7 +166,7 @@ VALUES = st.recursive(
 ENTRIES = [entry for entries in formats.FORMATS.values() for entry in entries]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(entry=st.sampled_from(ENTRIES), data=st.data())
 def test_a_parser_gives_a_record_or_a_reason_whatever_the_values(entry, data):
     row = data.draw(st.dictionaries(FIELD_NAMES, VALUES, max_size=4))
@@ -180,7 +180,6 @@ def test_a_parser_gives_a_record_or_a_reason_whatever_the_values(entry, data):
         assert isinstance(record, Conversation | PreferencePair | AttributeLabels)
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.dictionaries(FIELD_NAMES, VALUES, max_size=6), max_size=6),
     read=st.sampled_from(list(READERS)),

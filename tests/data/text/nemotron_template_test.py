@@ -67,7 +67,7 @@ def test_text_and_mask_are_those_of_the_vectors(exact, vector):
     assert _text(exact, trained) == expected["trained_text"]
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(
     system=CONTENT,
     turns=strategies.lists(CONTENT, min_size=1, max_size=5).filter(

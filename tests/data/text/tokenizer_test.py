@@ -71,7 +71,7 @@ def _control_ids(tokenizer):
     return {0, 1, 2, 3, *(tokenizer.control(f"<extra_id_{i}>") for i in range(2))}
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(
     text=strategies.one_of(
         strategies.text(),

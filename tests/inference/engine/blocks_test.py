@@ -22,7 +22,7 @@ def held(contents, text, count):
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_every_open_text_finds_its_own_tokens(data):
     pool = BlockPool(data.draw(st.integers(2, 12)), SIZE)

@@ -15,7 +15,7 @@ def sequences(sizes):
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(1, 700),
     st.sampled_from([1, 8, 24, 128]),
@@ -53,7 +53,7 @@ def test_the_lengths_are_powers_of_two_and_those_between():
     assert len(Buckets(16_384, 1).lengths) == 21
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 300))
 def test_every_sequence_is_in_one_batch_as_it_is(sizes, tokens):
     found = list(batches(sequences(sizes), Buckets(50, tokens)))
@@ -71,7 +71,7 @@ def test_every_sequence_is_in_one_batch_as_it_is(sizes, tokens):
             assert mask.sum() == length // 2 and not mask[length:].any()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60))
 def test_only_the_last_batch_has_free_rows(sizes):
     *full, _ = batches(sequences(sizes), Buckets(50, 100))

@@ -31,7 +31,7 @@ def until_stop(text, stops):
     return text, False
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_pieces_add_up_to_the_text_before_the_stop_string(data):
     model = tokens_of(data.draw(st.booleans()))
