@@ -77,12 +77,6 @@ def share(params: Any, over: tuple[str, ...]) -> Any:
 
     These are all its rows, or, of a vocabulary that is split over `pipe` too, the part
     of its stage.
-
-    These are all its rows, or, of a vocabulary that is split over `pipe` too, the part
-    of its stage.
-
-    These are all its rows, or, of a vocabulary that is split over `pipe` too, the part
-    of its stage.
     """
     if "pipe" not in over:
         return params

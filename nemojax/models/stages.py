@@ -42,10 +42,6 @@ def hidden_states(
 
     Returns the local parameters with it.
 
-    Returns the local parameters with it.
-
-    Returns the local parameters with it.
-
     Args:
       config: sizes.
       params: this device's part of a tree.
@@ -63,10 +59,6 @@ def hidden_states(
     def stage(chunk, m, x_BSD):
         def of_chunk():
             """Makes zeros that take up a chunk's gradients.
-
-            Backwards they are added to all, in place.
-
-            Backwards they are added to all, in place.
 
             Backwards they are added to all, in place.
             """

@@ -44,10 +44,6 @@ def all_gather_equal(x: jax.Array, axis: str, dim: int) -> jax.Array:
     """Gathers all shards of `x` and marks the result as equal along the axis.
 
     For small arrays: it is the sum of all shards, each in its place among zeros.
-
-    For small arrays: it is the sum of all shards, each in its place among zeros.
-
-    For small arrays: it is the sum of all shards, each in its place among zeros.
     """
     shape = list(x.shape)
     shape[dim] *= axis_size(axis)
@@ -67,10 +63,6 @@ def all_reduce(x: jax.Array, axis: str | tuple[str, ...]) -> jax.Array:
 
 def all_reduce_max(x: jax.Array, axis: str | tuple[str, ...]) -> jax.Array:
     """Returns the maximum of `x` over the axis.
-
-    It carries no gradient: stop it before the call.
-
-    It carries no gradient: stop it before the call.
 
     It carries no gradient: stop it before the call.
     """

@@ -83,12 +83,6 @@ class Timetable:
 
         Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group comes
         after V P.
-
-        Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group comes
-        after V P.
-
-        Chunk v comes back up to 2 (V - v) P - 2 ticks later, and the next group comes
-        after V P.
         """
         several = self.micro_batches > self.stages
         return -(-self.virtual_stages // 2) if several else 0

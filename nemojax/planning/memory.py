@@ -140,10 +140,6 @@ def _pipeline(scenario: Scenario) -> float:
     """Estimates the bytes of a replica's micro-batches as they enter the layers.
 
     1F1B holds their gradients too.
-
-    1F1B holds their gradients too.
-
-    1F1B holds their gradients too.
     """
     both = scenario.spec.pipeline == "1f1b"
     if scenario.spec.pipe * scenario.spec.virtual_stages == 1 and not both:

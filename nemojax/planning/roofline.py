@@ -128,12 +128,6 @@ def _more_forwards(scenario: Scenario) -> int:
 
     They are the reference's, and one that 1F1B needs for losses that are not linear in
     the log-probs.
-
-    They are the reference's, and one that 1F1B needs for losses that are not linear in
-    the log-probs.
-
-    They are the reference's, and one that 1F1B needs for losses that are not linear in
-    the log-probs.
     """
     alignment = scenario.alignment
     in_step = alignment is not None and alignment.in_step
@@ -218,10 +212,6 @@ def _pipe_seconds(scenario: Scenario, assumed: Assumptions) -> float:
 
 def _data_seconds(scenario: Scenario, assumed: Assumptions) -> float:
     """Returns the seconds to scatter gradients and gather weights, once a step.
-
-    ZeRO-3 gathers at every layer.
-
-    ZeRO-3 gathers at every layer.
 
     ZeRO-3 gathers at every layer.
     """

@@ -62,6 +62,18 @@ def fragments(text: str) -> list[str]:
     return found
 
 
+def repeats(text: str) -> list[str]:
+    """Docstrings that say a paragraph twice."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Module)):
+            parts = (ast.get_docstring(node) or "").split("\n\n")
+            if len(set(parts)) < len(parts):
+                name = getattr(node, "name", "the module")
+                found.append(f"the docstring of {name} repeats a paragraph")
+    return found
+
+
 def unnamed_command(path: PurePosixPath, text: str) -> list[str]:
     """An experiment's docstring starts the reader off with the command to type."""
     command = f"python -m experiments.{path.stem}"

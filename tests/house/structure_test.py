@@ -24,6 +24,7 @@ def test_no_function_is_longer_than_a_page():
 def test_docstrings_stand_alone():
     sources = tree.sources("nemojax", "experiments")
     assert in_tree(checks.fragments, sources) == []
+    assert in_tree(checks.repeats, EVERYTHING) == []
 
 
 def test_tests_are_at_least_their_share_of_all_lines():
@@ -82,6 +83,14 @@ def test_fragments_want_verbs_of_functions_and_nouns_of_the_rest():
     assert checks.fragments(text) == [
         "the docstring of the module begins with 'Of'",
         "the docstring of m begins with 'The'",
+    ]
+
+
+def test_repeats_finds_a_paragraph_that_stands_twice():
+    text = 'def f():\n    """Makes f.\n\n    Once.\n\n    {}\n    """\n'
+    assert checks.repeats(text.format("Twice.")) == []
+    assert checks.repeats(text.format("Once.")) == [
+        "the docstring of f repeats a paragraph"
     ]
 
 

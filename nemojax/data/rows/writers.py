@@ -154,10 +154,6 @@ def _numbers(pair: PreferencePair) -> Fields:
     """Returns the rewards and the margin that there are.
 
     The check finds one reward without the other.
-
-    The check finds one reward without the other.
-
-    The check finds one reward without the other.
     """
     found = {
         "chosen_reward": pair.chosen_reward,

@@ -59,8 +59,6 @@ class Examples:
         """Fingerprint of tokens, targets and values.
 
         It changes with the tokenizer, the template, the limit and the files.
-
-        It changes with the tokenizer, the template, the limit and the files.
         """
         digest = hashlib.sha256()
         for group in self.groups:

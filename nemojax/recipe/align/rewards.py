@@ -20,10 +20,6 @@ def weights_of(text: str) -> tuple[float, ...]:
 
     The names are those of `losses.ATTRIBUTE_WEIGHTS`.
 
-    The names are those of `losses.ATTRIBUTE_WEIGHTS`.
-
-    The names are those of `losses.ATTRIBUTE_WEIGHTS`.
-
     Raises:
       DataError: neither.
     """
