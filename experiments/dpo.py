@@ -24,7 +24,8 @@ from absl import flags
 
 from nemojax.cli import alignment_flags as common
 from nemojax.cli import command
-from nemojax.recipe.align import examples, run
+from nemojax.data.batching import examples
+from nemojax.recipe.align import run
 from nemojax.recipe.align.settings import PRESETS
 
 FLAGS = flags.FLAGS

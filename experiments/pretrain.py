@@ -30,8 +30,8 @@ from nemojax.cli import (
 from nemojax.data.pretraining import blends as blending
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.models import presets
-from nemojax.planning import hardware
-from nemojax.recipe.pretrain import pretraining, report
+from nemojax.planning import hardware, phases
+from nemojax.recipe.pretrain import pretraining
 from nemojax.recipe.pretrain import run as running
 from nemojax.training import schedule
 from nemojax.training.learning_rate import LearningRate
@@ -108,11 +108,11 @@ def run() -> int:
 def plan() -> tuple[dict[str, Any], str]:
     """Returns the run in numbers, without data."""
     wanted = settings()
-    found = report.plan(
+    found = phases.plan(
         wanted.config, wanted.schedule, wanted.length, layout_flags.chosen(),
         hardware.get(FLAGS.hardware),
     )  # fmt: skip
-    return found, report.plan_text(found)
+    return found, phases.text(found)
 
 
 def train() -> tuple[dict[str, Any], str] | None:

@@ -25,10 +25,11 @@ from absl import flags
 
 from nemojax.cli import alignment_flags as common
 from nemojax.cli import command
+from nemojax.data.batching import examples
 from nemojax.data.records import ATTRIBUTES
 from nemojax.errors import UserError
 from nemojax.losses import PAIRWISE
-from nemojax.recipe.align import examples, run
+from nemojax.recipe.align import run
 from nemojax.recipe.align.settings import BRADLEY_TERRY, PRESETS, REGRESSION
 
 FLAGS = flags.FLAGS

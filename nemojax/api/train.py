@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict, Unpack
 
+from nemojax.data.batching import examples
 from nemojax.data.records import AnyRecord
 from nemojax.errors import UserError
 from nemojax.interop import loading
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel.layout import LayoutSpec
-from nemojax.recipe.align import examples, run, stage
+from nemojax.recipe.align import run, stage
 from nemojax.recipe.align.settings import PREFERENCES, PRESETS, StageSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceLoss

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemojax.data.batching import examples
+from nemojax.data.batching.examples import Examples
 from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.interop import loading, tokenizer_files
@@ -13,9 +15,7 @@ from nemojax.interop.loading import LoadedModel
 from nemojax.io import folders
 from nemojax.io import workdir as workdirs
 from nemojax.io.workdir import StageOutput, Workdir
-from nemojax.recipe.align import examples
 from nemojax.recipe.align import run as align
-from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import StageSettings
 from nemojax.training.stage import Options
 

@@ -10,12 +10,12 @@ import pytest
 
 import nemojax
 from nemojax.api import plan, train, use
+from nemojax.data.batching import examples
 from nemojax.data.records import Conversation
 from nemojax.data.text.nemotron_template import NEMOTRON
 from nemojax.interop import model_folder
 from nemojax.parallel import fingerprint
 from nemojax.planning.alignment import Alignment
-from nemojax.recipe.align import examples
 from tests.recipe.align import toy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -23,7 +23,10 @@ from typing import Any
 
 import jax
 
+from nemojax.data.batching import examples as reading
+from nemojax.data.batching.examples import Encode, Examples
 from nemojax.errors import UserError
+from nemojax.inference.scoring import pair_rewards
 from nemojax.interop import find, loading, model_folder
 from nemojax.interop.loading import LoadedModel
 from nemojax.io import files, folders
@@ -32,9 +35,7 @@ from nemojax.io.workdir import StageOutput, Workdir, WorkdirError
 from nemojax.models import partition
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe.align import examples as reading
-from nemojax.recipe.align import report, rewards, stage
-from nemojax.recipe.align.examples import Encode, Examples
+from nemojax.recipe.align import report, stage
 from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.stage import CACHED
 from nemojax.training import checkpoints, goodput, metrics, placement
@@ -56,7 +57,7 @@ class DataFiles:
         come from there.
       max_bad_fraction: largest share of the rows that may be malformed.
       rewards: folder with scores of the pairs, instead of the rewards in the files.
-      reward_weights: weights of the attributes, see `rewards.weights_of`.
+      reward_weights: weights of the attributes, see `pair_rewards.weights_of`.
     """
 
     train: Sequence[Any]
@@ -100,8 +101,8 @@ class DataFiles:
         """
         scores = None
         if self.rewards is not None:
-            weights = rewards.weights_of(self.reward_weights)
-            scores = rewards.read(self.rewards, weights)
+            weights = pair_rewards.weights_of(self.reward_weights)
+            scores = pair_rewards.read(self.rewards, weights)
         how: dict[str, Any] = {
             "length": settings.length,
             "max_bad_fraction": self.max_bad_fraction,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from nemojax.data.batching.example_batches import ExampleBatches
+from nemojax.data.batching.examples import Examples
 from nemojax.data.batching.packing import PackedBatch
 from nemojax.errors import UserError
 from nemojax.interop.loading import LoadedModel
@@ -18,7 +19,6 @@ from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import measures, targets
 from nemojax.recipe.align import settings as kinds
-from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.targets import StageBatches
 from nemojax.training import objectives, placement, reference, sources, stage

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from nemojax.data.batching.example_batches import ExampleBatches
+from nemojax.data.batching.examples import Examples
 from nemojax.data.batching.packing import PackedBatch
 from nemojax.data.records import MISSING
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import settings as kinds
-from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.align.settings import StageSettings
 from nemojax.training import objectives
 from nemojax.training.objectives import (

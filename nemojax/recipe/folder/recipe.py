@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from nemojax.data.batching import examples
+from nemojax.data.batching.examples import Examples
 from nemojax.data.pretraining import blends, corpus, token_corpus
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.data.records import PreferencePair
@@ -22,8 +24,6 @@ from nemojax.io import workdir as workdirs
 from nemojax.io.files import DataError
 from nemojax.io.workdir import StageOutput
 from nemojax.models import forward
-from nemojax.recipe.align import examples
-from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.folder import measures
 from nemojax.recipe.folder.dataset import Dataset, Split, spread
 from nemojax.recipe.folder.settings import FolderSettings

@@ -11,8 +11,9 @@ from typing import Any, cast
 import numpy as np
 
 from nemojax import losses
-from nemojax.data.batching import batches
+from nemojax.data.batching import batches, examples
 from nemojax.data.batching.batches import Batch
+from nemojax.data.batching.examples import Examples
 from nemojax.data.records import AttributeLabels, Conversation
 from nemojax.data.text import tokenizer as tokenizers
 from nemojax.data.text.nemotron_template import NEMOTRON
@@ -21,8 +22,6 @@ from nemojax.generation import generators
 from nemojax.generation.generators import Generator, Request, ScriptedGenerator
 from nemojax.interop.loading import LoadedModel
 from nemojax.io.journal import Journal, JournalRow
-from nemojax.recipe.align import examples
-from nemojax.recipe.align.examples import Examples
 from nemojax.recipe.miniature import policy
 from nemojax.recipe.miniature.settings import LENGTH, MiniatureSettings
 from nemojax.reporting import statistics

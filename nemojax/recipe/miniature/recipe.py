@@ -15,11 +15,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from nemojax.data.batching import examples
 from nemojax.interop import model_folder
 from nemojax.io.workdir import StageOutput
 from nemojax.models import forward
 from nemojax.parallel import fingerprint
-from nemojax.recipe.align import examples
 from nemojax.recipe.align.stage import start_params
 from nemojax.recipe.miniature import data, evaluation, preferences
 from nemojax.recipe.miniature.policy import Policy

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from nemojax.data.batching import examples
 from nemojax.io.files import DataError
-from nemojax.recipe.align import examples
 from nemojax.recipe.align.run import DataFiles
 from nemojax.recipe.align.settings import OBJECTIVES, REGRESSION, SFT
 from tests.recipe.align import toy

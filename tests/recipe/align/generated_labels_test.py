@@ -11,13 +11,14 @@ import random
 import jax
 import pytest
 
+from nemojax.data.batching import examples
 from nemojax.data.records import ATTRIBUTES
 from nemojax.data.text import tokenizer as tokenizers
 from nemojax.interop import loading
 from nemojax.models import forward, presets
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
-from nemojax.recipe.align import examples, stage
+from nemojax.recipe.align import stage
 from nemojax.recipe.align.settings import REGRESSION, StageSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.optimizer import OptimizerConfig

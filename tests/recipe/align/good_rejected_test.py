@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
+from nemojax.data.batching import examples
 from nemojax.data.records import Conversation
 from nemojax.inference.scoring import scoring
-from nemojax.recipe.align import examples
 from nemojax.recipe.align import stage as stages
 from nemojax.recipe.align.settings import PREFERENCE, SFT
 from nemojax.training.learning_rate import LearningRate

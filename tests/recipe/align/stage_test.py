@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from nemojax.data.batching import examples
 from nemojax.data.records import MISSING
 from nemojax.models import forward
 from nemojax.models.lora import LoraConfig
-from nemojax.recipe.align import examples, measures, stage, targets
+from nemojax.recipe.align import measures, stage, targets
 from nemojax.recipe.align.settings import (
     BRADLEY_TERRY,
     PREFERENCE,

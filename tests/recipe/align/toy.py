@@ -5,9 +5,9 @@ import json
 import random
 from typing import Any
 
+from nemojax.data.batching import examples
 from nemojax.parallel import layout
 from nemojax.parallel.layout import LayoutSpec
-from nemojax.recipe.align import examples
 from nemojax.recipe.align.settings import (
     BRADLEY_TERRY,
     PREFERENCE,

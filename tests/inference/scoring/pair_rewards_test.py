@@ -4,8 +4,8 @@ import pytest
 
 from nemojax import losses
 from nemojax.data.records import ATTRIBUTES, UNTRAINED, attribute_names
+from nemojax.inference.scoring import pair_rewards
 from nemojax.io.files import DataError
-from nemojax.recipe.align import rewards
 
 WEIGHTS = losses.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
 
@@ -27,23 +27,23 @@ def test_five_attributes_are_weighed_and_one_is_the_reward(tmp_path):
     write(tmp_path, [pair(1, five, nine)])
     write(tmp_path, [pair(7, {"attribute_0": 2.5}, {"attribute_0": -1.0})], 1)
     (tmp_path / "part-00000.rejects.jsonl").write_text('{"row": 2}\n')
-    found = rewards.read(tmp_path, WEIGHTS)
+    found = pair_rewards.read(tmp_path, WEIGHTS)
     expected = sum(w * v for w, v in zip(WEIGHTS, five.values(), strict=True))
     assert found["a.jsonl", 1] == pytest.approx((expected, expected))
     assert found["a.jsonl", 7] == (2.5, -1.0) and len(found) == 2
 
 
 def test_weights_have_names_or_are_numbers():
-    assert rewards.weights_of("llama3_70b") == (0.65, 0.8, 0.45, 0.55, -0.4)
-    assert rewards.weights_of("1,0,0,0,-0.5") == (1, 0, 0, 0, -0.5)
+    assert pair_rewards.weights_of("llama3_70b") == (0.65, 0.8, 0.45, 0.55, -0.4)
+    assert pair_rewards.weights_of("1,0,0,0,-0.5") == (1, 0, 0, 0, -0.5)
     for text in ("1,2", "a,b,c,d,e", "other"):
         with pytest.raises(DataError, match="say nemotron4_340b, llama3_70b, or a num"):
-            rewards.weights_of(text)
+            pair_rewards.weights_of(text)
 
 
 def test_what_is_no_score_of_a_pair_is_named(tmp_path):
     with pytest.raises(DataError, match="no scores"):
-        rewards.read(tmp_path, WEIGHTS)
+        pair_rewards.read(tmp_path, WEIGHTS)
     write(tmp_path, [{"file": "a", "row": 1, "rewards": {"helpfulness": 1.0}}])
     with pytest.raises(DataError, match="row 1: no rewards of a pair"):
-        rewards.read(tmp_path, WEIGHTS)
+        pair_rewards.read(tmp_path, WEIGHTS)

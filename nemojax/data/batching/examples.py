@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from nemojax.data.text.chat_template import ChatTemplate, TextTokenizer
 from nemojax.errors import UserError
 from nemojax.io import files, quarantine
 from nemojax.io.files import BadRow, DataError, Quarantine, Row
-from nemojax.recipe.align.rewards import Rewards
 
+# (file, row) -> rewards of the chosen and the rejected response.
+Rewards = Mapping[tuple[str, int], tuple[float, float]]
 # (record) -> its sequences and its values; raises ValueError for what is no example.
 Encode = Callable[[Any], tuple[list[TokenSequence], Sequence[float]]]
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from nemojax import losses
+from nemojax.data.batching.examples import Rewards
 from nemojax.data.records import ATTRIBUTES
 from nemojax.io.files import DataError
 
-# (file, row) -> rewards of the chosen and the rejected response.
-Rewards = Mapping[tuple[str, int], tuple[float, float]]
 SIDES = ("chosen", "rejected")
 
 
