@@ -54,6 +54,25 @@ def make_mesh(
     )
 
 
+def in_turn(mesh: Mesh, result: Any) -> Any:
+    """Waits for a program's result where a CPU stands for several devices.
+
+    There a collective keeps a thread while it waits for the other devices, of a pool
+    that all share: independent programs under way at once can keep all threads, and
+    the process is aborted. Elsewhere nothing is waited for.
+
+    Args:
+      mesh: devices that the program runs on.
+      result: what it returned.
+
+    Returns:
+      The result.
+    """
+    if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
+        jax.block_until_ready(result)
+    return result
+
+
 def sharding(mesh: Mesh, *axes: str | tuple[str, ...] | None) -> NamedSharding:
     """Makes the sharding of an array: `axes[i]` names the axes that split dim i."""
     return NamedSharding(mesh, PartitionSpec(*axes))

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh
 from nemojax.parallel.layout import Layout
 from nemojax.training.step import Passes, TrainState
 
@@ -84,7 +85,7 @@ def reshaped(
         )
 
     shardings = state_shardings(jax.eval_shape(whole, state), layout)
-    return jax.jit(whole, out_shardings=shardings)(state)
+    return mesh.in_turn(layout.mesh, jax.jit(whole, out_shardings=shardings)(state))
 
 
 def state_shardings(state: TrainState, layout: Layout) -> TrainState:

@@ -7,7 +7,7 @@ meanwhile (`buckets` has the shapes).
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nemojax.inference.scoring.buckets import Buckets, TokenSequence, batches
+from nemojax.inference.scoring.buckets import (
+    Buckets,
+    PaddedBatch,
+    TokenSequence,
+    batches,
+)
 from nemojax.models import forward
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
 
 # Slots of a batch: of these a CPU's caches hold the activations, and GPUs and TPUs are
@@ -91,11 +97,12 @@ def begin_rewards(
     Raises:
       ValueError: a sequence that fits no bucket; names its index.
     """
-    parts = [
-        (batch.members, _last_jit(config, mesh, params, batch.tokens, batch.lengths))
-        for batch in batches(sequences, buckets)
-    ]
-    return Pending(len(sequences), parts)
+    return _begun(
+        sequences,
+        buckets,
+        mesh,
+        lambda batch: _last_jit(config, mesh, params, batch.tokens, batch.lengths),
+    )
 
 
 def begin_log_probs(
@@ -110,8 +117,22 @@ def begin_log_probs(
 
     Arguments and errors as for `begin_rewards`; the masks say what is summed.
     """
+    return _begun(
+        sequences,
+        buckets,
+        mesh,
+        lambda batch: _sums_jit(config, mesh, params, batch.tokens, batch.loss_mask),
+    )
+
+
+def _begun(
+    sequences: Sequence[TokenSequence],
+    buckets: Buckets,
+    mesh: Mesh,
+    compute: Callable[[PaddedBatch], jax.Array],
+) -> Pending:
     parts = [
-        (batch.members, _sums_jit(config, mesh, params, batch.tokens, batch.loss_mask))
+        (batch.members, meshes.in_turn(mesh, compute(batch)))
         for batch in batches(sequences, buckets)
     ]
     return Pending(len(sequences), parts)

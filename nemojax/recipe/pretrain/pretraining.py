@@ -22,6 +22,7 @@ from nemojax.io import folders
 from nemojax.io.workdir import WorkdirError
 from nemojax.models import forward, partition, presets
 from nemojax.models.config import ModelConfig
+from nemojax.parallel import mesh
 from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.planning import counts, hardware
 from nemojax.training import objectives, optimizer, placement, programs
@@ -204,7 +205,8 @@ def bits_per_byte(
             parts = []
             for batch in batches:
                 placed = placement.place_batch(batch, layout)
-                parts.append(_loss(config, layout, params, placed))
+                one = _loss(config, layout, params, placed)
+                parts.append(mesh.in_turn(layout.mesh, one))
             loss, weight = np.array(jax.device_get(parts), np.float64).sum(0)
             values[LOSS + name] = float(loss / weight)
             bits = float(loss / weight) / math.log(2)

@@ -108,3 +108,14 @@ def test_buckets_divide_over_the_mesh():
     buckets = scoring.choose_buckets(meshes.make_mesh(data=2, tensor=3), 100)
     assert all(length % 24 == 0 for length in buckets.lengths)
     assert all(buckets.rows(length) % 2 == 0 for length in buckets.lengths)
+
+
+@pytest.mark.parametrize("kind", ["rewards", "log_probs"])
+def test_a_cpu_s_devices_never_hold_two_programs(config, params, sequences, kind):
+    """Independent programs with collectives can take all threads from each other."""
+    mesh = meshes.make_mesh(data=2)
+    buckets = scoring.choose_buckets(mesh, LENGTH, batch_tokens=64)
+    begin = getattr(scoring, f"begin_{kind}")
+    found = begin(config, params, sequences, mesh=mesh, buckets=buckets)
+    assert len(found.parts) > 2
+    assert all(values.is_ready() for _, values in found.parts)
