@@ -40,7 +40,7 @@ from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.programs import ByLayout
 from nemojax.training.stage import Stage
 
-PRETRAIN_BATCH = 4
+PRETRAIN_BATCH = 8
 
 
 @dataclasses.dataclass
