@@ -68,6 +68,8 @@ class Message:
       tool_calls: calls of tools by an assistant's turn.
       tool_call_id: id of the call that a tool's turn answers; empty: unknown.
       name: name of the tool whose turn it is; empty: unknown.
+      trained: whether an assistant's turn is trained where its conversation is;
+        otherwise it is only context.
 
     Raises:
       ValueError: the role is unknown, or not one that calls or answers.
@@ -79,6 +81,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     name: str = ""
+    trained: bool = True
 
     def __post_init__(self):
         if self.role not in ROLES:

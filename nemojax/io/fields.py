@@ -1,8 +1,6 @@
 """Guards on the fields of a row: what is missing, of the wrong type or out of range."""
 
-import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 Fields = dict[str, Any]
@@ -26,40 +24,6 @@ class Reject(Exception):
         super().__init__(f"field {field!r}: {reason}")
         self.field = field
         self.reason = reason
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """Recogniser and reader of the rows of one published layout.
-
-    Attributes:
-      name: short name, shown to the user.
-      required: fields whose presence tells this format.
-      parse: function that gives the record of a row, or raises `Reject`.
-      any_of: fields of which one at least must be there; () for none.
-      matches: further condition where the fields alone do not tell.
-    """
-
-    name: str
-    required: tuple[str, ...]
-    parse: Callable[[Fields], Any]
-    any_of: tuple[str, ...] = ()
-    matches: Callable[[Fields], bool] = lambda row: True
-
-    def recognises(self, row: Fields) -> bool:
-        """Returns whether the row has this format's fields."""
-        if not all(name in row for name in self.required):
-            return False
-        if self.any_of and not any(name in row for name in self.any_of):
-            return False
-        return self.matches(row)
-
-    def __str__(self) -> str:
-        """Returns name and fields, for messages."""
-        listed = ", ".join(self.required)
-        if self.any_of:
-            listed += f", one of {' '.join(self.any_of)}"
-        return f"{self.name} ({listed})"
 
 
 def present(row: Fields, name: str) -> Any:
@@ -106,6 +70,31 @@ def texts(row: Fields, name: str) -> list[str]:
     return value
 
 
+def says_nothing(value: Any) -> bool:
+    """Returns whether a value is as good as none.
+
+    So are null, NaN (a gap of a table), blank text, an empty list or object, also as
+    JSON text, and an object of nothing else.
+    """
+    if isinstance(value, dict):
+        return all(not isinstance(v, dict) and says_nothing(v) for v in value.values())
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or value == []
+
+
+def truth(value: Any) -> bool | None:
+    """Returns what a mark says: True, 1 or their texts; False, 0; None otherwise."""
+    if isinstance(value, str):
+        value = _TRUTHS.get(value.strip().lower())
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
+
+
+_TRUTHS = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
+
+
 def is_absent(row: Fields, name: str) -> bool:
     """Returns whether the field is absent, null, or an empty cell."""
     value = row.get(name)
@@ -143,18 +132,17 @@ def optional_number(row: Fields, name: str, kind: str) -> float | None:
     return value
 
 
+def integer(row: Fields, name: str) -> int:
+    """Returns the field's integer; tables with gaps write 1 as 1.0."""
+    value = number(present(row, name), name)
+    if not value.is_integer():
+        raise Reject(name, "wrong type")
+    return int(value)
+
+
 def choice(row: Fields, name: str, choices: tuple[int, ...]) -> int:
     """Returns the field's integer, one of `choices`."""
-    value = present(row, name)
-    if isinstance(value, Cell):
-        value = _whole(number(value, name))
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Reject(name, "wrong type")
+    value = integer(row, name)
     if value not in choices:
         raise Reject(name, "label out of range")
     return value
-
-
-def _whole(value: float) -> float | int:
-    """Returns an integer where a number is one: tables with gaps write 1 as 1.0."""
-    return int(value) if value.is_integer() else value

@@ -5,8 +5,8 @@ from typing import Any
 
 from nemojax.data.records import ATTRIBUTES, MISSING, AttributeLabels, Conversation
 from nemojax.data.rows import dialogues
+from nemojax.data.rows.row_format import Format
 from nemojax.io import fields
-from nemojax.io.fields import Format
 
 
 def _labels(values: Iterable[tuple[str, Any]]) -> tuple[float, ...]:

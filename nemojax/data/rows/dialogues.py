@@ -10,10 +10,12 @@ import re
 from typing import Any
 
 from nemojax.data.records import Conversation, Message, Role
+from nemojax.data.rows import row_format
 from nemojax.io import fields
 
 _ROLES: dict[str, Role] = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
@@ -25,26 +27,26 @@ _PARAGRAPH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def from_turns(
-    turns: Any, field: str, *, ends_with: Role, system: str = "", labels: bool = False
+    turns: Any, field: str, *, ends_with: Role, labels: bool | None = None
 ) -> Conversation:
     """Makes the conversation of a list of turns.
 
     Args:
-      turns: objects with `from` and `value`, or with `role` and `content`.
+      turns: objects with `from` and `value`, or with `role` and `content`, which is
+        text or a list of parts that are.
       field: name of the row's field, for messages.
       ends_with: role of the last turn, "user" for a prompt.
-      system: system message that the row holds beside the turns; "" for none.
       labels: whether the `label` of an assistant's turn, the attribute values that it
-        was written to, is kept.
+        was written to, is kept; None: refused.
 
     Raises:
       fields.Reject: also where tools are called, which no message can represent.
     """
     if not isinstance(turns, list):
         raise fields.Reject(field, "wrong type")
-    messages = [Message("system", system)] if system.strip() else []
-    for index, turn in enumerate(turns):
-        messages.append(_message(turn, f"{field}[{index}]", labels))
+    messages = [
+        _message(turn, f"{field}[{index}]", labels) for index, turn in enumerate(turns)
+    ]
     # An empty system message says nothing: published rows often carry one.
     if messages and messages[0].role == "system" and not messages[0].content.strip():
         messages = messages[1:]
@@ -60,32 +62,98 @@ def answer(turns: Any, field: str) -> str:
     if isinstance(turns, list):
         if len(turns) != 1:
             raise fields.Reject(field, "not one turn" if turns else "empty response")
-        message = _message(turns[0], f"{field}[0]", False)
+        message = _message(turns[0], f"{field}[0]")
     else:
-        message = _message(turns, field, False)
+        message = _message(turns, field)
     if message.role != "assistant":
         raise fields.Reject(field, "roles out of order")
+    return trained_text(message, field)
+
+
+def trained_text(message: Message, field: str) -> str:
+    """Returns the text of an answer that is compared or completes a prompt.
+
+    Raises:
+      fields.Reject: it is empty, or marked as not trained.
+    """
     if not message.content.strip():
         raise fields.Reject(field, "empty response")
+    if not message.trained:
+        raise fields.Reject(field, "an answer with weight 0")
     return message.content
 
 
-def _message(turn: Any, field: str, labels: bool) -> Message:
+def from_instruction(row: fields.Fields) -> Conversation:
+    """Makes a prompt of Alpaca's fields `instruction`, `input` and `history`.
+
+    Either of the first two may be empty. The history is a list of pairs: what a user
+    said, and the answer.
+    """
+    texts = [fields.optional_text(row, name) for name in ("instruction", "input")]
+    told = [text for text in texts if text.strip()] or [
+        fields.prompt(row, "instruction")
+    ]
+    history = row.get("history")
+    history = [] if fields.says_nothing(history) else history
+    if not isinstance(history, list):
+        raise fields.Reject("history", "wrong type")
+    messages = []
+    for index, pair in enumerate(history):
+        field = f"history[{index}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise fields.Reject(field, "not a pair of texts")
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            messages.append(Message(role, _content(text, field)))
+    messages.append(Message("user", "\n\n".join(told)))
+    return _checked(messages, "history", "user")
+
+
+def _message(turn: Any, field: str, labels: bool | None = None) -> Message:
     if not isinstance(turn, dict):
         raise fields.Reject(field, "wrong type")
-    role_name, text_name = ("role", "content") if "role" in turn else ("from", "value")
     try:
+        role_name, text_name = _names(turn)
         name = fields.text(turn, role_name).lower()
-        if name in _TOOL_ROLES or turn.get("tool_calls"):
+        if name in _TOOL_ROLES:
             raise fields.Reject(role_name, "tool calls")
         if name not in _ROLES:
             raise fields.Reject(role_name, "unknown role")
+        role = _ROLES[name]
+        reads = () if labels is None else ("label",)
+        row_format.refuse_unread(turn, row_format.TURN_FIELDS, reads)
         label = fields.optional_text(turn, "label") if labels else ""
-        if label and (_ROLES[name] != "assistant" or "\n" in label):
+        if label and (role != "assistant" or "\n" in label):
             raise fields.Reject("label", "not a line of an assistant turn")
-        return Message(_ROLES[name], fields.text(turn, text_name), label)
+        content = _content(fields.present(turn, text_name), text_name)
+        trained = row_format.is_trained(turn, role == "assistant")
+        return Message(role, content, label, trained=trained)
     except fields.Reject as reject:
         raise fields.Reject(f"{field}.{reject.field}", reject.reason) from None
+
+
+def _names(turn: fields.Fields) -> tuple[str, str]:
+    """Returns the names of a turn's role and text; a table may have both, one null."""
+    names = ("role", "content"), ("from", "value")
+    told = [pair for pair in names if turn.get(pair[0]) is not None]
+    if len(told) > 1:
+        raise fields.Reject("from", "a turn with two roles, role and from")
+    return told[0] if told else names["role" not in turn]
+
+
+def _content(value: Any, field: str) -> str:
+    """Returns the text of a turn, or that of its parts, joined."""
+    if not isinstance(value, list):
+        return fields.text({field: value}, field)
+    texts = []
+    for index, part in enumerate(value):
+        name = f"{field}[{index}]"
+        if not isinstance(part, dict):
+            raise fields.Reject(name, "wrong type")
+        if part.get("type") != "text":
+            kind = str(part.get("type"))[:40]
+            raise fields.Reject(name, f"a part of type {kind!r}, only text is read")
+        texts.append(fields.text(part, "text"))
+    return "".join(texts)
 
 
 def from_template(text: str, field: str, *, ends_with: Role) -> Conversation:

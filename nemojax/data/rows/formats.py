@@ -18,13 +18,14 @@ from nemojax.data.rows import (
     conversation_formats,
     preference_formats,
 )
+from nemojax.data.rows.row_format import Format
 from nemojax.io import fields, files
 
 Record = TypeVar("Record")
 
 # Kinds of records and their formats. A row belongs to the first format that
 # recognises it; conversations come last, for their formats ask for the fewest fields.
-FORMATS: dict[str, tuple[fields.Format, ...]] = {
+FORMATS: dict[str, tuple[Format, ...]] = {
     "preference pairs": preference_formats.FORMATS,
     "attribute labels": attribute_formats.FORMATS,
     "conversations": conversation_formats.FORMATS,
@@ -191,7 +192,7 @@ def _listed(kind: str) -> str:
 
 
 def _parse(
-    row: files.Row | files.BadRow, file_format: fields.Format | None
+    row: files.Row | files.BadRow, file_format: Format | None
 ) -> tuple[files.Row, AnyRecord] | files.BadRow:
     if isinstance(row, files.BadRow):
         return row
@@ -207,6 +208,10 @@ def _parse(
 
 def _id(row: fields.Fields) -> str:
     """Returns the id that a row names itself by, "" without one."""
-    named = (row.get(name) for name in ID_FIELDS)
-    found = (value for value in named if isinstance(value, str | int) and value != "")
-    return str(next(found, ""))
+    for name in ID_FIELDS:
+        value = row.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # tables with gaps write 7 as 7.0
+        if isinstance(value, str | int) and value != "":
+            return str(value)
+    return ""

@@ -2,14 +2,14 @@
 
 import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from nemojax.data.records import Conversation, PreferencePair
 from nemojax.data.rows import dialogues
+from nemojax.data.rows.row_format import Format
 from nemojax.io import fields
-from nemojax.io.fields import Format
 
 _JUDGE_PROMPT = re.compile(
     r"###The instruction to evaluate:\n(?P<prompt>.*)"
@@ -48,7 +48,10 @@ def _pair_of_dialogues(
     """Makes a pair of two dialogues that differ in the last response."""
     if chosen.prompt != rejected.prompt:
         raise fields.Reject(names[1], "prompts differ")
-    responses = chosen.last_response, rejected.last_response
+    responses = [
+        dialogues.trained_text(dialogue.messages[-1], name)
+        for dialogue, name in zip((chosen, rejected), names, strict=True)
+    ]
     return _pair(chosen.prompt, *responses, names, numbers)
 
 
@@ -57,7 +60,7 @@ def _hh(row: fields.Fields) -> PreferencePair:
         dialogues.from_paragraphs(fields.text(row, name), name, ends_with="assistant")
         for name in ("chosen", "rejected")
     )
-    return _pair_of_dialogues(chosen, rejected, ("chosen", "rejected"))
+    return _pair_of_dialogues(chosen, rejected, ("chosen", "rejected"), _numbers(row))
 
 
 def _whole_dialogues(row: fields.Fields) -> PreferencePair:
@@ -84,19 +87,26 @@ def _response(value: Any, field: str, prompt: Conversation) -> str:
     dialogue = dialogues.from_turns(value, field, ends_with="assistant")
     if dialogue.prompt != prompt:
         raise fields.Reject(field, "prompts differ")
-    return dialogue.last_response
+    return dialogues.trained_text(dialogue.messages[-1], field)
 
 
 def _is_dialogue(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1
 
 
-def _prompt_and(chosen_name: str, rejected_name: str, prompt_name: str = "prompt"):
+def _prompt_and(
+    chosen_name: str,
+    rejected_name: str,
+    read_prompt: Callable[[fields.Fields], Conversation] | str = "prompt",
+):
     """Makes a parser of rows with a prompt, two responses and perhaps rewards."""
     names = (chosen_name, rejected_name)
 
     def parse(row: fields.Fields) -> PreferencePair:
-        prompt = _prompt(fields.present(row, prompt_name), prompt_name)
+        if isinstance(read_prompt, str):
+            prompt = _prompt(fields.present(row, read_prompt), read_prompt)
+        else:
+            prompt = read_prompt(row)
         chosen, rejected = (
             _response(fields.present(row, name), name, prompt) for name in names
         )
@@ -167,9 +177,7 @@ def _nemo_rl(row: fields.Fields) -> PreferencePair:
 def _completion(item: fields.Fields, field: str) -> tuple[int, str, float | None]:
     """Returns rank, text and reward of a completion."""
     try:
-        rank = fields.present(item, "rank")
-        if isinstance(rank, bool) or not isinstance(rank, int):
-            raise fields.Reject("rank", "wrong type")
+        rank = fields.integer(item, "rank")
         text = dialogues.answer(fields.present(item, "completion"), "completion")
         return rank, text, fields.optional_number(item, "reward", "reward")
     except fields.Reject as reject:
@@ -244,10 +252,7 @@ def _llmbar(row: fields.Fields) -> PreferencePair:
 
 def _pandalm(row: fields.Fields) -> PreferencePair:
     """Makes a pair as two of three annotators see it; 0 stands for a tie."""
-    prompt = fields.prompt(row, "instruction")
-    context = fields.optional_text(row, "input")
-    if context.strip():
-        prompt = f"{prompt}\n\n{context}"
+    prompt = dialogues.from_instruction(row)
     names = ("response1", "response2")
     for name in names:
         fields.response(row, name)
@@ -258,7 +263,7 @@ def _pandalm(row: fields.Fields) -> PreferencePair:
     preferred, count = votes.most_common(1)[0]
     if preferred == 0 or count < 2:
         raise fields.Reject("annotator1", "tie")
-    return _compared(Conversation.of(prompt), row, names, preferred)
+    return _compared(prompt, row, names, preferred)
 
 
 def _judge_prompts(row: fields.Fields) -> PreferencePair:
@@ -275,18 +280,22 @@ def _judge_prompts(row: fields.Fields) -> PreferencePair:
     return _pair_of_dialogues(chosen, rejected, names)
 
 
+_VALUES = ("chosen_reward", "rejected_reward", "margin")
+
 FORMATS = (
     Format(
         "sharegpt_ranking",
         ("conversations", "chosen", "rejected"),
         _prompt_and("chosen", "rejected", "conversations"),
+        honours=_VALUES,
     ),
     Format(
         "nemo_aligner",
         ("prompt", "chosen_response", "rejected_response"),
         _prompt_and("chosen_response", "rejected_response"),
+        honours=_VALUES,
     ),
-    Format("nemo_rl", ("context", "completions"), _nemo_rl),
+    Format("nemo_rl", ("context", "completions"), _nemo_rl, honours=("margin",)),
     Format(
         "helpsteer_preference",
         ("prompt", "response_1", "response_2", "preference_strength"),
@@ -303,16 +312,48 @@ FORMATS = (
         _reward_bench,
         matches=lambda row: isinstance(row["prompt"], str),
     ),
-    Format("prompt_chosen_rejected", ("prompt", "chosen", "rejected"), _trl),
+    Format(
+        "prompt_chosen_rejected",
+        ("prompt", "chosen", "rejected"),
+        _trl,
+        honours=_VALUES,
+    ),
+    Format(
+        "alpaca_ranking",
+        ("instruction", "chosen", "rejected"),
+        _prompt_and("chosen", "rejected", dialogues.from_instruction),
+        honours=("input", "history", *_VALUES),
+    ),
+    *(
+        Format(
+            f"{name}_chosen_rejected",
+            (name, "chosen", "rejected"),
+            _prompt_and("chosen", "rejected", name),
+            honours=_VALUES,
+        )
+        for name in ("question", "input")
+    ),
     Format(
         "whole_dialogues",
         ("chosen", "rejected"),
         _whole_dialogues,
         matches=lambda row: isinstance(row["chosen"], list),
+        honours=_VALUES,
     ),
-    Format("hh", ("chosen", "rejected"), _hh),
-    Format("llmbar", ("input", "output_1", "output_2"), _llmbar),
-    Format("pandalm", ("instruction", "response1", "response2"), _pandalm),
+    Format(
+        "hh",
+        ("chosen", "rejected"),
+        _hh,
+        matches=lambda row: str(row["chosen"]).lstrip().startswith("Human:"),
+        honours=_VALUES,
+    ),
+    Format("llmbar", ("input", "output_1", "output_2"), _llmbar, honours=("label",)),
+    Format(
+        "pandalm",
+        ("instruction", "response1", "response2"),
+        _pandalm,
+        honours=("input", "history"),
+    ),
     Format(
         "judge_prompts", ("chosen_instruction", "rejected_instruction"), _judge_prompts
     ),

@@ -89,7 +89,11 @@ def to_row(record: AnyRecord, target: str) -> Fields:
 def _turns(messages: tuple[Message, ...]) -> list[Fields]:
     """Returns messages as OpenAI and TRL write them."""
     _require_unlabelled(messages)
-    return [{"role": turn.role, "content": turn.content} for turn in messages]
+    return [
+        {"role": turn.role, "content": turn.content}
+        | ({} if turn.trained else {"weight": 0})
+        for turn in messages
+    ]
 
 
 def _require_unlabelled(messages: tuple[Message, ...]) -> None:

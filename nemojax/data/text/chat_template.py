@@ -167,17 +167,18 @@ class ChatTemplate(abc.ABC):
     def encode(
         self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> tuple[list[int], list[int]]:
-        """Returns tokens and loss mask for training on every assistant turn.
+        """Returns tokens and loss mask for training on the assistant's turns.
 
-        Trained (mask 1) are the text of an assistant turn and the token that ends it.
+        Trained (mask 1) are the text of an assistant turn and the token that ends it,
+        but not of a turn that is marked as not trained.
 
         Raises:
-          UserError: the roles are out of order, or an assistant turn is empty, calls
-            tools or is missing.
+          UserError: the roles are out of order, or a trained assistant turn is empty,
+            calls tools or is missing.
         """
         trained = set()
         for index, message in enumerate(conversation.messages):
-            if message.role == "assistant":
+            if message.role == "assistant" and message.trained:
                 if message.tool_calls:
                     raise UserError(
                         f"message {index}: calls of tools cannot be trained on"

@@ -73,6 +73,22 @@ def test_alpaca_appends_the_input_and_may_have_a_system_message():
     assert parse(row | {"input": None}) == Conversation.of("Sort.", "1 2 3", "s")
 
 
+def test_alpaca_takes_an_input_alone_and_the_turns_before():
+    row = {"instruction": "", "input": "3 1 2", "output": "a", "history": [["q", "b"]]}
+    turns = parse(row).messages
+    assert [turn.content for turn in turns] == ["q", "b", "3 1 2", "a"]
+    assert [turn.role for turn in turns] == ["user", "assistant"] * 2
+    assert parse(row | {"history": "[]"}) == Conversation.of("3 1 2", "a")
+    for history, field in [
+        ("q", "history"),
+        (["q"], "history[0]"),
+        ([["q", "b"], ["q"]], "history[1]"),
+        ([["q", 3]], "history[0]"),
+        ([["q", " "]], "history"),
+    ]:
+        assert rejection(row | {"history": history})[0] == field
+
+
 def test_system_messages_come_from_beside_or_inside_the_turns():
     expected = Conversation.of("q", "a", "s")
     beside = {"conversations": SHAREGPT, "system": "s"}
@@ -200,10 +216,3 @@ def test_prompts_and_completions_may_be_turns():
 def test_broken_turns_of_prompt_and_completion_are_named(change, field, reason):
     row = {"prompt": [MESSAGES[0]], "completion": [MESSAGES[1]]}
     assert rejection(row | change) == (field, reason)
-
-
-def test_answers_that_are_marked_as_good_or_bad_are_no_conversations():
-    """Rows for KTO: half of them hold what the model is not to say."""
-    for mark in (True, False, "False"):
-        assert formats.detect(ROWS["prompt_completion"] | {"label": mark}) is None
-    assert formats.detect(ROWS["prompt_response"] | {"preference": "rejected"}) is None

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemojax.data.records import Conversation, Message
-from nemojax.data.rows import dialogues
+from nemojax.data.rows import dialogues, row_format
 from nemojax.io import fields
 
 USER, ASSISTANT = Message("user", "hello"), Message("assistant", "hi")
@@ -84,10 +84,6 @@ def test_a_system_message_comes_first_or_not_at_all():
         dialogues.from_turns(
             sharegpt(USER, SYSTEM, ASSISTANT), "turns", ends_with="assistant"
         )
-    with pytest.raises(fields.Reject, match="roles out of order"):
-        dialogues.from_turns(
-            sharegpt(SYSTEM, USER), "turns", ends_with="user", system="another"
-        )
 
 
 @pytest.mark.parametrize("empty", ["", " \n"])
@@ -95,9 +91,6 @@ def test_an_empty_system_message_is_none(empty):
     expected = Conversation((USER,))
     turns = sharegpt(Message("system", empty), USER)
     assert dialogues.from_turns(turns, "turns", ends_with="user") == expected
-    turns = sharegpt(USER)
-    read = dialogues.from_turns(turns, "turns", ends_with="user", system=empty)
-    assert read == expected
 
 
 def test_empty_turns_are_rejected_and_an_empty_response_is_named():
@@ -125,8 +118,39 @@ BROKEN_TURNS = [
     ([{"role": "tool", "content": "{}"}], "turns[0].role", "tool calls"),
     (
         [{"role": "assistant", "content": None, "tool_calls": [{}]}],
-        "turns[0].role",
+        "turns[0].tool_calls",
         "tool calls",
+    ),
+    ([{"role": "user", "content": [3]}], "turns[0].content[0]", "wrong type"),
+    (
+        [{"role": "user", "content": [{"type": "text", "text": None}]}],
+        "turns[0].text",
+        "wrong type",
+    ),
+    (
+        [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+        "turns[0].content[0]",
+        "a part of type 'image_url', only text is read",
+    ),
+    (
+        [{"role": "user", "content": "x", "from": "gpt", "value": "y"}],
+        "turns[0].from",
+        "a turn with two roles, role and from",
+    ),
+    (
+        [{"role": "user", "content": "x", "weight": 1}],
+        "turns[0].weight",
+        "only an assistant's turn can be trained",
+    ),
+    (
+        [{"role": "assistant", "content": "x", "weight": 0.5}],
+        "turns[0].weight",
+        "neither 0 nor 1",
+    ),
+    (
+        [{"role": "assistant", "content": "x", "weight": 1, "train": False}],
+        "turns[0].train",
+        "differs from another weight of the turn",
     ),
 ]
 
@@ -142,6 +166,39 @@ def test_role_names_are_read_in_any_case():
     turns = [{"from": "User", "value": "hello"}, {"from": "Assistant", "value": "hi"}]
     read = dialogues.from_turns(turns, "turns", ends_with="assistant")
     assert read == Conversation((USER, ASSISTANT))
+
+
+def test_parts_of_text_are_joined_and_nulls_of_a_table_say_nothing():
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    tables = {
+        "from": None,
+        "value": None,
+        "tool_calls": [],
+        "label": "",
+        "weight": None,
+    }
+    turns = [
+        {"role": "developer", "content": "be brief", **tables},
+        {"role": "user", "content": parts, **tables},
+        {"from": "gpt", "value": "hi", "role": None, "content": None},
+    ]
+    read = dialogues.from_turns(turns, "turns", ends_with="assistant")
+    assert read == Conversation((SYSTEM, USER, ASSISTANT))
+
+
+@pytest.mark.parametrize("name", row_format.TRAINING_FIELDS)
+@pytest.mark.parametrize("says", [(0, 1), (0.0, 1.0), (False, True), ("false", "True")])
+def test_a_turn_may_be_context_only(name, says):
+    """However the weight is spelled; a user's turn is never trained."""
+    no, yes = says
+    turns = [
+        *openai(USER, ASSISTANT, USER, ASSISTANT, USER, ASSISTANT),
+    ]
+    for turn, value in zip(turns, (no, no, None, yes), strict=False):
+        turn[name] = value
+    read = dialogues.from_turns(turns, "turns", ends_with="assistant")
+    trained = [turn.trained for turn in read.messages if turn.role == "assistant"]
+    assert trained == [False, True, True]
 
 
 TEMPLATED = [

@@ -60,6 +60,11 @@ ROWS = [
     ("helpsteer3", {"context": [QUESTION], "overall_preference": 1,
                     "response1": "bad", "response2": "good", "domain": "general"}),
     ("whole_dialogues", {"chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]}),
+    ("alpaca_ranking", {"instruction": "", "input": "q",
+                        "chosen": "good", "rejected": "bad"}),
+    ("question_chosen_rejected", {"question": "q",
+                                  "chosen": "good", "rejected": "bad"}),
+    ("input_chosen_rejected", {"input": "q", "chosen": "good", "rejected": "bad"}),
     ("llmbar", {"input": "q", "output_1": "bad", "output_2": "good", "label": 2}),
     ("llmbar", {"input": "q", "output_1": "good", "output_2": "bad", "label": 1}),
     ("pandalm", {"instruction": "q", "input": "",
@@ -138,7 +143,8 @@ def test_pairs_with_different_prompts_are_rejected():
 
 def test_hh_text_without_speakers_and_out_of_order_is_rejected():
     row = row_of("hh")
-    assert rejection(row | {"chosen": "good"}) == ("chosen", "no dialogue")
+    assert rejection(row | {"rejected": "good"}) == ("rejected", "no dialogue")
+    assert formats.detect(row | {"chosen": "good"}) is None
     assert rejection(row | {"rejected": "\n\nHuman: q"}) == (
         "rejected",
         "roles out of order",

@@ -370,3 +370,19 @@ def test_calls_of_tools_are_not_dropped_in_silence():
             }[layout.kind]
             with pytest.raises(ValueError, match="tool calls"):
                 writers.to_row(record, target)
+
+
+@pytest.mark.parametrize("target", BY_KIND[Conversation])
+def test_a_turn_that_is_only_context_stays_so_or_is_refused(target):
+    turns = [Message("assistant" if i % 2 else "user", str(i)) for i in range(4)]
+    record = Conversation(tuple(turns))
+    turns[1] = dataclasses.replace(turns[1], trained=False)
+    marked = Conversation(tuple(turns))
+    try:
+        row = writers.to_row(marked, target)
+    except ValueError:
+        assert target != "messages"
+    else:
+        assert row != writers.to_row(record, target)
+        (read,) = formats.in_memory([row], "rows").rows
+        assert read[1] == marked

@@ -5,6 +5,7 @@ mask for a tokenizer in which a control piece is one token and so is every other
 character. They were made by NeMo's own chat preprocessing.
 """
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -144,3 +145,17 @@ def test_prompts_end_with_a_user_and_scored_texts_with_an_assistant(exact):
         NEMOTRON.encode_for_reward(exact, Conversation.of("Q"))
     with pytest.raises(ValueError, match="no messages"):
         NEMOTRON.encode_prompt(exact, Conversation(()))
+
+
+def test_an_answer_that_is_only_context_has_its_tokens_and_no_mask(exact):
+    first, last = Message("assistant", "A"), Message("assistant", "B")
+    context = dataclasses.replace(first, trained=False)
+    asked = Message("user", "Q")
+    tokens, mask = NEMOTRON.encode(exact, Conversation((asked, first, asked, last)))
+    talk = Conversation((asked, context, asked, last))
+    assert NEMOTRON.encode(exact, talk)[0] == tokens
+    prompt = Conversation(talk.messages[:-1])
+    assert NEMOTRON.encode(exact, talk) == NEMOTRON.encode_response(exact, prompt, "B")
+    assert sum(mask) > sum(NEMOTRON.encode(exact, talk)[1])
+    with pytest.raises(ValueError, match="there is no assistant turn to train on"):
+        NEMOTRON.encode(exact, Conversation((asked, context)))
