@@ -1,11 +1,12 @@
 """Rows of csv files: the first row names the fields, all others are text.
 
-Cells may be quoted, and then hold commas, doubled quotes and line ends. A byte order
-mark at the start, as spreadsheets write it, is passed over.
+Cells may be quoted, and then hold commas, doubled quotes and line ends. Where a row is
+no csv, its first line alone is a bad row, and reading goes on with the next line: so a
+quote that is not closed takes no other row with it.
 """
 
+import collections
 import csv
-import dataclasses
 from collections.abc import Iterator
 
 from nemojax.io import json_text, quarantine
@@ -33,10 +34,12 @@ def read(
     Raises:
       DataError: the first row does not name the fields.
     """
-    reader = csv.reader(_Lines(lines), strict=True)
+    source = _Lines(lines)
+    reader = csv.reader(source, strict=True)
     names: list[str] = []
     number = 0
     while True:
+        source.begin_row()
         try:
             cells = next(reader)
             if not cells:
@@ -51,9 +54,10 @@ def read(
             if not names:
                 raise DataError(
                     f"{file}: its first row does not name the fields "
-                    f"({_reason(error)}); mend it, or turn it into a .jsonl file."
+                    f"({source.reason(error)}); mend it, or turn it into a .jsonl file."
                 ) from error
-            row = BadRow(file, number + 1, "", _reason(error))
+            row = BadRow(file, number + 1, "", source.reason(error), source.first)
+            source.go_back()
         number += 1
         if number > after:
             yield row
@@ -71,27 +75,49 @@ class _Lines:
 
     def __init__(self, lines: Iterator[tuple[int, bytes | BadRow]]):
         self._lines = lines
+        self._again: collections.deque[bytes | BadRow] = collections.deque()
+        self._row: list[bytes | BadRow] = []  # lines of the row under way
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        _, line = next(self._lines)
+        line = self._again.popleft() if self._again else next(self._lines)[1]
+        self._row.append(line)
         if isinstance(line, BadRow):
             raise _Unusable(line.reason)
         return line.decode("utf-8", "surrogateescape")
 
+    def begin_row(self) -> None:
+        self._row.clear()
+
+    def go_back(self) -> None:
+        """Goes back to the second line of the row."""
+        self._again.extendleft(reversed(self._row[1:]))
+
+    @property
+    def first(self) -> str:
+        """Excerpt of the first line of the row."""
+        line = self._row[0]
+        return line.excerpt if isinstance(line, BadRow) else json_text.raw_text(line)
+
+    def reason(self, error: csv.Error) -> str:
+        """Names the fault of the row."""
+        if len(self._row) > 1:
+            return "a quote that is not closed, or comes where none can"
+        if isinstance(error, _Unusable):
+            return str(error)
+        return "cell too long" if _TOO_LONG in str(error) else "not CSV"
+
 
 def _names(cells: list[str]) -> list[str]:
-    names = [cells[0].removeprefix("\ufeff"), *cells[1:]]
-    try:
-        json_text.check_object(dict.fromkeys(names), True)
-    except json_text.Malformed as error:
-        raise _Unusable(_not_utf8(error.reason)) from error
-    repeated = {name for name in names if names.count(name) > 1}
+    found = quarantine.checked_cells(dict.fromkeys(cells), "", 0)
+    if isinstance(found, BadRow):
+        raise _Unusable(found.reason)
+    repeated = {name for name in cells if cells.count(name) > 1}
     if repeated:
         raise _Unusable(f"{min(repeated)!r} comes twice")
-    return names
+    return cells
 
 
 def _row(names: list[str], cells: list[str], file: str, number: int) -> Row | BadRow:
@@ -99,18 +125,4 @@ def _row(names: list[str], cells: list[str], file: str, number: int) -> Row | Ba
         excerpt = json_text.raw_value(cells)
         return BadRow(file, number, "", "wrong number of cells", excerpt)
     value = dict(zip(names, map(Cell, cells), strict=True))
-    row = quarantine.checked(value, file, number)
-    if isinstance(row, BadRow):
-        row = dataclasses.replace(row, reason=_not_utf8(row.reason))
-    return row
-
-
-def _not_utf8(reason: str) -> str:
-    """Names the fault of a text: CSV has no escapes, so a surrogate was a bad byte."""
-    return "not UTF-8" if reason == "lone surrogate" else reason
-
-
-def _reason(error: csv.Error) -> str:
-    if isinstance(error, _Unusable):
-        return str(error)
-    return "cell too long" if _TOO_LONG in str(error) else "not CSV"
+    return quarantine.checked_cells(value, file, number)

@@ -10,7 +10,6 @@ raises `DataError`. So the good and the bad rows of a file always add up to its 
 
 import contextlib
 import gzip
-import importlib
 import io
 import os
 import pathlib
@@ -18,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from nemojax.io import csv_rows, json_text, quarantine
+from nemojax.io import csv_rows, json_text, parquet_rows, quarantine
 from nemojax.io.quarantine import BadRow, DataError, PathLike, Quarantine, Row
 
 __all__ = [
@@ -34,6 +33,7 @@ __all__ = [
 
 MAX_LINE_BYTES = 10 * 1024**2
 MAX_JSON_BYTES = 1024**3  # a .json list has to be held in memory as a whole
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SUFFIXES = (
     *(
         kind + packed
@@ -42,7 +42,6 @@ SUFFIXES = (
     ),
     ".parquet",
 )
-_PARQUET_ROWS = 256  # held at once
 
 
 def list_files(paths: PathLike | Iterable[PathLike]) -> list[pathlib.Path]:
@@ -112,7 +111,7 @@ def count_rows(path: PathLike) -> int:
     with _reading(path) as stream:
         kind = _kind(path)
         if kind == ".parquet":
-            count = _table_rows(stream, str(path))
+            count = parquet_rows.count(stream, str(path))
         elif kind == ".jsonl":
             count = sum(1 for _ in _rows_of(stream, str(path)))
         else:
@@ -125,6 +124,12 @@ def _reading(path: pathlib.Path) -> Iterator[Any]:
     """Opens the bytes of a data file; damage of the whole file is a DataError."""
     _check_is_data_file(path)
     try:
+        with open(path, "rb") as raw:
+            if raw.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise DataError(
+                    f"{path}: a pointer of git-lfs, not the file; fetch the file with "
+                    "`git lfs pull`."
+                )
         with _opened(path) as stream:
             yield stream
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -153,16 +158,6 @@ def _packing(file: PathLike) -> str:
     return "zstd" if str(file).endswith(".zst") else "gzip"
 
 
-def _pyarrow(name: str, path: PathLike) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise DataError(
-            f"{path}: needs pyarrow, which is not installed: "
-            "pip install 'nemojax[data]'"
-        ) from error
-
-
 class _Zstd(io.RawIOBase):
     """Decompresses; what is cut short ends with the error that gzip gives."""
 
@@ -171,7 +166,7 @@ class _Zstd(io.RawIOBase):
         self._stream = self._open()
 
     def _open(self) -> Any:
-        arrow = _pyarrow("pyarrow", self._path)
+        arrow = parquet_rows.arrow("pyarrow", self._path)
         return arrow.input_stream(str(self._path), compression="zstd")
 
     def readable(self) -> bool:
@@ -249,12 +244,30 @@ def _lines(
             return
         if not line:
             return
+        if number == 1:
+            line = _text_start(line, file)
         if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             raw = json_text.raw_text(line)
             yield number, BadRow(file, number, "", "line longer than 10 MB", raw)
             _skip_line(stream)
         else:
             yield number, line
+
+
+def _text_start(content: bytes, file: str) -> bytes:
+    """Returns the start of a text without its byte order mark.
+
+    Raises:
+      DataError: it is UTF-16 or UTF-32, by its mark or by every other byte.
+    """
+    marked = content.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in content[:64]
+    halves = content[:8:2], content[1:8:2]
+    if marked or (b"\0" * 4 in halves and any(map(any, halves))):
+        raise DataError(
+            f"{file}: UTF-16 or UTF-32 text; save it as UTF-8, e.g. with "
+            "`iconv -f UTF-16 -t UTF-8`."
+        )
+    return content.removeprefix(json_text.BYTE_ORDER_MARK)
 
 
 def _rows_of(
@@ -294,6 +307,7 @@ def _read_list(
         ) from error
     if len(content) > MAX_JSON_BYTES:
         raise DataError(f"{file}: larger than 1 GiB; turn it into a .jsonl file.")
+    content = _text_start(content, file)
     if not content.strip():
         return
     try:
@@ -319,38 +333,9 @@ def _read_csv(
     return csv_rows.read(_lines(stream, file), file, after)
 
 
-def _read_table(
-    stream: io.BufferedIOBase, file: str, after: int
-) -> Iterator[Row | BadRow]:
-    with _table(stream, file) as table:
-        number = 0
-        for batch in table.iter_batches(_PARQUET_ROWS):
-            if number + batch.num_rows <= after:
-                number += batch.num_rows
-                continue
-            for value in batch.to_pylist():
-                number += 1
-                if number > after:
-                    yield quarantine.checked(value, file, number)
-
-
-def _table_rows(stream: io.BufferedIOBase, file: str) -> int:
-    with _table(stream, file) as table:
-        return table.metadata.num_rows
-
-
-@contextlib.contextmanager
-def _table(stream: io.BufferedIOBase, file: str) -> Iterator[Any]:
-    arrow, parquet = (_pyarrow(name, file) for name in ("pyarrow", "pyarrow.parquet"))
-    try:
-        yield parquet.ParquetFile(stream)
-    except (arrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: corrupt parquet file ({error}).") from error
-
-
 _READERS = {
     ".jsonl": _read_lines,
     ".json": _read_list,
     ".csv": _read_csv,
-    ".parquet": _read_table,
+    ".parquet": parquet_rows.read,
 }

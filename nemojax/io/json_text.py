@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 MAX_RAW_CHARACTERS = 2048
+SURROGATE, NOT_UTF8 = "lone surrogate", "not UTF-8"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Malformed(ValueError):
@@ -21,21 +23,29 @@ class Malformed(ValueError):
 
 
 def parse(content: bytes) -> Any:
-    """Parses the JSON value in `content`.
+    """Parses the JSON value in `content`, less a byte order mark at its start.
 
     Raises:
-      Malformed: byte order mark, NUL byte, not UTF-8, or not JSON.
+      Malformed: NUL byte, not UTF-8, not JSON, or an object with a field twice.
     """
-    if content.startswith(b"\xef\xbb\xbf"):
-        raise Malformed("byte order mark")
     if b"\0" in content:
         raise Malformed("NUL character")
     try:
-        return json.loads(content.decode("utf-8"))
+        text = content.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
+        return json.loads(text, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
-        raise Malformed("not UTF-8") from error
+        raise Malformed(NOT_UTF8) from error
+    except Malformed:
+        raise
     except (ValueError, RecursionError) as error:
         raise Malformed("not JSON") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise Malformed("a field comes twice")
+    return value
 
 
 def check_object(value: Any, has_escapes: bool) -> dict[str, Any]:
@@ -66,7 +76,7 @@ def _unusable_text(value: Any) -> str | None:
         if isinstance(item, dict):
             pending.extend(item)
             pending.extend(item.values())
-        elif isinstance(item, list):
+        elif isinstance(item, list | tuple):  # of tuples is a map of Parquet
             pending.extend(item)
         elif isinstance(item, str):
             if "\0" in item:
@@ -74,7 +84,7 @@ def _unusable_text(value: Any) -> str | None:
             try:
                 item.encode("utf-8")
             except UnicodeEncodeError:
-                return "lone surrogate"
+                return SURROGATE
     return None
 
 
@@ -84,9 +94,12 @@ def raw_text(line: bytes) -> str:
 
 
 def raw_value(value: Any) -> str:
-    """Returns the beginning of a JSON value, for a person to look at."""
+    """Returns the beginning of a value as JSON, for a person to look at.
+
+    What JSON has no form for, such as a time in a table, is a text there.
+    """
     try:
-        text = json.dumps(value, ensure_ascii=False)[:MAX_RAW_CHARACTERS]
+        text = json.dumps(value, ensure_ascii=False, default=str)[:MAX_RAW_CHARACTERS]
     except RecursionError:  # parsed just within the limit, a few frames further up
         return ""
     return text.encode("utf-8", "replace").decode("utf-8")

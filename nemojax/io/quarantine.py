@@ -83,6 +83,14 @@ def checked(value: Any, file: str, row: int, has_escapes: bool = True) -> Row | 
         return BadRow(file, row, error.field, error.reason, excerpt)
 
 
+def checked_cells(value: dict[str, Any], file: str, row: int) -> Row | BadRow:
+    """Returns `checked` of a table's row, in which what is not UTF-8 is a surrogate."""
+    found = checked(value, file, row)
+    if isinstance(found, BadRow) and found.reason == json_text.SURROGATE:
+        return dataclasses.replace(found, reason=json_text.NOT_UTF8)
+    return found
+
+
 class Quarantine:
     """Bad rows, counted by reason and listed in one file.
 

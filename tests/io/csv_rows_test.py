@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 
 import pytest
@@ -74,9 +75,53 @@ def test_every_broken_row_is_named_and_every_good_one_survives(tmp_path):
     ]
 
 
-def test_a_quote_that_is_not_closed_is_a_bad_row(tmp_path):
-    path = write(tmp_path / "rows.csv", b'a,b\n1,2\n3,"open\n4,5\n')
-    assert read(path) == ([(1, {"a": "1", "b": "2"})], [(2, "", "not CSV")])
+UNCLOSED = "a quote that is not closed, or comes where none can"
+
+
+@pytest.mark.parametrize("rows", [2, 20_000])  # to the end, and to the cap on a cell
+def test_a_quote_that_is_not_closed_takes_no_other_row_with_it(tmp_path, rows):
+    lines = [b"a,b", b"1,2", b'3,"open', *[b"4,%d" % n for n in range(rows)], b'5,"6"']
+    path = write(tmp_path / "rows.csv", b"\n".join(lines))
+    found = list(files.read_rows(path))
+    assert len(found) == files.count_rows(path) == rows + 3
+    (bad,) = (row for row in found if isinstance(row, files.BadRow))
+    assert (bad.row, bad.reason, bad.excerpt) == (2, UNCLOSED, '3,"open')
+    assert list(files.read_rows(path, 2)) == found[2:]
+
+
+def quoted(row):
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerow(row)
+    return stream.getvalue().encode()
+
+
+# A cell whose text begins as a row could not be told from one.
+CELLS = st.text("ab \n", max_size=4).map(lambda text: f"x{text}x")
+
+
+@settings(max_examples=300)
+@given(
+    cells=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=6),
+    at=st.integers(0),
+    damage=st.sampled_from(
+        [b"", b'"', b'x"', b"\n", b"\r", b"\xff", b"\0", b",", b'""']
+    ),
+    taken=st.integers(0, 2),
+)
+def test_damage_of_a_row_costs_no_other(tmp_path_factory, cells, at, damage, taken):
+    """Whatever is put in, taken out or replaced: no good row is lost in silence."""
+    rows = [quoted(row) for row in cells]
+    content = b"".join(rows)
+    at %= len(content)
+    path = tmp_path_factory.mktemp("damage") / "rows.csv"
+    path.write_bytes(b"a,b\n" + content[:at] + damage + content[at + taken :])
+    found = list(files.read_rows(path))
+    assert files.count_rows(path) == max(1, len(found))
+    values = [tuple(row.value.values()) for row in found if isinstance(row, files.Row)]
+    ends = list(itertools.accumulate(map(len, rows)))
+    for cell, end, size in zip(cells, ends, map(len, rows), strict=True):
+        if end <= at or end - size > at + taken:
+            assert cell in values
 
 
 def test_a_line_over_the_cap_is_one_bad_row(tmp_path, monkeypatch):
@@ -104,7 +149,7 @@ def test_a_file_without_rows_is_empty(tmp_path, content):
     ("content", "problem"),
     [
         (b"a,b,a\n1,2,3", "'a' comes twice"),
-        (b'"a\n1,2', "not CSV"),
+        (b'"a\n1,2', "a quote that is not closed"),
         (b"\xff,b\n1,2", "not UTF-8"),
     ],
 )

@@ -12,7 +12,8 @@ from nemojax.io import files
 BROKEN_LINES = [
     (b'{"text": "cut', "", "not JSON"),
     (b'{"text": "a"} {"text": "b"}', "", "not JSON"),
-    (b'\xef\xbb\xbf{"text": "marked"}', "", "byte order mark"),
+    (b'{"text": "a", "text": "b"}', "", "a field comes twice"),
+    (b'{"turns": [{"value": "a", "value": "a"}]}', "", "a field comes twice"),
     (b'{"text": "nul \x00"}', "", "NUL character"),
     (b'{"text": "nul \\u0000"}', "text", "NUL character"),
     (b'{"a": 1, "turns": [{"value": "\\ud800"}]}', "turns", "lone surrogate"),
@@ -29,6 +30,9 @@ BROKEN_LINES = [
 def write(path, content: bytes):
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n"
 
 
 def split(path):
@@ -76,6 +80,32 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path):
     good, bad = split(path)
     assert [(row.row, row.value["a"]) for row in good] == [(3, 1), (5, 2)]
     assert bad == []
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", MARK + b'{"a": "1"}\n' + MARK + b'{"a": "2"}\n'),  # two files
+        ("a.jsonl.gz", MARK + b'{"a": "1"}\n{"a": "2"}'),
+        ("a.jsonl", MARK + b'\n{"a": "1"}\n{"a": "2"}'),
+        ("a.json", MARK + b'[{"a": "1"}, {"a": "2"}]'),
+        ("a.csv", MARK + b'"a"\n1\n2\n'),
+    ],
+)
+def test_a_byte_order_mark_costs_no_row(tmp_path, name, content):
+    path = write(tmp_path / name, content)
+    good, bad = split(path)
+    assert [row.value for row in good] == [{"a": "1"}, {"a": "2"}]
+    assert not bad and files.count_rows(path) == 2
+
+
+def test_a_zeroed_beginning_is_a_bad_row(tmp_path):
+    good, bad = split(write(tmp_path / "a.jsonl", b"\0" * 64 + b'\n{"a": "1"}\n'))
+    assert [row.value for row in good] == [{"a": "1"}]
+    assert [row.reason for row in bad] == ["NUL character"]
 
 
 def test_surrogate_pairs_are_text(tmp_path):
@@ -145,7 +175,16 @@ UNUSABLE_FILES = {
     "cut.json.gz": (gzip.compress(b"[" + b"1, " * 999)[:-9], "truncated gzip"),
     "object.json": (b'{"a": 1}', "expected a list"),
     "lines.json": (b'{"a": 1}\n{"a": 2}', "name it .jsonl"),
-    "marked.json": (b"\xef\xbb\xbf[]", "byte order mark"),
+    "twice.json": (b'[{"a": 1, "a": 2}]', "a field comes twice"),
+    "pointer.jsonl": (POINTER, "a pointer of git-lfs"),
+    "pointer.json.gz": (POINTER, "a pointer of git-lfs"),
+    "pointer.csv.zst": (POINTER, "a pointer of git-lfs"),
+    "pointer.parquet": (POINTER, "a pointer of git-lfs"),
+    "wide.jsonl": ('{"a": "é"}\n'.encode("utf-16"), "UTF-16"),
+    "little.json": ('[{"a": 1}]'.encode("utf-16-le"), "UTF-16"),
+    "big.csv": ("prompt,response\n".encode("utf-16-be"), "UTF-16"),
+    "wider.jsonl": ('{"a": "b"}\n'.encode("utf-32"), "UTF-16 or UTF-32"),
+    "packed.jsonl.gz": (gzip.compress('{"a": "b"}\n'.encode("utf-16")), "UTF-16"),
     "latin.json": (b'["\xe9"]', "not UTF-8"),
     "table.tsv": (b"a\tb", "unknown kind of file"),
 }
@@ -300,3 +339,25 @@ def test_a_line_too_long_and_a_cut_are_counted_as_rows(tmp_path, monkeypatch):
     rows = list(files.read_rows(cut))
     assert rows[-1].reason == "truncated gzip file"
     assert files.count_rows(cut) == len(rows)
+
+
+@settings(max_examples=200)
+@given(
+    at=st.integers(0),
+    damage=st.one_of(st.just(b""), st.binary(min_size=1, max_size=3)),
+    taken=st.integers(0, 3),
+)
+def test_damage_of_a_line_costs_no_other_row(tmp_path_factory, at, damage, taken):
+    """Whatever bytes are put in, taken out or replaced: the others are as before."""
+    lines = [json.dumps({"n": n, "text": 'a "b"'}).encode() + b"\n" for n in range(8)]
+    content = b"".join(lines)
+    at %= len(content)
+    path = tmp_path_factory.mktemp("damage") / "rows.jsonl"
+    path.write_bytes(content[:at] + damage + content[at + taken :])
+    first, last = (content[:end].count(b"\n") for end in (at, at + taken))
+    good, bad = split(path)
+    assert len(good) + len(bad) == files.count_rows(path)
+    values = [row.value for row in good]
+    for n in {*range(8)} - {*range(first, last + 1)}:
+        assert {"n": n, "text": 'a "b"'} in values
+    assert len(good) >= 8 - (last - first + 1)
