@@ -6,7 +6,7 @@ BPE with byte fallback, numbers split into digits, white space kept as it is, an
 control pieces `<extra_id_0>`, `<extra_id_1>`, ... (15B report, section 2). Learns from
 the text in DATA/pretrain, in the layout of data/pretraining/corpus.py. As in the
 report, text that is not English gets a larger share than in pretraining: by default
-30 %, where pretraining has 15 %.
+30 %, where pretraining has 15 %. A class with a share above 0 has to have text.
 
 Prints the bytes of held-out text that a token stands for, by class, and where the
 model is. 256,000 pieces need some gigabytes of text; 4,096 from 4 MB take seconds.
@@ -48,11 +48,13 @@ def train(data: str, weights: dict[str, float]) -> tokenizers.Tokenizer:
     Raises:
       UserError: the text cannot be read, or is too small for the vocabulary.
     """
-    quarantine = files.Quarantine()
+    bad = files.Quarantine()
+    needed = [name for name, weight in weights.items() if weight]
+    training = corpus.find_corpus(data, needed=needed).training
     documents = {
-        name: list(corpus.read_documents(paths, name, quarantine))
-        for name, paths in corpus.find_corpus(data).training.items()
+        name: list(corpus.read_documents(training[name], name, bad)) for name in needed
     }
+    bad.check(sum(map(len, documents.values())) + bad.total)
     rng = np.random.default_rng(FLAGS.seed)
     num_bytes = int(FLAGS.megabytes * 1e6)
     try:
@@ -67,9 +69,11 @@ def train(data: str, weights: dict[str, float]) -> tokenizers.Tokenizer:
 
 
 def bytes_per_token(data: str, tokenizer: tokenizers.Tokenizer) -> dict[str, float]:
-    """Measures bytes per token of the held-out text, by class."""
+    """Measures bytes per token of the held-out text that there is, by class."""
     found = {}
-    for name, paths in corpus.find_corpus(data).validation.items():
+    for name, paths in corpus.find_corpus(data, needed=()).validation.items():
+        if not paths:
+            continue
         texts = [d.text for d in corpus.read_documents(paths, name, files.Quarantine())]
         tokens = sum(len(tokenizer.encode(text)) for text in texts)
         found[name] = sum(map(corpus.utf8_bytes, texts)) / max(tokens, 1)

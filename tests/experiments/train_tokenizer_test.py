@@ -46,7 +46,7 @@ def test_it_writes_a_tokenizer_with_the_report_s_settings(data, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--vocab_size=90000"], "Vocabulary size too high"),
+        (["--vocab_size=90000"], "the text is too small for 90000 pieces"),
         (["--out=/nowhere/tokenizer.model"], "no such folder"),
         (["--english=0", "--multilingual=0", "--code=0"], "weights"),
     ],
@@ -59,6 +59,26 @@ def test_what_cannot_be_done_is_one_line(data, tmp_path, flags, message):
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_text_is_needed_only_of_classes_with_a_share(tmp_path):
+    """A folder with one class, and nothing held out, trains a tokenizer of it."""
+    (tmp_path / "pretrain").mkdir()
+    file = tmp_path / "pretrain" / "english-0.jsonl"
+    file.write_text('{"text": "one two three four"}\n' * 99)
+    out = tmp_path / "tokenizer.model"
+    flags = (f"--data={tmp_path}", f"--out={out}", "--vocab_size=300", "--json=-")
+    done = train(*flags, "--megabytes=0.02", "--control_pieces=25")
+    assert done.returncode == 2 and "pretrain/multilingual-*" in done.stderr
+    alone = (*flags, "--megabytes=0.02", "--control_pieces=25")
+    done = train(*alone, "--multilingual=0", "--code=0")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bytes_per_token"] == {}
+    out.unlink()
+    file.write_text('{"content": "one two three four"}\n' * 99)
+    done = train(*alone, "--multilingual=0", "--code=0")
+    assert done.returncode == 2
+    assert f"{file}, row 1, field 'text': missing field" in done.stderr
 
 
 def test_a_file_that_exists_is_kept(data, tmp_path):

@@ -13,8 +13,8 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 UNITS = ("s", "ms", "us", "ns")
 NAMES = """null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32
-float64 string large_string string_view binary large_binary binary_view date32 date64 uuid
-json_"""
+float64 string large_string string_view binary large_binary binary_view date32 date64
+uuid json_"""
 PLAIN = [getattr(arrow, name)() for name in NAMES.split() if hasattr(arrow, name)]
 TYPES = [
     *PLAIN,

@@ -21,7 +21,7 @@ The formats of the rows are told from their fields, see `formats`.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -34,6 +34,7 @@ BLEND = {"english": 0.70, "multilingual": 0.15, "code": 0.15}
 
 Files = tuple[pathlib.Path, ...]
 
+_TRAINING = "pretrain/{}-*"
 _STAGE_PATTERNS = {
     "code_sft": ("sft/code_*", "code/mbpp_train*"),
     "general_sft": ("sft/*", "math/gsm8k_train*"),
@@ -85,21 +86,25 @@ def utf8_bytes(text: str) -> int:
     return len(text.encode("utf-8"))
 
 
-def find_corpus(folder: files.PathLike, *, whole: bool = True) -> Corpus:
+def find_corpus(
+    folder: files.PathLike, *, needed: Collection[str] | None = None
+) -> Corpus:
     """Finds the pretraining text in the data folder `folder`.
 
     Args:
       folder: data folder, as the module's docstring describes it.
-      whole: whether there must be text of every class, for training and validation;
-        otherwise there must be some text for training.
+      needed: classes of which there must be text for training; with none of them there
+        must be some text for training. None: all, for training and validation.
 
     Raises:
       files.DataError: the folder is missing, or has no text for some class.
     """
     folder = _existing(folder)
     corpus, missing = _corpus(folder)
-    if whole or not any(corpus.training.values()):
-        _raise_if_missing(folder, missing)
+    if needed or (needed is not None and any(corpus.training.values())):
+        patterns = [_TRAINING.format(name) for name in needed]
+        missing = [pattern for pattern in missing if pattern in patterns]
+    _raise_if_missing(folder, missing)
     return corpus
 
 
@@ -133,7 +138,7 @@ def _existing(folder: files.PathLike) -> pathlib.Path:
 def _corpus(folder: pathlib.Path) -> tuple[Corpus, list[str]]:
     missing = []
     parts: list[dict[str, Files]] = []
-    for pattern in ("pretrain/{}-*", "pretrain/dev-{}*"):
+    for pattern in (_TRAINING, "pretrain/dev-{}*"):
         part = {}
         for text_class in TEXT_CLASSES:
             class_pattern = pattern.format(text_class)

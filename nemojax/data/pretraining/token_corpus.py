@@ -35,7 +35,7 @@ def jobs(
     Raises:
       DataError: there is no text.
     """
-    found = corpus.find_corpus(data, whole=False)
+    found = corpus.find_corpus(data, needed=())
     out, todo = pathlib.Path(out), []
     for name in corpus.TEXT_CLASSES:
         held_out = found.validation[name]

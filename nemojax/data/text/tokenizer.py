@@ -207,9 +207,23 @@ class Tokenizer:
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
     """Yields the lines of texts, in pieces that the trainer does not leave out."""
     for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            found = text[error.start : error.start + 1]
+            raise UserError(f"a text holds a lone surrogate, {found!a}") from error
         for line in _SENTENCE_BREAKS.split(text):
             for start in range(0, len(line), _SENTENCE_CHARACTERS):
                 yield line[start : start + _SENTENCE_CHARACTERS]
+
+
+def _noted(sentences: Iterable[str], faults: list[Exception]) -> Iterator[str]:
+    """Yields sentences, and notes an error, of which the trainer would make another."""
+    try:
+        yield from sentences
+    except Exception as error:
+        faults.append(error)
+        raise
 
 
 def _check_extra_pieces(extra_pieces: Sequence[str]) -> None:
@@ -218,6 +232,32 @@ def _check_extra_pieces(extra_pieces: Sequence[str]) -> None:
             raise UserError(
                 f"extra piece {piece!r} is empty, holds a space or a control piece"
             )
+        if extra_pieces.count(piece) > 1:
+            raise UserError(f"extra piece {piece!r} comes twice")
+
+
+# What the trainer says, and what is said instead.
+_FAULTS = (
+    (r"sentences_\.empty", "there is no text to learn from"),
+    (
+        r"too high \((\d+)\).*<= (\d+)",
+        r"the text is too small for \1 pieces: give more, or ask for \2 at most",
+    ),
+    (
+        r"required_chars\. (\d+) vs (\d+)",
+        r"\1 pieces are too few: bytes, control pieces and the characters of the text "
+        r"alone are \2",
+    ),
+    (r"character_coverage", "character_coverage is outside of [0.98, 1]"),
+)
+
+
+def _fault(message: str) -> str:
+    """Returns what a message of the trainer says about texts and settings."""
+    for pattern, meaning in _FAULTS:
+        if found := re.search(pattern, message):
+            return found.expand(meaning)
+    return " ".join(message.split())
 
 
 def train(
@@ -246,17 +286,18 @@ def train(
       num_threads: threads used for training.
 
     Raises:
-      UserError: for an unusable extra piece, or a vocabulary too large for the texts
-        or too small for their characters; the message says by how much.
+      UserError: for an unusable extra piece or text, no text, or a vocabulary too large
+        for the texts or too small for their characters; the message says by how much.
     """
     _check_extra_pieces(extra_pieces)
     extra = list(extra_pieces)
     if not byte_fallback and "\n" not in extra:
         extra.append("\n")  # The trainer sees single lines and would not learn it.
     model = io.BytesIO()
+    faults: list[Exception] = []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts),
+            sentence_iterator=_noted(_sentences(texts), faults),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -279,5 +320,7 @@ def train(
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(f"cannot train a tokenizer: {error}") from error
+        if faults:
+            raise faults[0] from None
+        raise UserError(f"cannot train a tokenizer: {_fault(str(error))}") from error
     return Tokenizer(model.getvalue())

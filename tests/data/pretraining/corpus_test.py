@@ -91,6 +91,16 @@ def test_all_that_is_missing_is_named_at_once(folder):
         corpus.find_corpus(folder)
 
 
+def test_only_the_classes_that_are_needed_must_have_text(tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "code-0.jsonl").touch()
+    for needed in (["code"], []):
+        found = corpus.find_corpus(tmp_path, needed=needed)
+        assert [bool(found.training[name]) for name in corpus.TEXT_CLASSES] == [0, 0, 1]
+    with pytest.raises(files.DataError, match=r"matches pretrain/english-\*; exp"):
+        corpus.find_corpus(tmp_path, needed=["english", "code"])
+
+
 @pytest.mark.parametrize("find", [corpus.find_corpus, corpus.find_recipe_data])
 def test_a_missing_folder_is_named(tmp_path, find):
     with pytest.raises(files.DataError, match="absent: no such folder"):
