@@ -74,7 +74,9 @@ def bytes_per_token(data: str, tokenizer: tokenizers.Tokenizer) -> dict[str, flo
     for name, paths in corpus.find_corpus(data, needed=()).validation.items():
         if not paths:
             continue
-        texts = [d.text for d in corpus.read_documents(paths, name, files.Quarantine())]
+        bad = files.Quarantine()
+        texts = [one.text for one in corpus.read_documents(paths, name, bad)]
+        bad.check(len(texts) + bad.total)
         tokens = sum(len(tokenizer.encode(text)) for text in texts)
         found[name] = sum(map(corpus.utf8_bytes, texts)) / max(tokens, 1)
     return found

@@ -314,7 +314,7 @@ def _read_list(
         values = json_text.parse(content)
     except json_text.Malformed as error:
         raise DataError(
-            f"{file}: no JSON list ({error.reason}); mend it, or name it .jsonl where "
+            f"{file}: no JSON list ({error}); mend it, or name it .jsonl where "
             "it holds one object a line."
         ) from error
     if not isinstance(values, list):

@@ -17,7 +17,7 @@ class Malformed(ValueError):
     """
 
     def __init__(self, reason: str, field: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(f"field {field!r}: {reason}" if field else reason)
         self.field = field
         self.reason = reason
 
@@ -44,8 +44,15 @@ def parse(content: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise Malformed("a field comes twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in value if names.count(name) > 1)
+        raise Malformed("a field comes twice", readable(twice))
     return value
+
+
+def readable(text: str) -> str:
+    """Returns a text of which every character can be written as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_object(value: Any, has_escapes: bool) -> dict[str, Any]:
@@ -64,8 +71,7 @@ def check_object(value: Any, has_escapes: bool) -> dict[str, Any]:
     if has_escapes:
         for field, item in value.items():
             if reason := _unusable_text([field, item]):
-                name = field.encode("utf-8", "backslashreplace").decode()
-                raise Malformed(reason, name)
+                raise Malformed(reason, readable(field))
     return value
 
 
@@ -99,10 +105,10 @@ def raw_value(value: Any) -> str:
     What JSON has no form for, such as a time in a table, is a text there.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str)[:MAX_RAW_CHARACTERS]
+        text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
     except RecursionError:  # parsed just within the limit, a few frames further up
         return ""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text[:MAX_RAW_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 def line(value: Any) -> bytes:

@@ -140,6 +140,12 @@ class Quarantine:
         """Counts the rows that another quarantine has written, given its `facts`."""
         self._count(facts["reasons"], facts["first_malformed"])
 
+    def extend(self, other: "Quarantine") -> None:
+        """Counts and lists the rows of another quarantine."""
+        self.include(other.facts)
+        other._lines.seek(0)
+        shutil.copyfileobj(other._lines, self._lines)
+
     def _count(self, reasons: Mapping[str, int], first_malformed: str) -> None:
         self._reasons.update(reasons)
         self._first_malformed = self._first_malformed or first_malformed

@@ -91,6 +91,16 @@ def test_the_facts_of_parts_count_as_their_rows_do():
         parts.check(4, where="x")
 
 
+def test_a_quarantine_takes_the_rows_of_others():
+    rows = [bad("tie"), bad(row=4), bad("not UTF-8", row=5)]
+    whole, taken = filled(*rows), filled(rows[0])
+    taken.extend(filled(*rows[1:]))
+    taken.extend(Quarantine())
+    assert (taken.rows, taken.facts) == (whole.rows, whole.facts)
+    taken.add(rows[0])
+    assert taken.rows == [*rows, rows[0]]
+
+
 def test_check_does_not_hold_sound_rows_against_a_file():
     filled(*[bad("tie")] * 50, *[bad("tool calls")] * 50).check(100)
 

@@ -119,8 +119,11 @@ def _message(turn: Any, field: str, labels: bool | None = None) -> Message:
         if name not in _ROLES:
             raise fields.Reject(role_name, "unknown role")
         role = _ROLES[name]
-        reads = () if labels is None else ("label",)
-        row_format.refuse_unread(turn, row_format.TURN_FIELDS, reads)
+        row_format.refuse_unread(
+            turn,
+            row_format.TURN_FIELDS,
+            row_format.TRAINING_FIELDS + (() if labels is None else ("label",)),
+        )
         label = fields.optional_text(turn, "label") if labels else ""
         if label and (role != "assistant" or "\n" in label):
             raise fields.Reject("label", "not a line of an assistant turn")

@@ -48,11 +48,11 @@ def _pair_of_dialogues(
     """Makes a pair of two dialogues that differ in the last response."""
     if chosen.prompt != rejected.prompt:
         raise fields.Reject(names[1], "prompts differ")
-    responses = [
+    better, worse = (
         dialogues.trained_text(dialogue.messages[-1], name)
         for dialogue, name in zip((chosen, rejected), names, strict=True)
-    ]
-    return _pair(chosen.prompt, *responses, names, numbers)
+    )
+    return _pair(chosen.prompt, better, worse, names, numbers)
 
 
 def _hh(row: fields.Fields) -> PreferencePair:

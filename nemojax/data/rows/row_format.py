@@ -31,8 +31,9 @@ _MASKS = (
 _MEDIA = ("image images video videos audio audios", "images or sound, of which none is")
 _TOOLS = ("tools functions function_call tool_calls", "tool calls")
 
-# Reasons for which a row with such a field is refused.
+# Reasons for which a row with such a field, in any case, is refused.
 ROW_FIELDS = _table(
+    (" ".join(SYSTEM_FIELDS), "system message; name the field in small letters"),
     (
         "label kto_tag preference",
         "unpaired preference (KTO): marks an answer as good or bad, which is not "
@@ -63,6 +64,10 @@ TURN_FIELDS = _table(
         "reasoning beside the text of a turn, which is not read",
     ),
     ("train_detail", _MASKS[1]),
+    (
+        " ".join(TRAINING_FIELDS),
+        "weight of a turn; name the field in small letters",
+    ),
     _MASKS,
     _MEDIA,
     _TOOLS,
@@ -83,10 +88,11 @@ def refuse_unread(
       fields.Reject: there is such a field, besides those that are read.
     """
     for name, value in row.items():
-        if name not in table or name in reads or fields.says_nothing(value):
+        known = name.strip().lower()
+        if known not in table or name in reads or fields.says_nothing(value):
             continue
-        if not (name in TRAINING_FIELDS and fields.truth(value)):
-            raise fields.Reject(name, table[name])
+        if not (known in TRAINING_FIELDS and fields.truth(value)):
+            raise fields.Reject(name, table[known])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +129,8 @@ class Format:
         Raises:
           fields.Reject: the row gives none, or says more than the format reads.
         """
-        refuse_unread(row, ROW_FIELDS, self.required + self.honours)
+        reads = self.required + self.honours + SYSTEM_FIELDS
+        refuse_unread(row, ROW_FIELDS, reads)
         record = self.read(row)
         for name in SYSTEM_FIELDS:
             if not fields.says_nothing(row.get(name)):

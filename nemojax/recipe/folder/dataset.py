@@ -151,8 +151,7 @@ class _Reader:
         self, bad: files.Quarantine, rows: int, kind: str, paths: corpus.Files
     ) -> None:
         bad.check(rows, self.settings.max_malformed_share)
-        for row in bad.rows:
-            self.quarantine.add(row)
+        self.quarantine.extend(bad)
         if rows == bad.total:
             names = ", ".join(map(str, paths))
             raise DataError(
