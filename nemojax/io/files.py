@@ -2,7 +2,8 @@
 
 `.jsonl` holds one JSON object a line, `.json` one list of objects; both may be
 compressed (`.jsonl.gz`, `.json.zst`), and so may `.csv`, whose first row names the
-fields. `.parquet` holds a table. Parquet and zstd need the extra `data`. Text is UTF-8.
+fields. `.parquet` holds a table. Parquet and zstd need the extra `data`. Text is UTF-8,
+with or without a byte order mark.
 A row that cannot be read becomes a `BadRow` with its file, number, field and reason,
 and reading goes on with the next row; only what makes the whole file or folder useless
 raises `DataError`. So the good and the bad rows of a file always add up to its rows.

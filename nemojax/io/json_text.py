@@ -32,7 +32,7 @@ def parse(content: bytes) -> Any:
         raise Malformed("NUL character")
     try:
         text = content.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
-        return json.loads(text, object_pairs_hook=_object)
+        return _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise Malformed(NOT_UTF8) from error
     except Malformed:
@@ -48,6 +48,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in value if names.count(name) > 1)
         raise Malformed("a field comes twice", readable(twice))
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def readable(text: str) -> str:

@@ -173,7 +173,7 @@ def is_trained(turn: Fields, is_answer: bool) -> bool:
     """
     trained = None
     for name in TRAINING_FIELDS:
-        if fields.says_nothing(turn.get(name)):
+        if name not in turn or fields.says_nothing(turn[name]):
             continue
         value = fields.truth(turn[name])
         if value is None:
