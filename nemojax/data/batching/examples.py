@@ -97,7 +97,7 @@ class Examples:
 
 
 def demonstrations(tokenizer: TextTokenizer, template: ChatTemplate) -> Encode:
-    """Encodes conversations: every assistant turn is trained."""
+    """Encodes conversations: all answers are trained that are not only context."""
 
     def encode(record: Any):
         _expect(record, Conversation)

@@ -28,7 +28,10 @@ _MASKS = (
     "mask masks loss_mask loss_scale",
     "part of the loss, not read in this format",
 )
-_MEDIA = ("image images video videos audio audios", "images or sound, of which none is")
+_MEDIA = (
+    "image images video videos audio audios",
+    "images or sound, which are not read",
+)
 _TOOLS = ("tools functions function_call tool_calls", "tool calls")
 
 # Reasons for which a row with such a field, in any case, is refused.
@@ -51,7 +54,7 @@ ROW_FIELDS = _table(
         "history context documents passage input choices options",
         "part of the prompt, not read in this format",
     ),
-    ("chat_template_kwargs", "settings of a chat template, of which none is read"),
+    ("chat_template_kwargs", "settings of a chat template, which are not read"),
     (" ".join(TRAINING_FIELDS), "not 1, the only weight that a whole row can have"),
     _MASKS,
     _MEDIA,
@@ -161,7 +164,7 @@ def _with_system(record: AnyRecord, system: str, field: str) -> AnyRecord:
 
 
 def is_trained(turn: Fields, is_answer: bool) -> bool:
-    """Returns whether a turn is trained where its conversation is.
+    """Returns whether an answer is trained where its conversation is; True for others.
 
     Args:
       turn: turn, perhaps with one of `TRAINING_FIELDS`.
@@ -183,4 +186,4 @@ def is_trained(turn: Fields, is_answer: bool) -> bool:
         if value and not is_answer:
             raise fields.Reject(name, "only an assistant's turn can be trained")
         trained = value
-    return trained is not False
+    return trained is not False or not is_answer

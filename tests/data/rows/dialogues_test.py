@@ -191,14 +191,12 @@ def test_parts_of_text_are_joined_and_nulls_of_a_table_say_nothing():
 def test_a_turn_may_be_context_only(name, says):
     """However the weight is spelled; a user's turn is never trained."""
     no, yes = says
-    turns = [
-        *openai(USER, ASSISTANT, USER, ASSISTANT, USER, ASSISTANT),
-    ]
+    turns = openai(USER, ASSISTANT, USER, ASSISTANT, USER, ASSISTANT)
     for turn, value in zip(turns, (no, no, None, yes), strict=False):
         turn[name] = value
     read = dialogues.from_turns(turns, "turns", ends_with="assistant")
-    trained = [turn.trained for turn in read.messages if turn.role == "assistant"]
-    assert trained == [False, True, True]
+    trained = [turn.trained for turn in read.messages]
+    assert trained == [True, False, True, True, True, True]
 
 
 TEMPLATED = [
