@@ -16,6 +16,8 @@ from nemojax.io.quarantine import BadRow, DataError, Row
 # The cap of the csv module on a cell. It also ends a cell whose closing quote is
 # missing, which would swallow the rest of the file.
 _TOO_LONG = "field larger than field limit"
+_MAX_LINES = 2**17  # of a row
+_MAX_AGAIN = 10**7  # lines that are read again, of a file
 
 
 def read(
@@ -32,7 +34,8 @@ def read(
       after: rows up to this number are passed over.
 
     Raises:
-      DataError: the first row does not name the fields.
+      DataError: the first row does not name the fields, or so many quotes are not
+        closed that it would take long to find the rows between them.
     """
     source = _Lines(lines)
     reader = csv.reader(source, strict=True)
@@ -57,7 +60,7 @@ def read(
                     f"({source.reason(error)}); mend it, or turn it into a .jsonl file."
                 ) from error
             row = BadRow(file, number + 1, "", source.reason(error), source.first)
-            source.go_back()
+            source.go_back(file)
         number += 1
         if number > after:
             yield row
@@ -77,6 +80,7 @@ class _Lines:
         self._lines = lines
         self._again: collections.deque[bytes | BadRow] = collections.deque()
         self._row: list[bytes | BadRow] = []  # lines of the row under way
+        self._left = _MAX_AGAIN
 
     def __iter__(self) -> "_Lines":
         return self
@@ -86,13 +90,18 @@ class _Lines:
         self._row.append(line)
         if isinstance(line, BadRow):
             raise _Unusable(line.reason)
+        if len(self._row) > _MAX_LINES:
+            raise _Unusable("too many lines")
         return line.decode("utf-8", "surrogateescape")
 
     def begin_row(self) -> None:
         self._row.clear()
 
-    def go_back(self) -> None:
+    def go_back(self, file: str) -> None:
         """Goes back to the second line of the row."""
+        self._left -= len(self._row) - 1
+        if self._left < 0:
+            raise DataError(f"{file}: too many quotes that are not closed; mend them.")
         self._again.extendleft(reversed(self._row[1:]))
 
     @property

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nemojax.data.records import MISSING
 from nemojax.data.rows import formats
-from nemojax.io import files
+from nemojax.io import csv_rows, files
 
 
 def write(path, content: bytes):
@@ -87,6 +87,17 @@ def test_a_quote_that_is_not_closed_takes_no_other_row_with_it(tmp_path, rows):
     (bad,) = (row for row in found if isinstance(row, files.BadRow))
     assert (bad.row, bad.reason, bad.excerpt) == (2, UNCLOSED, '3,"open')
     assert list(files.read_rows(path, 2)) == found[2:]
+
+
+def test_quotes_that_never_end_take_neither_long_nor_much(tmp_path, monkeypatch):
+    """Each line closes a cell and opens the next: no row ends, whatever its cap."""
+    path = write(tmp_path / "rows.csv", b"a,b\n" + b'a","""b\n' * 99)
+    assert len(read(path)[1]) == 99
+    monkeypatch.setattr(csv_rows, "_MAX_LINES", 9)
+    assert len(read(path)[1]) == 99
+    monkeypatch.setattr(csv_rows, "_MAX_AGAIN", 99)
+    with pytest.raises(files.DataError, match="too many quotes that are not closed"):
+        read(path)
 
 
 def quoted(row):

@@ -89,7 +89,9 @@ def test_what_a_field_of_a_turn_says_is_read_or_refused_in_every_format(name):
     plain = entry.parse(row)
     conditioned = {"type": "VALUE_TO_TEXT"} if name == "nemo_chat" else {}
     for field in (*TURN_FIELDS, "Weight", "Tool_calls"):
-        assert outcome(entry, changed(row, {field: "0.5"}) | conditioned) != plain, field
+        assert outcome(entry, changed(row, {field: "0.5"}) | conditioned) != plain, (
+            field
+        )
         for nothing in NOTHING:
             assert entry.parse(changed(row, {field: nothing})) == plain, field
 
