@@ -99,6 +99,7 @@ class LoadedModel:
       stop_ids: tokens that end a text.
       turn_stop_ids: tokens that end an answer in a conversation.
       files: files of the tokenizer, by name, for models that are made of this one.
+      path: folder that it was read from; "" where it was made in memory.
     """
 
     name: str
@@ -110,6 +111,7 @@ class LoadedModel:
     stop_ids: tuple[int, ...]
     turn_stop_ids: tuple[int, ...]
     files: Mapping[str, pathlib.Path]
+    path: str = ""
 
     @property
     def mesh(self) -> Mesh:
@@ -193,6 +195,7 @@ def load(
         stops,
         tuple(dict.fromkeys((*stops, *turn_ends))),
         tokenizer_files.find(directory),
+        str(directory.absolute()),
     )
 
 
