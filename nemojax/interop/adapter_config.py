@@ -65,7 +65,7 @@ class AdapterConfig:
     modules_to_save: Collection[str]
 
     def chooses(self, module: str) -> bool:
-        """Returns whether a module, such as "model.layers.0.mlp.up_proj", is adapted."""
+        """Returns whether a module, such as "model.layers.0.mlp.up_proj", is chosen."""
         if _named(self.exclude_modules, module):
             return False
         if self.target_modules == ALL_LINEAR:
