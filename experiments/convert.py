@@ -6,8 +6,8 @@
 
 Reads Nemotron and Llama checkpoints (safetensors) and NeMo's released Nemotron
 archives, which are unpacked into the temporary folder (TMPDIR) first. LoRA adapters of
-PEFT are merged. What it writes
-loads in `transformers`. Every tensor keeps its dtype and its bits.
+PEFT are merged. What it writes loads in `transformers`, a reward model as a sequence
+classifier (docs/interop.md). Every tensor keeps its dtype and its bits.
 Parameters are read and written one after the other; docs/benchmarks.md has the memory.
 
 Prints progress on stderr, then one line that says what was made and where. The output

@@ -207,7 +207,7 @@ def _adapter(
     there = next(part for part in parts if part is not None)
     found = {}
     for which, leaf in enumerate("ab"):
-        dtype = np.result_type(*(part[which] for part in parts if part is not None))
+        dtype = weights.widest(part[which].dtype for part in parts if part is not None)
         width, out = there[0].shape[0], there[1].shape[1]
         shape = (len(stems), width, rank) if leaf == "a" else (len(stems), rank, out)
         found[leaf] = np.zeros(shape, dtype)

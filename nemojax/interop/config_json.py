@@ -250,7 +250,9 @@ def _rope(
     fraction = _aliased(rope, "rotary")
     if fraction is None:
         fraction = _DEFAULTS[kind]["partial_rotary_factor"]
-    fraction = float(_number({"partial_rotary_factor": fraction}, "partial_rotary_factor"))
+    fraction = float(
+        _number({"partial_rotary_factor": fraction}, "partial_rotary_factor")
+    )
     if fraction > 1 or (kind == "llama" and fraction != 1):
         raise UserError(f"partial_rotary_factor {fraction} of a {kind} model")
     scaling = rope.get("rope_type", rope.get("type", "default"))

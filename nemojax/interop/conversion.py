@@ -70,7 +70,8 @@ def to_hugging_face(source: _Path, out: _Path, vocab_size: int | None = None) ->
         config,
         params,
         tokenizer_files.own(files),
-        files=files,
+        files={k: v for k, v in files.items() if k != tokenizer_files.ORIGINAL},
+        fields=tokenizer_files.token_ids(files),
         vocab_size=vocab_size,
         progress=Progress("tensors").show,
     )

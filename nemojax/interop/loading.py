@@ -240,8 +240,13 @@ def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ..
     found: list[Any] = []
     with contextlib.suppress(ValueError):  # a tokenizer.json need not name it
         found.append(tokenizer.eos_id)
-    for name in ("generation_config.json", huggingface.CONFIG):
-        value = _json(directory / name).get("eos_token_id")
+    files = tokenizer_files.find(directory)
+    for name in (tokenizer_files.GENERATION, tokenizer_files.ORIGINAL):
+        value = (
+            folders.read_json(files[name]).get("eos_token_id")
+            if name in files
+            else None
+        )
         found += value if isinstance(value, list) else [value]
     return tuple(dict.fromkeys(i for i in found if isinstance(i, int) and i >= 0))
 

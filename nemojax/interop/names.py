@@ -38,12 +38,15 @@ class Tensor:
         return [self.name.format(layer=layer) for layer in range(num_layers)]
 
 
-def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
-    """Returns all leaves of a language model, in the order of the forward pass.
+def tensors(
+    config: ModelConfig, *, lm_head: bool = True, score: bool = False
+) -> list[Tensor]:
+    """Returns all leaves of a model, in the order of the forward pass.
 
     Args:
       config: sizes of the model.
       lm_head: whether the model has one; a reward model need not.
+      score: whether it has the matrix of a reward head.
     """
     layer = "model.layers.{layer}."
     found = [Tensor(("embedding", "table"), "model.embed_tokens.weight")]
@@ -62,6 +65,8 @@ def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
     found += _norm(config, ("final_norm",), "model.norm")
     if lm_head and not config.tied_embeddings:
         found.append(Tensor(("lm_head", "kernel"), "lm_head.weight"))
+    if score:
+        found.append(Tensor(("reward_head", "kernel"), "score.weight", transposed=True))
     return found
 
 
@@ -92,5 +97,4 @@ def require_same(
         if name not in expected
     ]
     if problems:
-        lines = "\n  ".join(problems)
-        raise UserError(f"{message}, {len(problems)} differ:\n  {lines}")
+        raise UserError(f"{message}, {len(problems)} differ: {'; '.join(problems)}")

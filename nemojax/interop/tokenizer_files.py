@@ -7,11 +7,17 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from nemojax.data.text.nemotron_template import LABEL_START, TURN_START
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.interop.config_json import TOKEN_IDS
+from nemojax.io import folders
 
 MODEL = "tokenizer.model"
 FAST = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
+GENERATION = "generation_config.json"
+# The config.json that a model came with, of which the ids of special tokens are read.
+ORIGINAL = "original_config.json"
 # All that a user of a model needs of its tokenizer, by name.
 FILES = (
     MODEL,
@@ -19,7 +25,8 @@ FILES = (
     CONFIG,
     "special_tokens_map.json",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION,
+    ORIGINAL,
 )
 _SPACE = "\u2581"
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece  # type: ignore[attr-defined]
@@ -41,7 +48,7 @@ _CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}
   {{- '<extra_id_1>Assistant\\n' -}}
 {%- elif turns and turns[-1]['role'] == 'assistant' -%}
-  {{- '<extra_id_1>' -}}
+  {{- 'END_OF_ANSWER' -}}
 {%- endif -%}
 """
 
@@ -49,6 +56,8 @@ _CHAT_TEMPLATE = """\
 def find(directory: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns the files of a tokenizer that lie in a directory, by name."""
     paths = {name: directory / name for name in FILES}
+    if not paths[ORIGINAL].exists():
+        paths[ORIGINAL] = directory / "config.json"  # of a Hugging Face checkpoint
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
@@ -62,8 +71,28 @@ def own(files: Mapping[str, pathlib.Path]) -> Tokenizer | None:
         return None  # it has another layout of ids; the file itself is copied
 
 
-def write(directory: pathlib.Path, tokenizer: Tokenizer) -> None:
+def token_ids(files: Mapping[str, pathlib.Path]) -> dict[str, Any]:
+    """Returns the ids of special tokens that a model came with, for its config.json.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    if ORIGINAL in files:
+        found = folders.read_json(files[ORIGINAL])
+        return {name: found[name] for name in TOKEN_IDS if found.get(name) is not None}
+    tokenizer = own(files)
+    if tokenizer is None:
+        return {}
+    ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    return dict(zip(TOKEN_IDS, ids, strict=True))
+
+
+def write(
+    directory: pathlib.Path, tokenizer: Tokenizer, *, judge: bool = False
+) -> None:
     """Writes `tokenizer.model`, `tokenizer.json` and `tokenizer_config.json`.
+
+    The chat template of a `judge`, a reward model, ends where rewards are read.
 
     The ids are those of `tokenizer.encode` for every text without U+2581, which a
     `tokenizer.json` takes for a space. Unlike `tokenizer`, who reads these files takes
@@ -86,7 +115,8 @@ def write(directory: pathlib.Path, tokenizer: Tokenizer) -> None:
         **special,
     }
     if "<extra_id_1>" in tokenizer.controls:
-        fields["chat_template"] = _CHAT_TEMPLATE
+        end = LABEL_START if judge else TURN_START
+        fields["chat_template"] = _CHAT_TEMPLATE.replace("END_OF_ANSWER", end)
     (directory / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
 
 

@@ -3,10 +3,11 @@
 Neither side holds more than a tensor in memory, however large the model is.
 """
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -24,6 +25,7 @@ _DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+DTYPES = tuple(_NAMES)
 # Larger tensors are read in blocks of rows of about this size.
 _BLOCK_BYTES = 128 * 2**20
 Slices = tuple[slice, ...]
@@ -98,6 +100,25 @@ class Reader:
                 out[start:stop] = file.get_slice(name)[(rows, *index[1:])]
         return out
 
+    def same(self, name: str, other: str) -> bool:
+        """Returns whether two tensors hold the same values, of whatever dtype."""
+        shape = self.shapes[name]
+        if shape != self.shapes[other]:
+            return False
+        whole = np.broadcast_to(np.zeros((), self.dtypes[name]), shape)
+        return all(
+            np.array_equal(self.read(name, (rows,)), self.read(other, (rows,)))
+            for rows in (slice(*ends) for ends in _blocks(whole))
+        )
+
+
+def widest(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """Returns the dtype that holds all values of some: float32 at least for several."""
+    distinct = set(dtypes)
+    if len(distinct) == 1:
+        return distinct.pop()
+    return functools.reduce(np.promote_types, distinct, np.dtype(np.float32))
+
 
 def _blocks(value: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yields starts and ends of blocks of rows of bounded size."""
@@ -116,6 +137,11 @@ def _open(path: pathlib.Path) -> Any:
         return safetensors.safe_open(path, "numpy")
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: no whole safetensors file: {error}") from error
+
+
+def are_in(directory: pathlib.Path) -> bool:
+    """Returns whether a directory has safetensors of a model."""
+    return (directory / SINGLE).exists() or (directory / INDEX).exists()
 
 
 def _read_index(directory: pathlib.Path) -> Mapping[str, str]:
@@ -143,6 +169,11 @@ def _files(directory: pathlib.Path, index: Mapping[str, str]) -> list[pathlib.Pa
     lost = [path.name for path in paths if not path.is_file()]
     if lost:
         raise UserError(f"{directory}: the index names missing {', '.join(lost)}")
+    if (directory / SINGLE).exists() and directory / SINGLE not in paths:
+        raise UserError(
+            f"{directory}: holds {SINGLE}, and {INDEX} that names other files: delete "
+            "those of another model"
+        )
     return paths
 
 
