@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemojax.errors import UserError
+from nemojax.interop import names
 from nemojax.models.config import ModelConfig, RopeScaling
 
 MODEL_TYPES = ("nemotron", "llama")
@@ -44,7 +45,7 @@ _ALIASES = {
 }
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _READ = {
-    *(name for names in _ALIASES.values() for name in names), "hidden_act",
+    *(name for group in _ALIASES.values() for name in group), "hidden_act",
     "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings",
     "model_type", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
     "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings",
@@ -69,7 +70,7 @@ _ROPE = {
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor",
     "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
 }  # fmt: skip
-_MOST = 2**31 - 1
+_MOST, _MOST_PARAMETERS = 2**31 - 1, 2**53
 
 
 def from_json(fields: Mapping[str, Any]) -> ModelConfig:
@@ -100,39 +101,56 @@ def from_json(fields: Mapping[str, Any]) -> ModelConfig:
             f"hidden_act {reprlib.repr(written)} of a {kind} model is not supported; "
             f"there are {', '.join(valid)}"
         )
-    heads = _integer(fields, "num_attention_heads")
-    d_model = _integer(fields, "hidden_size")
-    positions = _integer(
+    heads = integer(fields, "num_attention_heads")
+    d_model = integer(fields, "hidden_size")
+    positions = integer(
         fields, "max_position_embeddings", defaults["max_position_embeddings"]
     )
     theta, fraction, scaling = _rope(fields, kind, positions)
     tied = fields.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         raise UserError(f"tie_word_embeddings must be true or false, got {tied!r}")
-    epsilon = next(
-        (n for n in _ALIASES[f"{kind}_epsilon"] if n in fields), "rms_norm_eps"
+    spellings = _ALIASES[f"{kind}_epsilon"]
+    epsilon = next((name for name in spellings if name in fields), spellings[0])
+    return checked(
+        ModelConfig(
+            vocab_size=integer(fields, "vocab_size"),
+            num_layers=integer(fields, "num_hidden_layers"),
+            d_model=d_model,
+            num_heads=heads,
+            num_kv_heads=integer(_present(fields), "num_key_value_heads", heads),
+            head_dim=integer(
+                {"head_dim": _aliased(fields, "head_dim") or d_model // heads},
+                "head_dim",
+            ),
+            d_ff=integer(fields, "intermediate_size"),
+            rotary_fraction=fraction,
+            rope_theta=theta,
+            rope_scaling=scaling,
+            norm=norm,
+            activation=expected,
+            tied_embeddings=tied,
+            norm_epsilon=number(fields, epsilon, defaults["norm_eps"]),
+            init_std=number(fields, "initializer_range", defaults["initializer_range"]),
+            compute_dtype=_compute_dtype(fields),
+            max_positions=positions,
+        )
     )
-    return ModelConfig(
-        vocab_size=_integer(fields, "vocab_size"),
-        num_layers=_integer(fields, "num_hidden_layers"),
-        d_model=d_model,
-        num_heads=heads,
-        num_kv_heads=_integer(_present(fields), "num_key_value_heads", heads),
-        head_dim=_integer(
-            {"head_dim": _aliased(fields, "head_dim") or d_model // heads}, "head_dim"
-        ),
-        d_ff=_integer(fields, "intermediate_size"),
-        rotary_fraction=fraction,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        norm=norm,
-        activation=expected,
-        tied_embeddings=tied,
-        norm_epsilon=_number(fields, epsilon, defaults["norm_eps"]),
-        init_std=_number(fields, "initializer_range", defaults["initializer_range"]),
-        compute_dtype=_compute_dtype(fields),
-        max_positions=positions,
-    )
+
+
+def checked(config: ModelConfig) -> ModelConfig:
+    """Returns a config if a computer can count the parameters of its model.
+
+    Raises:
+      UserError: it cannot.
+    """
+    width = max(config.d_ff, config.num_heads * config.head_dim, config.vocab_size)
+    if config.num_layers * config.d_model * width > _MOST_PARAMETERS:
+        raise UserError(
+            f"{config.num_layers:,} layers of width {config.d_model:,} and "
+            f"{width:,} are no sizes of a model"
+        )
+    return config
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
@@ -204,8 +222,8 @@ def _check_known(where: str, fields: Mapping[str, Any], known: set[str]) -> None
     for name, value in fields.items():
         if name not in known and not name.startswith("_") and value:
             raise UserError(
-                f"{where}{name[:80]} {reprlib.repr(value)} is not supported: delete it "
-                "if the model computes the same without"
+                f"{where}{names.shown(name)} {reprlib.repr(value)} is not supported: "
+                "delete it if the model computes the same without"
             )
 
 
@@ -214,14 +232,24 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _integer(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
+def integer(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """Returns a positive integer of a config that a stranger wrote.
+
+    Raises:
+      UserError: it is something else.
+    """
     value = fields.get(name, default)
     if type(value) is not int or not 1 <= value <= _MOST:
         raise UserError(f"{name} must be a positive integer, got {reprlib.repr(value)}")
     return value
 
 
-def _number(fields: Mapping[str, Any], name: str, default: float | None = None) -> Any:
+def number(fields: Mapping[str, Any], name: str, default: float | None = None) -> Any:
+    """Returns a positive finite number of a config that a stranger wrote.
+
+    Raises:
+      UserError: it is something else.
+    """
     value = fields.get(name, default)
     if type(value) not in (int, float) or not 0 < value < math.inf:
         raise UserError(f"{name} must be a positive number, got {reprlib.repr(value)}")
@@ -246,12 +274,12 @@ def _rope(
         raise UserError(f"rope_scaling or rope_parameters {reprlib.repr(rope)}")
     _check_known("rotary field ", rope, _ROPE)
     rope = {**_present(fields), **rope}
-    theta = float(_number(rope, "rope_theta", 10_000.0))
+    theta = float(number(rope, "rope_theta", 10_000.0))
     fraction = _aliased(rope, "rotary")
     if fraction is None:
         fraction = _DEFAULTS[kind]["partial_rotary_factor"]
     fraction = float(
-        _number({"partial_rotary_factor": fraction}, "partial_rotary_factor")
+        number({"partial_rotary_factor": fraction}, "partial_rotary_factor")
     )
     if fraction > 1 or (kind == "llama" and fraction != 1):
         raise UserError(f"partial_rotary_factor {fraction} of a {kind} model")
@@ -263,12 +291,12 @@ def _rope(
             f"rope scaling {reprlib.repr(scaling)} is not supported; there are "
             "default, llama3"
         )
-    names = ("factor", "low_freq_factor", "high_freq_factor")
-    missing = [name for name in names if name not in rope]
+    factors = ("factor", "low_freq_factor", "high_freq_factor")
+    missing = [name for name in factors if name not in rope]
     if missing:
         raise UserError(f"rope scaling llama3 lacks {', '.join(missing)}")
-    original = _integer(rope, "original_max_position_embeddings", positions)
-    return theta, fraction, RopeScaling(*(_number(rope, n) for n in names), original)
+    original = integer(rope, "original_max_position_embeddings", positions)
+    return theta, fraction, RopeScaling(*(number(rope, n) for n in factors), original)
 
 
 def _compute_dtype(fields: Mapping[str, Any]) -> str:

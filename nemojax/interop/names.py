@@ -11,6 +11,8 @@ from nemojax.errors import UserError
 from nemojax.models.config import ModelConfig
 from nemojax.models.trees import Path
 
+_MOST_SHOWN = 500  # problems in one message
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -75,6 +77,11 @@ def _norm(config: ModelConfig, path: Path, name: str) -> list[Tensor]:
     return [Tensor((*path, part), f"{name}.{part}") for part in parts]
 
 
+def shown(name: str) -> str:
+    """Returns a name from a strange file as a part of a line."""
+    return name if name.isprintable() and len(name) <= 200 else ascii(name[:200])
+
+
 def require_same(
     message: str,
     expected: Mapping[str, tuple[int, ...]],
@@ -83,7 +90,7 @@ def require_same(
     """Checks the shapes of a checkpoint.
 
     Raises:
-      UserError: `message`, and every tensor that is missing, too many or misshapen.
+      UserError: `message`, and the tensors that are missing, too many or misshapen.
     """
     problems = []
     for name, shape in expected.items():
@@ -92,9 +99,14 @@ def require_same(
         elif found[name] != shape:
             problems.append(f"{name}: {list(found[name])}, expected {list(shape)}")
     problems += [
-        f"{name}: {list(shape)}, which the model has no place for"
+        f"{shown(name)}: {list(shape)}, which the model has no place for"
         for name, shape in found.items()
         if name not in expected
     ]
     if problems:
-        raise UserError(f"{message}, {len(problems)} differ: {'; '.join(problems)}")
+        more = len(problems) - _MOST_SHOWN
+        rest = f"; and {more:,} more" if more > 0 else ""
+        raise UserError(
+            f"{message}, {len(problems)} differ: "
+            f"{'; '.join(problems[:_MOST_SHOWN])}{rest}"
+        )

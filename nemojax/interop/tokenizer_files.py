@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from nemojax.data.text.nemotron_template import LABEL_START, TURN_START
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.errors import UserError
 from nemojax.interop.config_json import TOKEN_IDS
 from nemojax.io import folders
 
@@ -71,6 +73,22 @@ def own(files: Mapping[str, pathlib.Path]) -> Tokenizer | None:
         return None  # it has another layout of ids; the file itself is copied
 
 
+def ids(file: pathlib.Path, name: str, vocab_size: int = 2**31) -> list[int]:
+    """Reads the ids that a field of a JSON file names: one, several, or none.
+
+    Raises:
+      UserError: the file cannot be read, or names something else.
+    """
+    value = folders.read_json(file).get(name)
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    for item in found:
+        if type(item) is not int or not -1 <= item < vocab_size:
+            raise UserError(
+                f"{file}: {name} {reprlib.repr(item)} is no id of the {vocab_size:,}"
+            )
+    return [item for item in found if item >= 0]  # -1: none, in old files
+
+
 def token_ids(files: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     """Returns the ids of special tokens that a model came with, for its config.json.
 
@@ -78,8 +96,8 @@ def token_ids(files: Mapping[str, pathlib.Path]) -> dict[str, Any]:
       UserError: a file cannot be read.
     """
     if ORIGINAL in files:
-        found = folders.read_json(files[ORIGINAL])
-        return {name: found[name] for name in TOKEN_IDS if found.get(name) is not None}
+        fields = folders.read_json(files[ORIGINAL])
+        return {name: fields[name] for name in TOKEN_IDS if ids(files[ORIGINAL], name)}
     tokenizer = own(files)
     if tokenizer is None:
         return {}
