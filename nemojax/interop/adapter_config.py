@@ -18,11 +18,12 @@ _FREE = (
     "runtime_config",
 )  # fmt: skip
 # Fields that are honoured; every other one must be null, false or empty.
-_READ = (
+READ = (
     "alpha_pattern", "bias", "exclude_modules", "init_lora_weights", "layers_pattern",
     "layers_to_transform", "lora_alpha", "modules_to_save", "peft_type", "r",
     "rank_pattern", "target_modules", "task_type", "use_rslora",
 )  # fmt: skip
+KNOWN = frozenset((*_FREE, *READ))
 # Fields of which only some values are supported; a missing one has the first.
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -112,7 +113,7 @@ def _parse(fields: Mapping[str, Any]) -> AdapterConfig:
                 f"{', '.join(map(repr, choices))}"
             )
     for name, value in fields.items():
-        if name not in (*_FREE, *_READ) and value:
+        if name not in KNOWN and value:
             raise UserError(f"{name} {value!r} is not supported")
     layers = fields.get("layers_to_transform")
     layers = [layers] if type(layers) is int else layers

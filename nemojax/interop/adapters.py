@@ -126,7 +126,7 @@ def load(directory: str | os.PathLike[str], config: ModelConfig) -> LoadedAdapte
     )
     stems = [stem for stems in chosen.values() for stem in stems if stem]
     rank = max(map(settings.rank_of, stems), default=settings.rank)
-    scale = settings.scale_of("")
+    scale = settings.scale_of("") or 1.0
     adapters = {
         name: _adapter(reader, settings, stems, rank, scale)
         for name, stems in chosen.items()

@@ -3,7 +3,6 @@
 Every field is read, known to say nothing of the model, or refused by its name.
 """
 
-import math
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +43,7 @@ _ALIASES = {
     "dtype": ("dtype", "torch_dtype"),
 }
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_READ = {
+READ = {
     *(name for group in _ALIASES.values() for name in group), "hidden_act",
     "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings",
     "model_type", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
@@ -70,7 +69,7 @@ _ROPE = {
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor",
     "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
 }  # fmt: skip
-_MOST, _MOST_PARAMETERS = 2**31 - 1, 2**53
+_MOST, _MOST_PARAMETERS, _MOST_NUMBER = 2**31 - 1, 2**53, 1e30
 
 
 def from_json(fields: Mapping[str, Any]) -> ModelConfig:
@@ -91,7 +90,7 @@ def from_json(fields: Mapping[str, Any]) -> ModelConfig:
             f"model_type {reprlib.repr(kind)} is not supported; there are "
             f"{', '.join(MODEL_TYPES)}"
         )
-    _check_known("", fields, _READ | _FREE)
+    _check_known("", fields, READ | _FREE)
     norm, expected = _KINDS[kind]
     defaults = _DEFAULTS[kind]
     valid = [name for name, ours in _ACTIVATIONS.items() if ours == expected]
@@ -244,16 +243,16 @@ def integer(fields: Mapping[str, Any], name: str, default: int | None = None) ->
     return value
 
 
-def number(fields: Mapping[str, Any], name: str, default: float | None = None) -> Any:
+def number(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
     """Returns a positive finite number of a config that a stranger wrote.
 
     Raises:
       UserError: it is something else.
     """
     value = fields.get(name, default)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+    if type(value) not in (int, float) or not 0 < value < _MOST_NUMBER:
         raise UserError(f"{name} must be a positive number, got {reprlib.repr(value)}")
-    return value
+    return float(value)
 
 
 def _aliased(fields: Mapping[str, Any], name: str) -> Any:
@@ -274,7 +273,7 @@ def _rope(
         raise UserError(f"rope_scaling or rope_parameters {reprlib.repr(rope)}")
     _check_known("rotary field ", rope, _ROPE)
     rope = {**_present(fields), **rope}
-    theta = float(number(rope, "rope_theta", 10_000.0))
+    theta = number(rope, "rope_theta", 10_000.0)
     fraction = _aliased(rope, "rotary")
     if fraction is None:
         fraction = _DEFAULTS[kind]["partial_rotary_factor"]

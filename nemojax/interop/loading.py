@@ -183,7 +183,7 @@ def load(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces, "
             f"the model {config.vocab_size}"
         )
-    stops = _stop_ids(directory, tokenizer, config.vocab_size)
+    stops = stop_ids(directory, tokenizer, config.vocab_size)
     turn_ends = (tokenizer.control(p) for p in _TURN_ENDS if p in tokenizer.controls)
     return LoadedModel(
         name,
@@ -240,10 +240,14 @@ def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
     )
 
 
-def _stop_ids(
+def stop_ids(
     directory: pathlib.Path, tokenizer: AnyTokenizer, vocab_size: int
 ) -> tuple[int, ...]:
-    """Returns the ids that end a text: the tokenizer's, and those the files name."""
+    """Returns the ids that end a text: the tokenizer's, and those the files name.
+
+    Raises:
+      UserError: a file names something that is no id below `vocab_size`.
+    """
     found: list[int] = []
     with contextlib.suppress(ValueError):  # a tokenizer.json need not name it
         found.append(tokenizer.eos_id)

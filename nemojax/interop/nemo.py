@@ -112,7 +112,7 @@ def _parse(fields: Mapping[str, Any], vocab_size: int) -> ModelConfig:
         head_dim=integer(fields, "kv_channels", d_model // heads),
         d_ff=integer(fields, "ffn_hidden_size"),
         rotary_fraction=number(fields, "rotary_percentage", 0.5),
-        rope_theta=float(number(fields, "rotary_base", 10_000)),
+        rope_theta=number(fields, "rotary_base", 10_000),
         tied_embeddings=fields.get("share_embeddings_and_output_weights") is True,
         norm_epsilon=number(fields, "layernorm_epsilon", 1e-5),
         init_std=number(fields, "init_method_std", 0.0134),

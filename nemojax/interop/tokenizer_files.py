@@ -56,11 +56,19 @@ _CHAT_TEMPLATE = """\
 
 
 def find(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the files of a tokenizer that lie in a directory, by name."""
+    """Returns the files of a tokenizer that lie in a directory, by name.
+
+    Raises:
+      UserError: what has such a name is no regular file.
+    """
     paths = {name: directory / name for name in FILES}
     if not paths[ORIGINAL].exists():
         paths[ORIGINAL] = directory / "config.json"  # of a Hugging Face checkpoint
-    return {name: path for name, path in paths.items() if path.is_file()}
+    there = {name: path for name, path in paths.items() if path.exists()}
+    for path in there.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no regular file")
+    return there
 
 
 def own(files: Mapping[str, pathlib.Path]) -> Tokenizer | None:
@@ -101,8 +109,8 @@ def token_ids(files: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     tokenizer = own(files)
     if tokenizer is None:
         return {}
-    ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
-    return dict(zip(TOKEN_IDS, ids, strict=True))
+    own_ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    return dict(zip(TOKEN_IDS, own_ids, strict=True))
 
 
 def write(
