@@ -141,8 +141,8 @@ def load(directory: str | os.PathLike[str], config: ModelConfig) -> LoadedAdapte
 def merged(
     directory: str | os.PathLike[str],
     config: ModelConfig,
-    leaves: Iterable[tuple[trees.Path, np.ndarray]],
-) -> tuple[ModelConfig, Iterator[tuple[trees.Path, np.ndarray]]]:
+    leaves: Iterable[tuple[trees.Path, Any]],
+) -> tuple[ModelConfig, Iterator[tuple[trees.Path, Any]]]:
     """Merges adapters into the parameters of their base model, a layer at a time.
 
     Args:
@@ -160,7 +160,7 @@ def merged(
     found = load(directory, config)
     untied = config.tied_embeddings and bool(found.replaced)
 
-    def merge() -> Iterator[tuple[trees.Path, np.ndarray]]:
+    def merge() -> Iterator[tuple[trees.Path, Any]]:
         for path, leaf in leaves:
             adapter = found.adapters.get("/".join(path[1:]))
             if path[0] == "layers" and adapter is not None:

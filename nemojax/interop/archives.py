@@ -46,7 +46,7 @@ def opened(path: pathlib.Path) -> Iterator[pathlib.Path]:
         target = pathlib.Path(scratch)
         try:
             with _decompressed(path) as stream:
-                bounded = _Bounded(stream, path)
+                bounded: Any = _Bounded(stream, path)
                 with tarfile.open(fileobj=bounded, mode="r|") as archive:
                     _extract(archive, target, path)
                 while bounded.read(_BLOCK):  # the checksum comes at the end

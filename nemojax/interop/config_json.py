@@ -294,8 +294,9 @@ def _rope(
     missing = [name for name in factors if name not in rope]
     if missing:
         raise UserError(f"rope scaling llama3 lacks {', '.join(missing)}")
+    factor, low, high = (number(rope, name) for name in factors)
     original = integer(rope, "original_max_position_embeddings", positions)
-    return theta, fraction, RopeScaling(*(number(rope, n) for n in factors), original)
+    return theta, fraction, RopeScaling(factor, low, high, original)
 
 
 def _compute_dtype(fields: Mapping[str, Any]) -> str:

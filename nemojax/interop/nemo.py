@@ -268,7 +268,8 @@ class _Arrays:
                 opened = tensorstore.open(spec).result()
             except ValueError as error:
                 raise UserError(f"{path}: no zarr array: {_line(error)}") from error
-            chunk = math.prod(opened.chunk_layout.read_chunk.shape)
+            shape: Any = opened.chunk_layout.read_chunk.shape
+            chunk = math.prod(shape)
             if chunk > max(math.prod(opened.shape), _MAX_CHUNK):
                 raise UserError(f"{path}: chunks of {chunk:,} numbers")
             if opened.dtype.numpy_dtype not in weights.DTYPES:

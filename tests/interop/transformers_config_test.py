@@ -1,5 +1,6 @@
 """Spellings of `config.json`: what transformers makes of them, or refused by name."""
 
+import importlib
 import random
 
 import numpy as np
@@ -70,14 +71,11 @@ def spellings(kind, count):
 
 def theirs(fields):
     """What transformers computes with."""
-    import transformers.models.llama.modeling_llama as llama
-    import transformers.models.nemotron.modeling_nemotron as nemotron
-
     config = transformers.AutoConfig.for_model(**fields)
-    rotary, norm = {
-        "llama": (llama.LlamaRotaryEmbedding, "rms_norm_eps"),
-        "nemotron": (nemotron.NemotronRotaryEmbedding, "norm_eps"),
-    }[config.model_type]
+    kind = config.model_type
+    norm = {"llama": "rms_norm_eps", "nemotron": "norm_eps"}[kind]
+    code = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    rotary = getattr(code, f"{kind.capitalize()}RotaryEmbedding")
     return rotary(config).inv_freq.numpy(), {
         "epsilon": getattr(config, norm),
         "positions": config.max_position_embeddings,

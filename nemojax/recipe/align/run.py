@@ -288,7 +288,9 @@ def train_model(
     )
     if trained.adapters is not None and settings.lora is not None:
         processes.broadcast_from_process_0(
-            functools.partial(_save_adapters, directory, model, settings.lora, trained)
+            functools.partial(
+                _save_adapters, directory, model, settings.lora, trained.adapters
+            )
         )
     digest = fingerprint.parameters_sha256(trained.params)
     finish = functools.partial(_finish, directory, trained, digest, train)
@@ -296,13 +298,11 @@ def train_model(
 
 
 def _save_adapters(
-    directory: Path, model: LoadedModel, lora: LoraConfig, trained: Trained
+    directory: Path, model: LoadedModel, lora: LoraConfig, tree: adapters.Adapters
 ) -> None:
     """Writes the adapters for PEFT, if an attempt that was killed has not."""
     if not (directory / ADAPTERS).exists():
-        adapters.save(
-            directory / ADAPTERS, model.config, lora, trained.adapters, base=model.path
-        )
+        adapters.save(directory / ADAPTERS, model.config, lora, tree, base=model.path)
 
 
 def history(directory: Path) -> list[dict[str, float]]:

@@ -189,7 +189,7 @@ def test_adapters_are_written_as_peft_reads_them_and_merge_to_the_model(
         "toy", settings, model, rows, None, folder, options, consume=False
     )
     found, tree, _ = adapters.load(folder / "adapters", model.config)
-    assert (found.rank, found.alpha) == (4, settings.lora.alpha)
+    assert (found.rank, found.alpha) == (4, LoraConfig(rank=4).alpha)
     _, whole = model_folder.read(folder / "model")
     merged = lora.merge(jax.device_get(model.params), tree, found.scale)
     jax.tree.map(np.testing.assert_array_equal, merged, jax.device_get(whole))
