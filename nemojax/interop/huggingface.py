@@ -182,6 +182,8 @@ def save(
         params, head = _as_classifier(params)
         outputs = len(head["bias"]["values"])
         written |= classifier.fields(written["model_type"], outputs)
+        if tokenizer is not None:
+            written.setdefault("pad_token_id", tokenizer.pad_id)
         classifier.check_padding(written)
     announced = {
         name: (shape, dtype)

@@ -68,7 +68,7 @@ def test_scores_of_transformers_are_ours(tmp_path, tokenizer, kind, side):
     config = CONFIGS[kind]
     params = judge(config, bias=kind == "nemotron")
     path = tmp_path / "judge"
-    huggingface.save(path, config, params, tokenizer, fields=FIELDS)
+    huggingface.save(path, config, params, tokenizer)
     theirs = transformers.AutoTokenizer.from_pretrained(path, padding_side=side)
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
         path, output_loading_info=True
