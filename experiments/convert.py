@@ -1,12 +1,13 @@
 """Weights between Hugging Face or NeMo checkpoints and model folders of nemojax.
 
-    python -m experiments.convert --from_hf=DIR --out=MODEL
+    python -m experiments.convert --from_hf=DIR [--adapter=DIR] --out=MODEL
     python -m experiments.convert --from_nemo=FILE_OR_DIR --out=MODEL
     python -m experiments.convert --model=MODEL --to_hf=DIR
 
 Reads Nemotron and Llama checkpoints (safetensors) and NeMo's released Nemotron
-archives, which are unpacked into the temporary folder (TMPDIR) first. What it writes
-loads in `transformers`. Every tensor keeps its dtype and its bits.
+archives, which are unpacked into the temporary folder (TMPDIR) first. LoRA adapters of
+PEFT are merged. What it writes loads in `transformers`, a reward model as a sequence
+classifier (docs/interop.md). Every tensor keeps its dtype and its bits.
 Parameters are read and written one after the other; docs/benchmarks.md has the memory.
 
 Prints progress on stderr, then one line that says what was made and where. The output
@@ -26,6 +27,7 @@ from nemojax.reporting import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("from_hf", None, "a Hugging Face checkpoint to read")
+flags.DEFINE_string("adapter", None, "adapters of PEFT to merge (--from_hf)")
 flags.DEFINE_string("from_nemo", None, "a .nemo file, or its unpacked directory")
 flags.DEFINE_string("model", None, "a model folder to read, or the folder of a run")
 flags.DEFINE_string("out", None, "a model folder to write")
@@ -39,6 +41,7 @@ CONVERT = {
     "from_nemo": conversion.from_nemo,
     "model": conversion.to_hugging_face,
 }
+OPTIONS = {"from_hf": ("adapter",), "model": ("vocab_size",)}
 
 
 def run() -> int:
@@ -50,7 +53,7 @@ def run() -> int:
             "give --from_hf or --from_nemo with --out, or --model with --to_hf"
         )
     source, target = (pathlib.Path(str(FLAGS[name].value)) for name in given)
-    options = {"vocab_size": FLAGS.vocab_size} if given[0] == "model" else {}
+    options = {name: FLAGS[name].value for name in OPTIONS.get(given[0], ())}
     start = time.monotonic()
     parameters = CONVERT[given[0]](source, target, **options)
     seconds = time.monotonic() - start

@@ -7,6 +7,7 @@ from types import ModuleType
 import jax
 
 from nemojax.interop import (
+    adapters,
     archives,
     find,
     huggingface,
@@ -19,12 +20,13 @@ from nemojax.io.progress import Progress
 _Path = str | os.PathLike[str]
 
 
-def from_hugging_face(source: _Path, out: _Path) -> int:
+def from_hugging_face(source: _Path, out: _Path, adapter: _Path | None = None) -> int:
     """Writes a model folder of a Hugging Face checkpoint, a parameter at a time.
 
     Args:
       source: the checkpoint.
       out: the folder, which appears when all of it is written.
+      adapter: folder of PEFT's LoRA adapters, which are merged; None: none.
 
     Returns:
       The number of parameters.
@@ -33,7 +35,8 @@ def from_hugging_face(source: _Path, out: _Path) -> int:
       UserError: there is no such checkpoint, or it is none of Nemotron or Llama.
     """
     source = pathlib.Path(source)
-    return _to_folder(source, out, huggingface, tokenizer_files.find(source))
+    files = tokenizer_files.find(source)
+    return _to_folder(source, out, huggingface, files, adapter)
 
 
 def from_nemo(source: _Path, out: _Path) -> int:
@@ -67,7 +70,8 @@ def to_hugging_face(source: _Path, out: _Path, vocab_size: int | None = None) ->
         config,
         params,
         tokenizer_files.own(files),
-        files=files,
+        files={k: v for k, v in files.items() if k != tokenizer_files.ORIGINAL},
+        fields=tokenizer_files.token_ids(files),
         vocab_size=vocab_size,
         progress=Progress("tensors").show,
     )
@@ -75,17 +79,24 @@ def to_hugging_face(source: _Path, out: _Path, vocab_size: int | None = None) ->
 
 
 def _to_folder(
-    directory: pathlib.Path, out: _Path, reader: ModuleType, files: dict
+    directory: pathlib.Path,
+    out: _Path,
+    reader: ModuleType,
+    files: dict,
+    adapter: _Path | None = None,
 ) -> int:
     total = 0
+    config = reader.read_config(directory)
+    leaves = reader.leaves(directory, progress=Progress("parameters").show)
+    if adapter is not None:
+        config, leaves = adapters.merged(adapter, config, leaves)
 
     def counted():
         nonlocal total
-        show = Progress("parameters").show
-        for path, leaf in reader.leaves(directory, progress=show):
+        for path, leaf in leaves:
             total += leaf.size
             yield path, leaf
             del leaf  # or it would stay in memory beside the next
 
-    model_folder.write(out, reader.read_config(directory), counted(), files)
+    model_folder.write(out, config, counted(), files)
     return total

@@ -1,11 +1,11 @@
 """The model that a path means: a model folder, a checkpoint, or the folder of a run."""
 
-import json
 import os
 import pathlib
 
 from nemojax.errors import UserError
 from nemojax.interop import model_folder
+from nemojax.io import folders
 
 _MODEL, _REPORT = "model", "report.json"  # of a stage, and of a run
 _FILES = (model_folder.MODEL, "config.json")  # ours, and Hugging Face's
@@ -53,8 +53,8 @@ def _is_model(folder: pathlib.Path) -> bool:
 def _reported(run: pathlib.Path) -> pathlib.Path | None:
     """Returns the model that the report of a run names, also if the run was moved."""
     try:
-        named = pathlib.Path(json.loads((run / _REPORT).read_text())["model"])
-    except (OSError, ValueError, KeyError, TypeError):
+        named = pathlib.Path(folders.read_json(run / _REPORT)["model"])
+    except (ValueError, KeyError, TypeError):
         return None
     return run / named.parent.name / named.name
 

@@ -5,7 +5,7 @@ writes one tensor at a time. Both keep the dtype: a checkpoint that goes in and 
 comes back bit for bit.
 """
 
-import functools
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
 from nemojax.interop import (
+    classifier,
     config_json,
     leaf_reader,
     names,
@@ -35,8 +36,8 @@ from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 
 CONFIG = "config.json"
-REWARD_HEAD = "reward_head.safetensors"
-_LM_HEAD = "lm_head.weight"
+_EMBEDDING, _LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_MANY_LAYERS = 1000  # of which the missing tensors are not listed
 MAX_FILE_BYTES = 5_000_000_000
 # Buffers that old exports hold and that follow from the config.
 _DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
@@ -53,8 +54,8 @@ def load(
     """Reads a checkpoint.
 
     Args:
-      directory: folder with `config.json` and safetensors; if `save` put a reward head
-        beside them, it is read too.
+      directory: folder with `config.json` and safetensors; a sequence classifier is a
+        reward model.
       layout: layout that the parameters get, as `models.partition` says; default: one
         device.
       progress: called with leaves done and all leaves.
@@ -73,14 +74,23 @@ def load(
 
 
 def read_config(directory: str | os.PathLike[str]) -> ModelConfig:
-    """Returns the model that a checkpoint holds; raises ValueError as `load`."""
-    path = pathlib.Path(directory) / CONFIG
+    """Returns the model that a checkpoint holds; raises ValueError as `load`.
+
+    As in transformers, embeddings are not tied where the files hold two that differ.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / CONFIG
+    fields = folders.read_json(path)
     try:
-        return config_json.from_json(folders.read_json(path))
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
+        config = config_json.from_json(fields)
+    except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if config.tied_embeddings and weights.are_in(directory):
+        reader = weights.Reader(directory)
+        both = {_EMBEDDING, _LM_HEAD} <= reader.shapes.keys()
+        if both and not reader.same(_EMBEDDING, _LM_HEAD):
+            return dataclasses.replace(config, tied_embeddings=False)
+    return config
 
 
 def leaves(
@@ -100,25 +110,29 @@ def leaves(
     if layout is not None:
         partition.check(config, layout)
     reader = weights.Reader(directory)
-    shapes = forward.shapes(config)
+    if config.num_layers > max(_MANY_LAYERS, len(reader.shapes)):
+        raise UserError(
+            f"{directory / CONFIG}: num_hidden_layers is {config.num_layers:,}, the "
+            f"files hold {len(reader.shapes):,} tensors"
+        )
+    judge = classifier.SCORE in reader.shapes
+    outputs = reader.shapes[classifier.SCORE][0] if judge else 0
+    shapes = forward.shapes(config, num_attributes=outputs)
     places = leaf_reader.shardings(shapes, layout)
-    judge = (directory / REWARD_HEAD).exists()
-    found = names.tensors(config, lm_head=not judge or _LM_HEAD in reader.shapes)
+    lm_head = not judge or _LM_HEAD in reader.shapes
+    found = names.tensors(config, lm_head=lm_head, score=judge)
     _check(directory, config, shapes, found, reader)
+    kept = classifier.unfold(directory, reader) if judge else {}
     found.sort(key=lambda tensor: trees.get(shapes, tensor.path).size, reverse=True)
     for done, tensor in enumerate(found):
         progress(done, len(found))
         shape, place = (trees.get(tree, tensor.path) for tree in (shapes, places))
-        yield tensor.path, _leaf(config, reader, tensor, shape.shape, place)
+        if tensor.path not in kept:
+            yield tensor.path, _leaf(config, reader, tensor, shape.shape, place)
+    for path, value in kept.items():
+        place = trees.get(places, path)
+        yield path, leaf_reader.leaf(value.shape, value.__getitem__, place)
     progress(len(found), len(found))
-    if judge:
-        head = weights.Reader(directory, [directory / REWARD_HEAD])
-        for name, shape in head.shapes.items():
-            read = functools.partial(head.read, name)
-            yield (
-                ("reward_head", name),
-                leaf_reader.leaf(shape, read, leaf_reader.everywhere(layout)),
-            )
 
 
 def save(
@@ -128,6 +142,7 @@ def save(
     tokenizer: Tokenizer | None = None,
     *,
     files: Mapping[str, pathlib.Path] = MappingProxyType({}),
+    fields: Mapping[str, Any] = MappingProxyType({}),
     vocab_size: int | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
     progress: Progress = lambda done, total: None,
@@ -144,6 +159,7 @@ def save(
         gives the array, which is then read only when it is written.
       tokenizer: written so that `AutoTokenizer` reads it.
       files: files copied beside the weights, by name: those of a tokenizer for one.
+      fields: further fields of `config.json`, such as the ids of special tokens.
       vocab_size: rows of the embeddings that are written, without the padding that
         follows them; default: all.
       max_file_bytes: of one safetensors file.
@@ -157,14 +173,27 @@ def save(
     rows = config.vocab_size if vocab_size is None else vocab_size
     if not 0 < rows <= config.vocab_size:
         raise UserError(f"vocab_size={rows} of a table of {config.vocab_size} rows")
-    written = config_json.to_json(config) | {"vocab_size": rows}
-    found = names.tensors(config, lm_head=_has_lm_head(params))
+    written = config_json.to_json(config) | {"vocab_size": rows, **fields}
+    judge = "reward_head" in params
+    found = names.tensors(config, lm_head=_has_lm_head(params), score=judge)
     _check_tree(config, params)
+    head = None
+    if judge:
+        params, head = _as_classifier(params)
+        outputs = len(head["bias"]["values"])
+        written |= classifier.fields(written["model_type"], outputs)
+        if tokenizer is not None:
+            written.setdefault("pad_token_id", tokenizer.pad_id)
+        classifier.check_padding(written)
     announced = {
         name: (shape, dtype)
         for tensor in found
         for name, shape, dtype in _announce(config, params, tensor, rows)
     }
+
+    dtypes = {dtype for _, dtype in announced.values()}
+    if np.dtype(np.float16) in dtypes:  # bfloat16 would round them
+        written["dtype"] = written["torch_dtype"] = str(weights.widest(dtypes))
 
     def values() -> Iterator[tuple[str, np.ndarray]]:
         done = 0
@@ -177,15 +206,24 @@ def save(
     with folders.appearing(directory) as partial:
         weights.write(partial, announced, values(), max_file_bytes)
         progress(len(announced), len(announced))
-        if "reward_head" in params:
-            head = {k: np.asarray(_array(v)) for k, v in params["reward_head"].items()}
-            shapes = {k: (v.shape, v.dtype) for k, v in head.items()}
-            weights.write_file(partial / REWARD_HEAD, shapes, iter(head.items()))
+        if head is not None:
+            folders.write_json(partial / classifier.FILE, head)
         if tokenizer is not None:
-            tokenizer_files.write(partial, tokenizer)
+            tokenizer_files.write(partial, tokenizer, judge=judge)
         for name, file in files.items():
             shutil.copyfile(file, partial / name)
         (partial / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+
+
+def _as_classifier(params: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns the parameters with the head's bias in the norm; and both."""
+    head = {k: np.asarray(_array(v)) for k, v in params["reward_head"].items()}
+    norm = dict(params["final_norm"])
+    bias = np.asarray(_array(norm["bias"])) if "bias" in norm else None
+    bias, kept = classifier.fold(head, bias)
+    if bias is not None:
+        norm["bias"] = bias
+    return {**params, "final_norm": norm, "reward_head": head}, kept
 
 
 def _array(leaf: Any) -> Any:
@@ -229,7 +267,14 @@ def _leaf(
 ) -> jax.Array | np.ndarray:
     """Reads one leaf of our tree, every device's part by itself."""
     sources = tensor.names(config.num_layers)
-    dtype = reader.dtypes[sources[0]]
+    dtypes = {reader.dtypes[name] for name in sources}
+    dtype = weights.widest(dtypes)
+    if len(dtypes) > 1:
+        warnings.warn(
+            f"{tensor.name} is {' and '.join(sorted(map(str, dtypes)))}: all of its "
+            f"layers are read as {dtype}",
+            stacklevel=2,
+        )
 
     def read(name: str, index: weights.Slices) -> np.ndarray:
         value = reader.read(name, index[::-1] if tensor.transposed else index)

@@ -99,6 +99,7 @@ class LoadedModel:
       stop_ids: tokens that end a text.
       turn_stop_ids: tokens that end an answer in a conversation.
       files: files of the tokenizer, by name, for models that are made of this one.
+      path: folder that it was read from; "" where it was made in memory.
     """
 
     name: str
@@ -110,6 +111,7 @@ class LoadedModel:
     stop_ids: tuple[int, ...]
     turn_stop_ids: tuple[int, ...]
     files: Mapping[str, pathlib.Path]
+    path: str = ""
 
     @property
     def mesh(self) -> Mesh:
@@ -181,7 +183,7 @@ def load(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces, "
             f"the model {config.vocab_size}"
         )
-    stops = _stop_ids(directory, tokenizer)
+    stops = stop_ids(directory, tokenizer, config.vocab_size)
     turn_ends = (tokenizer.control(p) for p in _TURN_ENDS if p in tokenizer.controls)
     return LoadedModel(
         name,
@@ -193,6 +195,7 @@ def load(
         stops,
         tuple(dict.fromkeys((*stops, *turn_ends))),
         tokenizer_files.find(directory),
+        str(directory.absolute()),
     )
 
 
@@ -225,22 +228,34 @@ def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
     if tokenizer_files.FAST in files:
         from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer
 
-        return HuggingFaceTokenizer.load(directory)
+        try:
+            return HuggingFaceTokenizer.load(directory)
+        except UserError as error:
+            if str(directory) in str(error):
+                raise
+            raise UserError(f"{files[tokenizer_files.FAST]}: {error}") from error
     raise UserError(
         f"{directory}: no tokenizer: put {tokenizer_files.MODEL} or "
         f"{tokenizer_files.FAST} there"
     )
 
 
-def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ...]:
-    """Returns the ids that end a text: the tokenizer's, and those the files name."""
-    found: list[Any] = []
+def stop_ids(
+    directory: pathlib.Path, tokenizer: AnyTokenizer, vocab_size: int
+) -> tuple[int, ...]:
+    """Returns the ids that end a text: the tokenizer's, and those the files name.
+
+    Raises:
+      UserError: a file names something that is no id below `vocab_size`.
+    """
+    found: list[int] = []
     with contextlib.suppress(ValueError):  # a tokenizer.json need not name it
         found.append(tokenizer.eos_id)
-    for name in ("generation_config.json", huggingface.CONFIG):
-        value = _json(directory / name).get("eos_token_id")
-        found += value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(i for i in found if isinstance(i, int) and i >= 0))
+    files = tokenizer_files.find(directory)
+    for name in (tokenizer_files.GENERATION, tokenizer_files.ORIGINAL):
+        if name in files:
+            found += tokenizer_files.ids(files[name], "eos_token_id", vocab_size)
+    return tuple(dict.fromkeys(found))
 
 
 def load_template(
@@ -270,7 +285,7 @@ def load_template(
         return NEMOTRON
     file = directory / "chat_template.jinja"
     if file.exists():
-        return jinja(file.read_text())
+        return jinja(folders.read_text(file))
     source = _json(directory / tokenizer_files.CONFIG).get("chat_template")
     return jinja(source) if isinstance(source, str) else None
 

@@ -11,6 +11,8 @@ from nemojax.errors import UserError
 from nemojax.models.config import ModelConfig
 from nemojax.models.trees import Path
 
+_MOST_SHOWN = 500  # problems in one message
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -38,12 +40,15 @@ class Tensor:
         return [self.name.format(layer=layer) for layer in range(num_layers)]
 
 
-def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
-    """Returns all leaves of a language model, in the order of the forward pass.
+def tensors(
+    config: ModelConfig, *, lm_head: bool = True, score: bool = False
+) -> list[Tensor]:
+    """Returns all leaves of a model, in the order of the forward pass.
 
     Args:
       config: sizes of the model.
       lm_head: whether the model has one; a reward model need not.
+      score: whether it has the matrix of a reward head.
     """
     layer = "model.layers.{layer}."
     found = [Tensor(("embedding", "table"), "model.embed_tokens.weight")]
@@ -62,12 +67,19 @@ def tensors(config: ModelConfig, *, lm_head: bool = True) -> list[Tensor]:
     found += _norm(config, ("final_norm",), "model.norm")
     if lm_head and not config.tied_embeddings:
         found.append(Tensor(("lm_head", "kernel"), "lm_head.weight"))
+    if score:
+        found.append(Tensor(("reward_head", "kernel"), "score.weight", transposed=True))
     return found
 
 
 def _norm(config: ModelConfig, path: Path, name: str) -> list[Tensor]:
     parts = ("weight",) if config.norm == "rmsnorm" else ("weight", "bias")
     return [Tensor((*path, part), f"{name}.{part}") for part in parts]
+
+
+def shown(name: str) -> str:
+    """Returns a name from a strange file as a part of a line."""
+    return name if name.isprintable() and len(name) <= 200 else ascii(name[:200])
 
 
 def require_same(
@@ -78,7 +90,7 @@ def require_same(
     """Checks the shapes of a checkpoint.
 
     Raises:
-      UserError: `message`, and every tensor that is missing, too many or misshapen.
+      UserError: `message`, and the tensors that are missing, too many or misshapen.
     """
     problems = []
     for name, shape in expected.items():
@@ -87,10 +99,14 @@ def require_same(
         elif found[name] != shape:
             problems.append(f"{name}: {list(found[name])}, expected {list(shape)}")
     problems += [
-        f"{name}: {list(shape)}, which the model has no place for"
+        f"{shown(name)}: {list(shape)}, which the model has no place for"
         for name, shape in found.items()
         if name not in expected
     ]
     if problems:
-        lines = "\n  ".join(problems)
-        raise UserError(f"{message}, {len(problems)} differ:\n  {lines}")
+        more = len(problems) - _MOST_SHOWN
+        rest = f"; and {more:,} more" if more > 0 else ""
+        raise UserError(
+            f"{message}, {len(problems)} differ: "
+            f"{'; '.join(problems[:_MOST_SHOWN])}{rest}"
+        )

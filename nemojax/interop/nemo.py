@@ -6,7 +6,9 @@ axis 0, and queries, keys and values are one matrix, interleaved by group: for e
 key/value head its query heads, the key head, the value head.
 """
 
+import math
 import pathlib
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,8 +18,9 @@ import tensorstore
 import yaml
 
 from nemojax.errors import UserError
-from nemojax.interop import leaf_reader, names
+from nemojax.interop import config_json, leaf_reader, names, weights
 from nemojax.interop import tokenizer_files as tokenizer_lib
+from nemojax.io import folders
 from nemojax.models import forward, partition, trees
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
@@ -28,6 +31,22 @@ WEIGHTS = "model_weights"
 REWARD_OUTPUTS = 9
 OUR_REWARD_OUTPUTS = 5
 _MAX_CONFIG_BYTES = 1 << 20
+_METADATA = ".zarray"
+_MAX_CHUNK = 1 << 28  # numbers of a chunk that is larger than its array
+# Settings of which only one value is supported; what is missing or null has it.
+_SUPPORTED = {
+    "normalization": "layernorm1p",
+    "activation": "squared-relu",
+    "bias": False,
+    "position_embedding_type": "rope",
+    "rotary_interleaved": False,
+    "seq_len_interpolation_factor": 1,
+    "transformer_block_type": "pre_ln",
+    "normalize_attention_scores": True,
+    "qk_layernorm": False,
+    "num_moe_experts": 1,
+    "window_size": False,
+}
 _PREFIXES = ("model.", "module.")
 
 _ATTENTION = "decoder.layers.self_attention."
@@ -58,49 +77,48 @@ def read_config(directory: pathlib.Path) -> ModelConfig:
         model is not supported.
     """
     path = directory / CONFIG
+    text = folders.read_text(path, _MAX_CONFIG_BYTES)
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise UserError(f"{path}: more than {_MAX_CONFIG_BYTES:,} bytes")
-        fields = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        fields = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read: {why}") from error
     if not isinstance(fields, dict):
         raise UserError(f"{path}: holds no settings")
-    for name, wanted in (
-        ("normalization", "layernorm1p"),
-        ("activation", "squared-relu"),
-        ("bias", False),
-    ):
+    fields = {name: value for name, value in fields.items() if value is not None}
+    for name, wanted in _SUPPORTED.items():
         if fields.get(name, wanted) != wanted:
             raise UserError(
-                f"{path}: {name} {fields[name]!r} is not supported, only {wanted!r}"
+                f"{path}: {name} {reprlib.repr(fields[name])} is not supported, only "
+                f"{wanted!r}"
             )
-    required = (
-        "num_layers",
-        "hidden_size",
-        "ffn_hidden_size",
-        "num_attention_heads",
-    )
-    missing = [name for name in required if not isinstance(fields.get(name), int)]
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}")
-    heads = fields["num_attention_heads"]
-    vocab_size = _Arrays(directory).shape(_NAMES["embedding", "table"])[0]
-    return ModelConfig(
-        vocab_size=vocab_size,
-        num_layers=fields["num_layers"],
-        d_model=fields["hidden_size"],
+    table = _Arrays(directory).shape(_NAMES["embedding", "table"])
+    try:
+        return _parse(fields, table[0] if table else 0)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _parse(fields: Mapping[str, Any], vocab_size: int) -> ModelConfig:
+    integer, number = config_json.integer, config_json.number
+    heads = integer(fields, "num_attention_heads")
+    d_model = integer(fields, "hidden_size")
+    config = ModelConfig(
+        vocab_size=integer({"vocab_size": vocab_size}, "vocab_size"),
+        num_layers=integer(fields, "num_layers"),
+        d_model=d_model,
         num_heads=heads,
-        num_kv_heads=fields.get("num_query_groups") or heads,
-        head_dim=fields.get("kv_channels") or fields["hidden_size"] // heads,
-        d_ff=fields["ffn_hidden_size"],
-        rotary_fraction=fields.get("rotary_percentage", 0.5),
-        rope_theta=float(fields.get("rotary_base", 10_000)),
-        tied_embeddings=bool(fields.get("share_embeddings_and_output_weights", False)),
-        norm_epsilon=fields.get("layernorm_epsilon", 1e-5),
-        init_std=fields.get("init_method_std", 0.0134),
-        max_positions=fields.get("max_position_embeddings", 4096),
+        num_kv_heads=integer(fields, "num_query_groups", heads),
+        head_dim=integer(fields, "kv_channels", d_model // heads),
+        d_ff=integer(fields, "ffn_hidden_size"),
+        rotary_fraction=number(fields, "rotary_percentage", 0.5),
+        rope_theta=number(fields, "rotary_base", 10_000),
+        tied_embeddings=fields.get("share_embeddings_and_output_weights") is True,
+        norm_epsilon=number(fields, "layernorm_epsilon", 1e-5),
+        init_std=number(fields, "init_method_std", 0.0134),
+        max_positions=integer(fields, "max_position_embeddings", 4096),
     )
+    return config_json.checked(config)
 
 
 def tokenizer_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -108,7 +126,7 @@ def tokenizer_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
 
     The only one is called `tokenizer.model`, several keep their names.
     """
-    found = sorted(directory.glob("*.model"))
+    found = sorted(path for path in directory.glob("*.model") if path.is_file())
     if len(found) == 1:
         return {tokenizer_lib.MODEL: found[0]}
     return {path.name: path for path in found}
@@ -153,7 +171,7 @@ def leaves(
         partition.check(config, layout)
     arrays = _Arrays(directory)
     shapes = forward.shapes(config)
-    arrays.check(_expected(config, shapes))
+    arrays.check(_expected(config, shapes), config.d_model)
     places = leaf_reader.shardings(shapes, layout)
     paths = [tensor.path for tensor in names.tensors(config)]
     for done, path in enumerate(paths):
@@ -220,16 +238,16 @@ class _Arrays:
 
     def __init__(self, directory: pathlib.Path):
         self._paths: dict[str, pathlib.Path] = {}
-        weights = directory / WEIGHTS
-        for metadata in sorted(weights.glob("*/.zarray")):
+        folder = directory / WEIGHTS
+        for metadata in sorted(folder.glob(f"*/{_METADATA}")):
             name = metadata.parent.name
             for prefix in _PREFIXES:
                 name = name.removeprefix(prefix)
             if not name.endswith("_extra_state"):
                 self._paths[name] = metadata.parent
         if not self._paths:
-            raise UserError(f"{weights}: holds no zarr arrays")
-        self._weights = weights
+            raise UserError(f"{folder}: holds no zarr arrays")
+        self._weights = folder
         self._open: dict[str, Any] = {}
 
     def has(self, name: str) -> bool:
@@ -239,14 +257,24 @@ class _Arrays:
         if name not in self._paths:
             raise UserError(f"{self._weights}: {name} is missing")
         if name not in self._open:
-            kvstore = {"driver": "file", "path": str(self._paths[name])}
+            path = self._paths[name]
+            folders.read_text(path / _METADATA, _MAX_CONFIG_BYTES)
+            spec = {
+                "driver": "zarr",
+                "kvstore": {"driver": "file", "path": str(path)},
+                "fill_missing_data_reads": False,  # else a lost chunk is zero
+            }
             try:
-                opened = tensorstore.open({"driver": "zarr", "kvstore": kvstore})
-                self._open[name] = opened.result()
+                opened = tensorstore.open(spec).result()
             except ValueError as error:
-                raise UserError(
-                    f"{self._paths[name]}: no zarr array: {error}"
-                ) from error
+                raise UserError(f"{path}: no zarr array: {_line(error)}") from error
+            shape: Any = opened.chunk_layout.read_chunk.shape
+            chunk = math.prod(shape)
+            if chunk > max(math.prod(opened.shape), _MAX_CHUNK):
+                raise UserError(f"{path}: chunks of {chunk:,} numbers")
+            if opened.dtype.numpy_dtype not in weights.DTYPES:
+                raise UserError(f"{path}: dtype {opened.dtype.name} is not supported")
+            self._open[name] = opened
         return self._open[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -256,14 +284,28 @@ class _Arrays:
         return self._store(name).dtype.numpy_dtype
 
     def read(self, name: str, index: Any = ...) -> np.ndarray:
-        return self._store(name)[index].read().result()
+        store = self._store(name)
+        try:
+            return store[index].read().result()
+        except ValueError as error:
+            raise UserError(
+                f"{self._paths[name]}: a chunk is missing or damaged: {_line(error)}"
+            ) from error
 
-    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+    def check(self, expected: Mapping[str, tuple[int, ...]], width: int) -> None:
         """Raises ValueError naming all arrays that are not as expected."""
-        found = {
-            name: self.shape(name)
-            for name in self._paths
-            if name in expected or name not in _REWARD.values()
-        }
+        if self.has(_REWARD["kernel"]):
+            outputs = self.shape(_REWARD["kernel"])[:1]
+            expected = {
+                **expected,
+                _REWARD["kernel"]: (*outputs, width),
+                _REWARD["bias"]: outputs,
+            }
+        found = {name: self.shape(name) for name in self._paths}
         message = f"{self._weights}: not the arrays of {CONFIG}"
         names.require_same(message, expected, found)
+
+
+def _line(error: Exception) -> str:
+    """Returns the beginning of a message as one line."""
+    return " ".join(str(error).split())[:500]

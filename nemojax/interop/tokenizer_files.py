@@ -2,16 +2,24 @@
 
 import json
 import pathlib
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from nemojax.data.text.nemotron_template import LABEL_START, TURN_START
 from nemojax.data.text.tokenizer import Tokenizer
+from nemojax.errors import UserError
+from nemojax.interop.config_json import TOKEN_IDS
+from nemojax.io import folders
 
 MODEL = "tokenizer.model"
 FAST = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
+GENERATION = "generation_config.json"
+# The config.json that a model came with, of which the ids of special tokens are read.
+ORIGINAL = "original_config.json"
 # All that a user of a model needs of its tokenizer, by name.
 FILES = (
     MODEL,
@@ -19,7 +27,8 @@ FILES = (
     CONFIG,
     "special_tokens_map.json",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION,
+    ORIGINAL,
 )
 _SPACE = "\u2581"
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece  # type: ignore[attr-defined]
@@ -41,15 +50,25 @@ _CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}
   {{- '<extra_id_1>Assistant\\n' -}}
 {%- elif turns and turns[-1]['role'] == 'assistant' -%}
-  {{- '<extra_id_1>' -}}
+  {{- 'END_OF_ANSWER' -}}
 {%- endif -%}
 """
 
 
 def find(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the files of a tokenizer that lie in a directory, by name."""
+    """Returns the files of a tokenizer that lie in a directory, by name.
+
+    Raises:
+      UserError: what has such a name is no regular file.
+    """
     paths = {name: directory / name for name in FILES}
-    return {name: path for name, path in paths.items() if path.is_file()}
+    if not paths[ORIGINAL].exists():
+        paths[ORIGINAL] = directory / "config.json"  # of a Hugging Face checkpoint
+    there = {name: path for name, path in paths.items() if path.exists()}
+    for path in there.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no regular file")
+    return there
 
 
 def own(files: Mapping[str, pathlib.Path]) -> Tokenizer | None:
@@ -62,8 +81,44 @@ def own(files: Mapping[str, pathlib.Path]) -> Tokenizer | None:
         return None  # it has another layout of ids; the file itself is copied
 
 
-def write(directory: pathlib.Path, tokenizer: Tokenizer) -> None:
+def ids(file: pathlib.Path, name: str, vocab_size: int = 2**31) -> list[int]:
+    """Reads the ids that a field of a JSON file names: one, several, or none.
+
+    Raises:
+      UserError: the file cannot be read, or names something else.
+    """
+    value = folders.read_json(file).get(name)
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    for item in found:
+        if type(item) is not int or not -1 <= item < vocab_size:
+            raise UserError(
+                f"{file}: {name} {reprlib.repr(item)} is no id of the {vocab_size:,}"
+            )
+    return [item for item in found if item >= 0]  # -1: none, in old files
+
+
+def token_ids(files: Mapping[str, pathlib.Path]) -> dict[str, Any]:
+    """Returns the ids of special tokens that a model came with, for its config.json.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    if ORIGINAL in files:
+        fields = folders.read_json(files[ORIGINAL])
+        return {name: fields[name] for name in TOKEN_IDS if ids(files[ORIGINAL], name)}
+    tokenizer = own(files)
+    if tokenizer is None:
+        return {}
+    own_ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    return dict(zip(TOKEN_IDS, own_ids, strict=True))
+
+
+def write(
+    directory: pathlib.Path, tokenizer: Tokenizer, *, judge: bool = False
+) -> None:
     """Writes `tokenizer.model`, `tokenizer.json` and `tokenizer_config.json`.
+
+    The chat template of a `judge`, a reward model, ends where rewards are read.
 
     The ids are those of `tokenizer.encode` for every text without U+2581, which a
     `tokenizer.json` takes for a space. Unlike `tokenizer`, who reads these files takes
@@ -86,7 +141,8 @@ def write(directory: pathlib.Path, tokenizer: Tokenizer) -> None:
         **special,
     }
     if "<extra_id_1>" in tokenizer.controls:
-        fields["chat_template"] = _CHAT_TEMPLATE
+        end = LABEL_START if judge else TURN_START
+        fields["chat_template"] = _CHAT_TEMPLATE.replace("END_OF_ANSWER", end)
     (directory / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
 
 

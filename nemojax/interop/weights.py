@@ -3,10 +3,11 @@
 Neither side holds more than a tensor in memory, however large the model is.
 """
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +15,8 @@ import numpy as np
 import safetensors
 
 from nemojax.errors import UserError
+from nemojax.interop import names as tensor_names
+from nemojax.io import folders
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -24,8 +27,11 @@ _DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+DTYPES = tuple(_NAMES)
 # Larger tensors are read in blocks of rows of about this size.
 _BLOCK_BYTES = 128 * 2**20
+_MOST_SHOWN = 100
+_POINTER = b"version https://git-lfs"
 Slices = tuple[slice, ...]
 Shapes = Mapping[str, tuple[Sequence[int], np.dtype]]
 
@@ -61,7 +67,7 @@ class Reader:
         if lost:
             raise UserError(
                 f"{directory / INDEX}: tensors that are not in the file it names: "
-                f"{', '.join(lost)}"
+                f"{', '.join(map(tensor_names.shown, lost[:_MOST_SHOWN]))}"
             )
 
     def _file_name(self, name: str) -> str | None:
@@ -70,12 +76,12 @@ class Reader:
     def _read_header(self, path: pathlib.Path) -> None:
         with _open(path) as file:
             for name in file.keys():  # noqa: SIM118 (the file is no mapping)
-                view = file.get_slice(name)
+                view, shown = file.get_slice(name), tensor_names.shown(name)
                 if name in self._files:
-                    raise UserError(f"{path}: {name} is also in {self._files[name]}")
+                    raise UserError(f"{path}: {shown} is also in {self._files[name]}")
                 if view.get_dtype() not in _DTYPES:
                     raise UserError(
-                        f"{path}: {name} has dtype {view.get_dtype()}, which is none "
+                        f"{path}: {shown} has dtype {view.get_dtype()}, which is none "
                         f"of {', '.join(_DTYPES)}"
                     )
                 self._files[name] = path
@@ -98,6 +104,25 @@ class Reader:
                 out[start:stop] = file.get_slice(name)[(rows, *index[1:])]
         return out
 
+    def same(self, name: str, other: str) -> bool:
+        """Returns whether two tensors hold the same values, of whatever dtype."""
+        shape = self.shapes[name]
+        if not shape or shape != self.shapes[other]:
+            return False
+        whole = np.broadcast_to(np.zeros((), self.dtypes[name]), shape)
+        return all(
+            np.array_equal(self.read(name, (rows,)), self.read(other, (rows,)))
+            for rows in (slice(*ends) for ends in _blocks(whole))
+        )
+
+
+def widest(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """Returns the dtype that holds all values of some: float32 at least for several."""
+    distinct = set(dtypes)
+    if len(distinct) == 1:
+        return distinct.pop()
+    return functools.reduce(np.promote_types, distinct, np.dtype(np.float32))
+
 
 def _blocks(value: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yields starts and ends of blocks of rows of bounded size."""
@@ -113,9 +138,21 @@ def has_nan(value: np.ndarray) -> bool:
 
 def _open(path: pathlib.Path) -> Any:
     try:
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file, or no regular one")
         return safetensors.safe_open(path, "numpy")
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: no whole safetensors file: {error}") from error
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+        why = (
+            "a pointer of Git LFS: fetch the file (git lfs pull)" if pointer else error
+        )
+        raise UserError(f"{path}: no whole safetensors file: {why}") from error
+
+
+def are_in(directory: pathlib.Path) -> bool:
+    """Returns whether a directory has safetensors of a model."""
+    return (directory / SINGLE).exists() or (directory / INDEX).exists()
 
 
 def _read_index(directory: pathlib.Path) -> Mapping[str, str]:
@@ -123,14 +160,16 @@ def _read_index(directory: pathlib.Path) -> Mapping[str, str]:
     path = directory / INDEX
     if not path.exists():
         return {}
-    try:
-        names = json.loads(path.read_text())["weight_map"]
-        ok = all(pathlib.PurePath(file).name == file for file in names.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no safetensors index: {error}") from error
-    if not ok:
+    index = folders.read_json(path).get("weight_map")
+    if not isinstance(index, dict) or not all(
+        isinstance(file, str) for file in index.values()
+    ):
+        raise UserError(
+            f"{path}: no safetensors index: no weight_map from names to files"
+        )
+    if not all(pathlib.PurePath(file).name == file for file in index.values()):
         raise UserError(f"{path}: names a file outside of its directory")
-    return names
+    return index
 
 
 def _files(directory: pathlib.Path, index: Mapping[str, str]) -> list[pathlib.Path]:
@@ -142,7 +181,15 @@ def _files(directory: pathlib.Path, index: Mapping[str, str]) -> list[pathlib.Pa
     paths = [directory / name for name in sorted(set(index.values()))]
     lost = [path.name for path in paths if not path.is_file()]
     if lost:
-        raise UserError(f"{directory}: the index names missing {', '.join(lost)}")
+        raise UserError(
+            f"{directory}: the index names missing "
+            f"{', '.join(map(tensor_names.shown, lost[:_MOST_SHOWN]))}"
+        )
+    if (directory / SINGLE).exists() and directory / SINGLE not in paths:
+        raise UserError(
+            f"{directory}: holds {SINGLE}, and {INDEX} that names other files: delete "
+            "those of another model"
+        )
     return paths
 
 

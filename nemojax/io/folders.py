@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from nemojax.errors import UserError
 
 PARTIAL = ".partial"
+MAX_TEXT_BYTES = 64 * 2**20
 
 
 def require_free(directory: str | os.PathLike[str]) -> pathlib.Path:
@@ -84,18 +85,39 @@ def write_json(file: str | os.PathLike[str], value: Any) -> None:
     write_file(file, json.dumps(value, indent=1) + "\n")
 
 
+def read_text(file: str | os.PathLike[str], max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Reads a text of bounded size.
+
+    Raises:
+      UserError: it cannot be read, is no regular file, too large, or not UTF-8.
+    """
+    path = pathlib.Path(file)
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise UserError(f"{file}: cannot be read: no regular file")
+        if size > max_bytes:
+            raise UserError(f"{file}: cannot be read: more than {max_bytes:,} bytes")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: cannot be read: not UTF-8") from error
+
+
 def read_json(file: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
       UserError: the file cannot be read or holds something else.
     """
+    text = read_text(file)
     try:
-        value = json.loads(pathlib.Path(file).read_text())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+        value = json.loads(text)
     except ValueError as error:
         raise UserError(f"{file}: no JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{file}: no JSON: nested too deeply") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: holds no JSON object")
     return value

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,11 +13,15 @@ safetensors = pytest.importorskip("safetensors.numpy")
 from nemojax.data.text import tokenizer as tokenizer_lib  # noqa: E402
 from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer  # noqa: E402
 from nemojax.interop import (  # noqa: E402
+    adapters,
+    classifier,
+    conversion,
     huggingface,
     model_folder,
     tokenizer_files,
     weights,
 )
+from nemojax.models import lora  # noqa: E402
 from tests.interop import nemo_files  # noqa: E402
 from tests.interop.tiny import LLAMA, assert_same, random_params  # noqa: E402
 
@@ -61,8 +66,37 @@ def test_there_and_back_again_is_bit_exact(checkpoint, tmp_path):
     for name in before.shapes:
         one, other = before.read(name), after.read(name)
         np.testing.assert_array_equal(one.view(np.uint16), other.view(np.uint16))
-    for name in ("config.json", "tokenizer.json", huggingface.REWARD_HEAD):
+    for name in ("config.json", "tokenizer.json", classifier.FILE):
         assert (checkpoint / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
+
+
+def test_ids_of_special_tokens_and_the_settings_of_generation_survive(tmp_path):
+    """The stop tokens that stand in config.json alone, and float16."""
+    source, model, back = (tmp_path / name for name in ("hf", "model", "back"))
+    ids = {"bos_token_id": 60, "eos_token_id": [61, 62], "pad_token_id": 0}
+    huggingface.save(source, LLAMA, random_params(LLAMA, "float16"), fields=ids)
+    (source / "generation_config.json").write_text('{"temperature": 0.6}')
+    conversion.from_hugging_face(source, model)
+    conversion.to_hugging_face(model, back)
+    for name in ("config.json", "generation_config.json"):
+        before, after = (json.loads((at / name).read_text()) for at in (source, back))
+        assert before == after
+    assert sorted(path.name for path in source.iterdir()) == sorted(
+        path.name for path in back.iterdir()
+    )
+
+
+def test_adapters_are_merged(tmp_path):
+    source, model, folder = (tmp_path / name for name in ("hf", "model", "lora"))
+    params = random_params(LLAMA)
+    huggingface.save(source, LLAMA, params)
+    settings = lora.LoraConfig(rank=2, patterns=("mlp/up",))
+    tree = lora.init(settings, params, jax.random.key(0))
+    tree = jax.tree.map(lambda leaf: leaf + 0.5, tree)
+    adapters.save(folder, LLAMA, settings, tree)
+    conversion.from_hugging_face(source, model, adapter=folder)
+    expected = lora.merge(params, tree, settings.scale)
+    assert_same(model_folder.read(model)[1], expected)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -76,8 +77,9 @@ def test_padding_of_the_vocabulary_is_left_out(tmp_path):
         np.testing.assert_array_equal(tree[part][name], params[part][name][:61])
 
 
+@pytest.mark.filterwarnings("ignore:the tokenizer has no padding")
 @pytest.mark.parametrize("width", [5, 9])
-def test_a_reward_head_travels_beside_the_model(tmp_path, width):
+def test_a_reward_head_travels_with_the_model(tmp_path, width):
     params = random_params(NEMOTRON, num_attributes=width)
     huggingface.save(tmp_path / "model", NEMOTRON, params)
     _, tree = huggingface.load(tmp_path / "model")
@@ -85,6 +87,7 @@ def test_a_reward_head_travels_beside_the_model(tmp_path, width):
     assert tree["reward_head"]["kernel"].shape == (16, width)
 
 
+@pytest.mark.filterwarnings("ignore:the tokenizer has no padding")
 def test_a_reward_model_needs_no_lm_head_a_language_model_does(tmp_path):
     params = random_params(NEMOTRON, num_attributes=5)
     headless = {name: leaf for name, leaf in params.items() if name != "lm_head"}
@@ -116,6 +119,65 @@ def test_all_wrong_tensors_are_named_at_once(saved):
     assert "model.norm.bias: missing, expected [16]" in text
     assert "model.layers.1.mlp.up_proj.weight: [3, 4], expected [24, 16]" in text
     assert "model.layers.0.mlp.gate_proj.weight: [24, 16], which the model" in text
+
+
+def test_tied_embeddings_that_differ_in_the_files_are_two(tmp_path):
+    """As in transformers: merged adapters leave such files behind."""
+    tied = dataclasses.replace(NEMOTRON, tied_embeddings=True)
+    huggingface.save(tmp_path / "model", tied, random_params(tied))
+    table = np.asarray(random_params(tied)["embedding"]["table"])
+
+    def add(head):
+        change = {"lm_head.weight": head}
+        _rewrite(tmp_path / "model", lambda tensors: tensors.update(change))
+        return huggingface.load(tmp_path / "model")
+
+    config, tree = add(table)
+    assert config.tied_embeddings and "lm_head" not in tree
+    config, tree = add(2 * table)
+    assert not config.tied_embeddings
+    np.testing.assert_array_equal(tree["lm_head"]["kernel"], 2 * table)
+    with pytest.raises(ValueError, match=r"lm_head\.weight: \[63, 16\], expected"):
+        add(table[:-1])
+
+
+@pytest.mark.parametrize("layer", range(3))
+@pytest.mark.parametrize("other", [np.float32, np.float16])
+def test_layers_of_several_dtypes_lose_no_bit(tmp_path, layer, other):
+    params = random_params(NEMOTRON, "bfloat16")
+    huggingface.save(tmp_path / "model", NEMOTRON, params)
+    name = f"model.layers.{layer}.mlp.up_proj.weight"
+    value = (np.random.default_rng(1).normal(size=(24, 16)) * 1.001).astype(other)
+    _rewrite(tmp_path / "model", lambda tensors: tensors.update({name: value}))
+    with pytest.warns(UserWarning, match="up_proj.*are read as float32"):
+        _, tree = huggingface.load(tmp_path / "model")
+    expected = np.asarray(params["layers"]["mlp"]["up"], np.float32)
+    expected[layer] = value.T
+    np.testing.assert_array_equal(tree["layers"]["mlp"]["up"], expected)
+    assert tree["layers"]["mlp"]["down"].dtype == "bfloat16"
+
+
+def test_float16_goes_out_as_float16(tmp_path):
+    """transformers loads in the dtype that config.json names."""
+    huggingface.save(tmp_path / "model", NEMOTRON, random_params(NEMOTRON, "float16"))
+    fields = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert fields["dtype"] == fields["torch_dtype"] == "float16"
+
+
+def test_files_of_two_models_are_refused(saved):
+    shutil.copy(saved / weights.SINGLE, saved / "other.safetensors")
+    index = {"weight_map": {"model.norm.bias": "other.safetensors"}}
+    (saved / weights.INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="names other files"):
+        huggingface.load(saved)
+
+
+def test_more_layers_than_tensors_are_refused_before_they_are_named(saved):
+    path = saved / "config.json"
+    change = {"num_hidden_layers": 10_000_000}
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="num_hidden_layers is 10,000,000"):
+        huggingface.load(saved)
 
 
 def test_old_rotary_buffers_are_passed_over(saved):

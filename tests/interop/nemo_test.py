@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from nemojax.errors import UserError
 from nemojax.interop import archives, nemo
 from nemojax.models import trees
 from nemojax.parallel import mesh as meshes
@@ -89,7 +90,12 @@ def test_all_wrong_arrays_are_named_at_once(directory):
         ({"normalization": "rmsnorm"}, "normalization 'rmsnorm' is not supported"),
         ({"activation": "gelu"}, "activation 'gelu' is not supported"),
         ({"bias": True}, "bias True is not supported"),
-        ({"num_layers": None, "hidden_size": "16"}, "lacks num_layers, hidden_size"),
+        ({"num_layers": None}, "num_layers must be a positive integer, got None"),
+        ({"hidden_size": "16"}, "hidden_size must be a positive integer, got '16'"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a positive"),
+        ({"rotary_base": -1.0}, "rotary_base must be a positive number"),
+        ({"position_embedding_type": "alibi"}, "position_embedding_type 'alibi'"),
+        ({"rotary_interleaved": True}, "rotary_interleaved True"),
     ],
 )
 def test_a_model_of_another_kind_is_refused(directory, change, message):
@@ -125,6 +131,8 @@ def _member(name, **changes):
         (_member("link", type=tarfile.SYMTYPE, linkname="/etc"), "link or a device"),
         (_member("hard", type=tarfile.LNKTYPE, linkname="x"), "link or a device"),
         (_member("null", type=tarfile.CHRTYPE), "link or a device"),
+        (_member("pipe", type=tarfile.FIFOTYPE), "link or a device"),
+        (_member("/".join("a" * 4000)), "more than 50 folders"),
     ],
 )
 def test_a_hostile_archive_is_refused(tmp_path, member, message):
@@ -134,6 +142,45 @@ def test_a_hostile_archive_is_refused(tmp_path, member, message):
     with pytest.raises(ValueError, match=message):
         load(path)
     assert sorted(os.listdir(tmp_path)) == ["bad.nemo"]
+
+
+@pytest.mark.parametrize("name", sorted(nemo_files.arrays(random_params(CONFIG))))
+def test_a_chunk_that_is_lost_is_not_zero(directory, name):
+    """zarr would take the fill value for it."""
+    folder = directory / nemo.WEIGHTS / name
+    chunks = sorted(path for path in folder.iterdir() if path.name != ".zarray")
+    chunks[len(chunks) // 2].unlink()
+    with pytest.raises(UserError, match=rf"{name}: a chunk is missing or damaged"):
+        load(directory)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_archive_is_whole_or_refused(directory, tmp_path, mode):
+    """Flipped bits and missing ends; gzip's checksum stands behind the archive."""
+    path = tmp_path / "model.nemo"
+    with tarfile.open(path, mode) as archive:
+        archive.add(directory, arcname=".")
+    assert_same(load(path)[1], expected())
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [*rng.integers(len(whole) // 2, len(whole), 8), len(whole) - 3]
+    for place in places:
+        broken = bytearray(whole)
+        broken[place] ^= 1
+        for content in (bytes(broken), whole[:place]):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=r"model\.nemo") as error:
+                load(path)
+            assert "nemojax-" not in str(error.value)
+
+
+def test_what_is_wrong_inside_of_an_archive_is_told_of_the_archive(directory, tmp_path):
+    (directory / nemo.CONFIG).write_text("bias: true")
+    path = tmp_path / "model.nemo"
+    with tarfile.open(path, "w") as archive:
+        archive.add(directory, arcname=".")
+    with pytest.raises(UserError, match=rf"^{path}/model_config.yaml: bias True"):
+        load(path)
 
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):

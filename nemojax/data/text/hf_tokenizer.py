@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 
 from nemojax.errors import UserError
+from nemojax.io import folders
 
 _SIDE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 
@@ -70,10 +71,12 @@ class HuggingFaceTokenizer:
             side = path.with_name(name)
             if not side.exists():
                 continue
-            fields = json.loads(side.read_text())
+            fields = folders.read_json(side)
             for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
                 value = fields.get(role)
                 value = value.get("content") if isinstance(value, dict) else value
+                if value and not isinstance(value, str):
+                    raise UserError(f"{side}: {role} is no text")
                 if value:
                     special[role] = value
         return cls(path.read_bytes(), special)

@@ -3,7 +3,7 @@
 Any number of processes do it together: all read and train, the first writes and tells.
 
 STAGE/model/          the trained model, with its tokenizer
-STAGE/adapters/       with LoRA: the adapters alone
+STAGE/adapters/       with LoRA: the adapters alone, as PEFT reads them
 STAGE/metrics.jsonl   a row a step
 STAGE/curve.png       the same as a plot
 rejects.jsonl         rows that are not trained on, and why
@@ -27,21 +27,23 @@ from nemojax.data.batching import examples as reading
 from nemojax.data.batching.examples import Encode, Examples
 from nemojax.errors import UserError
 from nemojax.inference.scoring import pair_rewards
-from nemojax.interop import find, loading, model_folder
+from nemojax.interop import adapters, find, loading, model_folder
 from nemojax.interop.loading import LoadedModel
 from nemojax.io import files, folders
 from nemojax.io.quarantine import REJECTS
 from nemojax.io.workdir import StageOutput, Workdir, WorkdirError
 from nemojax.models import partition
+from nemojax.models.lora import LoraConfig
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.align import report, stage
 from nemojax.recipe.align.settings import StageSettings
 from nemojax.recipe.align.stage import CACHED
-from nemojax.training import checkpoints, goodput, metrics, placement
+from nemojax.training import goodput, metrics, placement
 from nemojax.training.stage import VALIDATION, Options, Trained
 
 MODEL, REPORT, EXAMPLES = "model", "report.json", "data.json"
+ADAPTERS = "adapters"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,11 +286,23 @@ def train_model(
         files=model.files,
         exist_ok=True,
     )
-    if trained.adapters is not None:
-        checkpoints.save_params(directory / "adapters", trained.adapters)
+    if trained.adapters is not None and settings.lora is not None:
+        processes.broadcast_from_process_0(
+            functools.partial(
+                _save_adapters, directory, model, settings.lora, trained.adapters
+            )
+        )
     digest = fingerprint.parameters_sha256(trained.params)
     finish = functools.partial(_finish, directory, trained, digest, train)
     return processes.broadcast_from_process_0(finish)
+
+
+def _save_adapters(
+    directory: Path, model: LoadedModel, lora: LoraConfig, tree: adapters.Adapters
+) -> None:
+    """Writes the adapters for PEFT, if an attempt that was killed has not."""
+    if not (directory / ADAPTERS).exists():
+        adapters.save(directory / ADAPTERS, model.config, lora, tree, base=model.path)
 
 
 def history(directory: Path) -> list[dict[str, float]]:

@@ -8,9 +8,11 @@ import pytest
 
 from nemojax.data.batching import examples
 from nemojax.data.records import MISSING
-from nemojax.models import forward
+from nemojax.interop import adapters, model_folder
+from nemojax.models import forward, lora
 from nemojax.models.lora import LoraConfig
 from nemojax.recipe.align import measures, stage, targets
+from nemojax.recipe.align import run as align
 from nemojax.recipe.align.settings import (
     BRADLEY_TERRY,
     PREFERENCE,
@@ -174,6 +176,23 @@ def test_adapters_train_alone_and_the_model_stays_the_reference(run, model):
         for tree in (trained.params, model.params)
     )
     assert not np.array_equal(merged, base)
+
+
+def test_adapters_are_written_as_peft_reads_them_and_merge_to_the_model(
+    model, tmp_path
+):
+    rows = toy.read(tmp_path / "rows.jsonl", SFT, model)
+    settings = toy.settings(SFT, lora=LoraConfig(rank=4))
+    folder = tmp_path / "stage"
+    options = Options(toy.WHOLE)
+    align.train_model(
+        "toy", settings, model, rows, None, folder, options, consume=False
+    )
+    found, tree, _ = adapters.load(folder / "adapters", model.config)
+    assert (found.rank, found.alpha) == (4, LoraConfig(rank=4).alpha)
+    _, whole = model_folder.read(folder / "model")
+    merged = lora.merge(jax.device_get(model.params), tree, found.scale)
+    jax.tree.map(np.testing.assert_array_equal, merged, jax.device_get(whole))
 
 
 def test_adapters_are_trained_where_zero_splits_the_frozen_model(run):
