@@ -7,24 +7,25 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from nemojax.data.text import template_files
 from nemojax.data.text.tokenizer import Tokenizer
 
 MODEL = "tokenizer.model"
 FAST = "tokenizer.json"
-CONFIG = "tokenizer_config.json"
+CONFIG = template_files.CONFIG
 # All that a user of a model needs of its tokenizer, by name.
 FILES = (
     MODEL,
     FAST,
     CONFIG,
     "special_tokens_map.json",
-    "chat_template.jinja",
+    *template_files.FILES,
     "generation_config.json",
 )
 _SPACE = "\u2581"
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece  # type: ignore[attr-defined]
 # The layout that data/text/nemotron_template.py describes.
-_CHAT_TEMPLATE = """\
+CHAT_TEMPLATE = """\
 {%- set turns = messages -%}
 {{- '<extra_id_0>System\\n' -}}
 {%- if messages and messages[0]['role'] == 'system' -%}
@@ -86,7 +87,7 @@ def write(directory: pathlib.Path, tokenizer: Tokenizer) -> None:
         **special,
     }
     if "<extra_id_1>" in tokenizer.controls:
-        fields["chat_template"] = _CHAT_TEMPLATE
+        fields["chat_template"] = CHAT_TEMPLATE
     (directory / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
 
 
