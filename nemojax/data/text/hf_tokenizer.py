@@ -249,9 +249,16 @@ class HuggingFaceTokenizer:
         """
         start = "" if before is None else self._secret(before)
         end = "" if after is None else self._secret(after)
-        tokenizer = self._inside if before is None else self._plain
-        ids = self._encode(tokenizer, text, start, end)
-        return ids
+        if before is not None or self._inside is self._plain:
+            return self._encode(self._plain, text, start, end)
+        # After an added token a text has its space again.
+        found = self._plain.encode(text + end, add_special_tokens=False)
+        spans = zip(found.ids, found.offsets, strict=True)
+        first = next((at for id_, (at, _) in spans if id_ in self._ids), len(text))
+        if first == len(text):
+            return self._encode(self._inside, text, end=end)
+        head = self._encode(self._inside, text[:first])
+        return head + self._encode(self._plain, text[first:], end=end)
 
     def _encode(
         self, tokenizer: tokenizers.Tokenizer, text: str, start: str = "", end: str = ""

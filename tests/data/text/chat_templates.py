@@ -124,7 +124,7 @@ TEMPLATES = {
         first="{{ strftime_now('%Y') if strftime_now is defined else 'never' }}"
     ),
     "chatml, without thoughts": _chatml(
-        "(m.content if loop.last or m.role != 'assistant' else %s)" % _ANSWER
+        f"(m.content if loop.last or m.role != 'assistant' else {_ANSWER})"
     ),
     "qwen with thoughts": _QWEN_3,
     "llama 2": _alternate(
@@ -149,7 +149,7 @@ TEMPLATES = {
     "{% else %}{{ eos_token }}{% endif %}",
     "deepseek": _DEEPSEEK.replace("%s", "m.content", 1).replace("%s", ""),
     "deepseek without thoughts": _DEEPSEEK.replace(
-        "%s", "(m.content if loop.last else %s)" % _ANSWER, 1
+        "%s", f"(m.content if loop.last else {_ANSWER})", 1
     ).replace("%s", ""),
     "nemotron": "{{ '<extra_id_0>System\\n' }}"
     + _alternate(

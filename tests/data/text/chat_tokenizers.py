@@ -25,7 +25,7 @@ ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 WORDS = [
     "[INST] <<SYS>> system <</SYS>> the user asks [/INST] and the assistant answers\n",
     "### Instruction:\n\n### Response:\nUSER: one two three ASSISTANT: yes, no.\n\n",
-    "user assistant model System User Assistant  kubectl get pods; 12 + 30 = 42 é ü 你好",
+    "user assistant model System User Assistant  kubectl 12 + 30 = 42 é ü 你好",
 ] * 20
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _SPACE = "\u2581"
