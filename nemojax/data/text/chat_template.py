@@ -136,7 +136,7 @@ def _encode_run(
 
 
 def check_roles(
-    conversation: Conversation, *, tools: bool = False
+    conversation: Conversation, *, tools: bool = False, labels: bool = False
 ) -> tuple[str, Sequence[Message], int]:
     """Checks the order of the roles.
 
@@ -145,13 +145,14 @@ def check_roles(
         alternation; results of tools stand between an assistant's turn that calls
         them and the next.
       tools: whether the template renders tools.
+      labels: whether it renders the labels of messages.
 
     Returns:
       The system text, the turns, and the index of the first turn.
 
     Raises:
-      UserError: another order, or tools in a template that has none; the message
-        names the index and the reason.
+      UserError: another order, or tools or labels in a template that has none; the
+        message names the index and the reason.
     """
     messages = conversation.messages
     first = int(bool(messages) and messages[0].role == "system")
@@ -163,6 +164,8 @@ def check_roles(
             raise UserError(
                 f"message {index}: a tool is called or answers, {_NO_TOOLS}"
             )
+        if message.label and not labels:
+            raise UserError(f"message {index}: has a label, {_NO_LABELS}")
         if message.role == "system":
             raise UserError(f"message {index}: a system message can only come first")
         if message.role not in expected:
@@ -181,6 +184,7 @@ def check_roles(
     return messages[0].content if first else "", messages[first:], first
 
 
+_NO_LABELS = "which only the template 'nemotron' has a form for"
 _NO_TOOLS = "which this chat template has no form for; a model's own Jinja may have one"
 
 
