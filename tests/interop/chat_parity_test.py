@@ -123,13 +123,15 @@ def check(ours, theirs, source, seeds):
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", MAIN)
 def test_chats_have_the_tokens_of_transformers(tokenizers, name, template):
-    check(*tokenizers(name), TEMPLATES[template], range(50))
+    ours, theirs = tokenizers(name)
+    check(ours, theirs, TEMPLATES[template], range(50))
 
 
 @pytest.mark.parametrize("template", ["llama 2", "llama 3", "phi", "vicuna, all text"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_tokenizers_have_them_too(tokenizers, name, template):
-    check(*tokenizers(name), TEMPLATES[template], range(12))
+    ours, theirs = tokenizers(name)
+    check(ours, theirs, TEMPLATES[template], range(12))
 
 
 @pytest.mark.parametrize("name", OPENED)

@@ -83,7 +83,7 @@ def _to_json(
 class _Generation(jinja2.ext.Extension):
     """The tags around what is trained, for another library; here they only parse."""
 
-    tags = frozenset({"generation"})
+    tags: set[str] = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         """Returns what stands between the tags."""

@@ -38,10 +38,11 @@ _FULL = [
 
 def _byte_level(pattern: str | None) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    steps = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)]
+    step = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)
+    tokenizer.pre_tokenizer = step
     if pattern:
-        steps.insert(0, pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, step])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=420,
