@@ -207,14 +207,18 @@ class HuggingFaceTokenizer:
         return tuple(self._control_ids)
 
     def piece_text(self, token_id: int) -> str:
-        """Returns what an id writes by itself, of a control token its name.
+        """Returns what an id writes inside of a text, of a control token its name.
 
         Of a piece of a character it is the name, too.
         """
         name = self._all.id_to_token(token_id) or ""
         if token_id in self._controls:
             return name
-        text = self._all.decode([token_id], skip_special_tokens=False)
+        once, twice = (
+            self._all.decode([token_id] * times, skip_special_tokens=False)
+            for times in (1, 2)  # at the beginning a decoder may drop a space
+        )
+        text = twice[len(once) :]
         return name if not text or "\ufffd" in text else text
 
     def control(self, piece: str) -> int:
@@ -264,14 +268,17 @@ class HuggingFaceTokenizer:
         self, tokenizer: tokenizers.Tokenizer, text: str, start: str = "", end: str = ""
     ) -> list[int]:
         text.encode()  # UnicodeEncodeError is a ValueError that names the character.
-        found = tokenizer.encode(start + text + end, add_special_tokens=False).ids
-        found = found[bool(start) : len(found) - bool(end)]
-        ids = [self._ids.get(token, token) for token in found]
+        found = tokenizer.encode(start + text + end, add_special_tokens=False)
+        ids = [self._ids.get(token, token) for token in found.ids]
+        ids = ids[bool(start) : len(ids) - bool(end)]
         if not self._controls.isdisjoint(ids):
-            bad = next(token for token in ids if token in self._controls)
-            raise UserError(
-                f"the text spells the control token {self._all.id_to_token(bad)!r}"
-            )
+            index = next(i for i, token in enumerate(ids) if token in self._controls)
+            first, last = found.offsets[index + bool(start)]
+            name = self._all.id_to_token(ids[index])
+            if name == self._special.get("unk_token"):
+                part = (start + text)[first:last]
+                raise UserError(f"the vocabulary has no token for {part!r}")
+            raise UserError(f"the text spells the control token {name!r}")
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:

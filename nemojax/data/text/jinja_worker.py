@@ -40,6 +40,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             request["variables"],
             messages=request[kind]["messages"][:count],
             tools=request[kind]["tools"],
+            documents=None,
             add_generation_prompt=opens,
         )
 

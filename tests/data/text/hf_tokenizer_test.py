@@ -168,3 +168,25 @@ def test_special_tokens_are_named_beside_the_file_too(tmp_path, field, entry):
     found = HuggingFaceTokenizer.load(tmp_path)
     assert "kubectl" in found.controls and "unknown" not in found.controls
     assert found.control("kubectl") not in found.encode("kubectl get")
+
+
+def test_a_piece_is_named_by_what_it_writes_inside_of_a_text(both):
+    ours, _ = both
+    text = "the user asks and answers"
+    ids = ours.encode_inside(text)
+    assert "".join(map(ours.piece_text, ids)) == text
+    assert ours.piece_text(ours.eos_id) == "</s>"
+
+
+def test_a_character_without_a_token_is_named():
+    """It would be lost: the peer writes `<unk>` in its place."""
+    import tokenizers
+
+    model = tokenizers.models.WordLevel({"<unk>": 0, "one": 1}, unk_token="<unk>")
+    library = tokenizers.Tokenizer(model)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    special = {"unk_token": "<unk>"}
+    found = HuggingFaceTokenizer(library.to_str().encode(), special)
+    assert found.encode("one one") == [1, 1]
+    with pytest.raises(ValueError, match="has no token for 'two'"):
+        found.encode("one two one")
