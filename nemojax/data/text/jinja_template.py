@@ -114,7 +114,7 @@ class JinjaTemplate(ChatTemplate):
         if parts is None:
             raise UserError(self._blame(request, texts))
         for turn, prompt in zip(trained, answer["prompts"], strict=True):
-            _check_prompt(prompt, shown, turn)
+            _check_prompt(texts.restore(prompt), texts.restore(shown), turn)
             parts = _begin(parts, len(prompt), turn)
         return [
             dataclasses.replace(part, text=texts.restore(part.text)) for part in parts
@@ -127,8 +127,8 @@ class JinjaTemplate(ChatTemplate):
 
         Args:
           shown: rendering for what the messages say.
-          hidden: parts of the rendering for placeholders. None is returned where they
-            have other control tokens.
+          hidden: parts of the rendering for placeholders; where they have other
+            control tokens, None is returned.
         """
         if "".join(part.text for part in hidden) == shown:
             return hidden

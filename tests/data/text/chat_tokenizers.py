@@ -125,7 +125,9 @@ def write(directory: pathlib.Path, kind: str, **config: object) -> None:
         for name in STRIPPING
     ]
     tokenizer.add_special_tokens(tokens)
-    ordinary = [tokenizers.AddedToken(name, normalized=False) for name in ORDINARY]
+    ordinary = [
+        tokenizers.AddedToken(name, normalized=name == "kubectl") for name in ORDINARY
+    ]
     tokenizer.add_tokens(ordinary)
     tokenizer.save(str(directory / "tokenizer.json"))
     fields = {"tokenizer_class": "PreTrainedTokenizerFast", **ROLES, **config}
