@@ -18,10 +18,10 @@ from nemojax.io import folders
 
 _SIDE_FILES = ("special_tokens_map.json", template_files.CONFIG)
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
-_OTHERS = ("additional_special_tokens", "extra_special_tokens")
 # Names of tokens that are there for chat templates, called special or not.
 _MARKER = re.compile(r"<[|\uff5c].+[|\uff5c]>")
 _SPACE = "\u2581"
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class HuggingFaceTokenizer:
@@ -39,7 +39,7 @@ class HuggingFaceTokenizer:
         data: bytes,
         special: dict[str, str] | None = None,
         *,
-        controls: Iterable[str] = (),
+        added: Iterable[tokenizers.AddedToken] = (),
         templates: str = "",
         prepend_scheme: str | None = None,
     ):
@@ -49,7 +49,7 @@ class HuggingFaceTokenizer:
           data: content of the file.
           special: the control tokens that serve as "bos_token", "eos_token",
             "pad_token" and "unk_token".
-          controls: further added tokens that are control tokens.
+          added: added tokens that take the place of those of the file.
           templates: chat templates; a token such as `<|im_end|>` that is written there
             is a control token, even where the file does not call it special.
           prepend_scheme: texts that have a space put before them by a tokenizer of
@@ -72,21 +72,30 @@ class HuggingFaceTokenizer:
         for role, piece in self._special.items():
             if self._all.token_to_id(piece) is None:
                 raise UserError(f"{role} {piece!r} is not in the vocabulary")
-        added = self._all.get_added_tokens_decoder().values()
-        names = (token.content for token in added if _MARKER.fullmatch(token.content))
-        named = [*controls, *(name for name in names if name in templates)]
-        named = [name for name in named if self._all.token_to_id(name) is not None]
-        self._all.add_special_tokens([*self._special.values(), *named])
-        added = self._all.get_added_tokens_decoder()
-        self._control_ids: dict[str, int] = {
-            token.content: id_ for id_, token in added.items() if token.special
-        }
+        self._control_ids = self._add(added, templates)
         self._controls = frozenset(self._control_ids.values())
         self._nonce = secrets.token_hex(16)
         self._plain = tokenizers.Tokenizer(self._all.model)
         self._set_up(self._plain, self._all.normalizer, self._all.pre_tokenizer)
         self.vocab_size: int = max(self._all.get_vocab().values()) + 1
         self.fingerprint = hashlib.sha256(data).hexdigest()
+
+    def _add(
+        self, added: Iterable[tokenizers.AddedToken], templates: str
+    ) -> dict[str, int]:
+        """Adds tokens, makes those with a role special, returns the special ones."""
+        vocabulary = self._all.get_vocab()
+        self._all.add_tokens([token for token in added if token.content in vocabulary])
+        known = {t.content: t for t in self._all.get_added_tokens_decoder().values()}
+        roles = {name: _special(name) for name in self._special.values()}
+        special = roles | {
+            name: _special(name, token)
+            for name, token in known.items()
+            if name in roles or (_MARKER.fullmatch(name) and name in templates)
+        }
+        self._all.add_special_tokens(list(special.values()))
+        found = self._all.get_added_tokens_decoder()
+        return {token.content: id_ for id_, token in found.items() if token.special}
 
     def _set_up(
         self, tokenizer: tokenizers.Tokenizer, normalizer: Any, pre_tokenizer: Any
@@ -105,13 +114,7 @@ class HuggingFaceTokenizer:
         """Returns an added token as a text may name it: a control token not at all."""
         if not token.special:
             return token
-        return tokenizers.AddedToken(
-            self._secret(token.content),
-            lstrip=token.lstrip,
-            rstrip=token.rstrip,
-            normalized=False,
-            special=True,
-        )
+        return _special(self._secret(token.content), token)
 
     def _secret(self, control: str) -> str:
         """Returns the name by which a control token enters, which nobody can know."""
@@ -150,20 +153,15 @@ class HuggingFaceTokenizer:
         path = pathlib.Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         special: dict[str, str] = {}
-        controls: list[str] = []
         config: dict[str, Any] = {}
         for side in map(path.with_name, _SIDE_FILES):
             config = folders.read_json(side) if side.exists() else {}
             roles = {role: _name(config.get(role)) for role in _ROLES}
             special |= {role: piece for role, piece in roles.items() if piece}
-            for field in _OTHERS:
-                others = config.get(field) or []
-                others = others.values() if isinstance(others, dict) else others
-                controls += map(_name, others)
         return cls(
             path.read_bytes(),
             special,
-            controls=controls,
+            added=_added(config),
             templates="".join(template_files.read(path.parent).values()),
             prepend_scheme=_prepend_scheme(config),
         )
@@ -301,6 +299,37 @@ def _name(token: Any) -> str:
     """Returns the name of a token that a file gives by name, or as an object."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else ""
+
+
+def _special(
+    name: str, like: tokenizers.AddedToken | None = None
+) -> tokenizers.AddedToken:
+    """Returns a control token, with the white space that another takes."""
+    lstrip, rstrip = (like.lstrip, like.rstrip) if like else (False, False)
+    return tokenizers.AddedToken(
+        name, lstrip=lstrip, rstrip=rstrip, normalized=False, special=True
+    )
+
+
+def _added(config: dict[str, Any]) -> list[tokenizers.AddedToken]:
+    """Returns the added tokens of a `tokenizer_config.json`.
+
+    Raises:
+      UserError: they are none.
+    """
+    try:
+        tokens = (config.get("added_tokens_decoder") or {}).values()
+        return [
+            tokenizers.AddedToken(
+                token["content"],
+                **{flag: token[flag] for flag in _FLAGS if flag in token},
+            )
+            for token in tokens
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"added_tokens_decoder holds no added tokens: {error}"
+        ) from error
 
 
 def _prepend_scheme(config: dict[str, Any]) -> str | None:

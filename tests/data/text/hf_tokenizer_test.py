@@ -161,13 +161,28 @@ def test_what_a_chat_template_marks_turns_with_is_no_text(tmp_path):
     assert found.decode(found.encode("<｜User｜>")) == "<｜User｜>"
 
 
-@pytest.mark.parametrize("field", ["additional_special_tokens", "extra_special_tokens"])
-@pytest.mark.parametrize("entry", ["kubectl", {"content": "kubectl"}])
-def test_special_tokens_are_named_beside_the_file_too(tmp_path, field, entry):
-    chat_tokenizers.write(tmp_path, "pieces, first", **{field: [entry, "unknown"]})
+def test_the_files_beside_it_say_what_its_added_tokens_are(tmp_path):
+    entry = {"content": "kubectl", "special": True}
+    chat_tokenizers.write(
+        tmp_path,
+        "byte level",
+        added_tokens_decoder={"1": entry, "2": {"content": "unknown"}},
+        eos_token="<|end|>",
+        pad_token="    ",
+    )
     found = HuggingFaceTokenizer.load(tmp_path)
-    assert "kubectl" in found.controls and "unknown" not in found.controls
+    assert {"kubectl", "    "} <= set(
+        found.controls
+    ) and "unknown" not in found.controls
     assert found.control("kubectl") not in found.encode("kubectl get")
+    # What takes the white space after it takes it in any role.
+    assert found.encode_inside("  one", "<|end|>") == found.encode_inside("one")
+
+
+def test_added_tokens_that_are_none_are_refused(tmp_path):
+    chat_tokenizers.write(tmp_path, "byte level", added_tokens_decoder={"1": "a"})
+    with pytest.raises(ValueError, match="added_tokens_decoder holds no added tokens"):
+        HuggingFaceTokenizer.load(tmp_path)
 
 
 def test_a_piece_is_named_by_what_it_writes_inside_of_a_text(both):
