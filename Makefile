@@ -62,7 +62,7 @@ parity: setup  ## against what others wrote; TORCH names the torch that pip inst
 	$(BIN)/python -c 'import torch, transformers, lm_eval, accelerate, trl, peft' 2>/dev/null || \
 		$(BIN)/python -m pip --disable-pip-version-check install --quiet $(TORCH) \
 		'transformers>=5.2' 'lm-eval[api]>=0.4.13' accelerate 'trl>=1.16' 'peft>=0.19'
-	$(BIN)/python -m pytest $(WORKERS) -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py tests/interop/peft_test.py tests/interop/classifier_test.py tests/interop/transformers_config_test.py tests/inference/engine/transformers_test.py tests/losses/trl_losses_test.py tests/training/trl_test.py tests/evals/harness_test.py $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -q tests/models/hugging_face_test.py tests/interop/auto_tokenizer_test.py tests/interop/chat_parity_test.py tests/interop/peft_test.py tests/interop/classifier_test.py tests/interop/transformers_config_test.py tests/inference/engine/transformers_test.py tests/losses/trl_losses_test.py tests/training/trl_test.py tests/evals/harness_test.py $(ARGS)
 
 house: setup
 	$(BIN)/python -m pytest -q tests/house

@@ -211,6 +211,7 @@ def save(
         if tokenizer is not None:
             tokenizer_files.write(partial, tokenizer, judge=judge)
         for name, file in files.items():
+            (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, partial / name)
         (partial / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
 

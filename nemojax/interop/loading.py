@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
+from nemojax.data.text import template_files
 from nemojax.data.text.chat_template import ChatTemplate, TextTokenizer
 from nemojax.data.text.jinja_template import JinjaTemplate
 from nemojax.data.text.llama_templates import Llama2Template, Llama3Template
@@ -280,27 +281,36 @@ def load_template(
                 f"template {wanted!r}: {error.strerror}; there are "
                 f"{', '.join((AUTO, NONE, *TEMPLATES))}, or give a file"
             ) from error
+    found = template_files.read(directory)
     # The template that is built in says the same, and takes no process to run.
-    if TURN_START in tokenizer.controls:
+    ours = tokenizer_files.CHAT_TEMPLATES
+    own = found.get(template_files.DEFAULT, ours[0])
+    if TURN_START in tokenizer.controls and own in ours:
         return NEMOTRON
-    file = directory / "chat_template.jinja"
-    if file.exists():
-        return jinja(folders.read_text(file))
-    source = _json(directory / tokenizer_files.CONFIG).get("chat_template")
-    return jinja(source) if isinstance(source, str) else None
+    if found and template_files.DEFAULT not in found:
+        raise UserError(
+            f"{directory}: no chat template there is named "
+            f"{template_files.DEFAULT!r}; there are {', '.join(sorted(found))}: write "
+            "one into a file, and name it with --template"
+        )
+    return jinja(own, found.get(template_files.TOOL_USE)) if found else None
 
 
 def _jinja(
-    directory: pathlib.Path, tokenizer: AnyTokenizer, source: str
+    directory: pathlib.Path,
+    tokenizer: AnyTokenizer,
+    source: str,
+    tool_source: str | None = None,
 ) -> JinjaTemplate:
-    fields = _json(directory / tokenizer_files.CONFIG)
     variables = {}
-    for role in ("bos_token", "eos_token"):
-        value = fields.get(role)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            variables[role] = value
-    return JinjaTemplate(source, tokenizer.controls, variables=variables)
+    for name in ("special_tokens_map.json", tokenizer_files.CONFIG):
+        for role, value in _json(directory / name).items():
+            value = value.get("content") if isinstance(value, dict) else value
+            if role.endswith("_token") and isinstance(value, str):
+                variables[role] = value
+    return JinjaTemplate(
+        source, tokenizer.controls, variables=variables, tool_source=tool_source
+    )
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def write(
             fields, hashes = dataclasses.asdict(config), {}
             for name, file in files.items():
                 content = file if isinstance(file, bytes) else file.read_bytes()
+                (partial / name).parent.mkdir(exist_ok=True)
                 (partial / name).write_bytes(content)
                 if name in _TOKENIZER_FILES:
                     hashes[name] = hashlib.sha256(content).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from nemojax.data.text import template_files
 from nemojax.data.text.nemotron_template import LABEL_START, TURN_START
 from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.errors import UserError
@@ -16,7 +17,7 @@ from nemojax.io import folders
 
 MODEL = "tokenizer.model"
 FAST = "tokenizer.json"
-CONFIG = "tokenizer_config.json"
+CONFIG = template_files.CONFIG
 GENERATION = "generation_config.json"
 # The config.json that a model came with, of which the ids of special tokens are read.
 ORIGINAL = "original_config.json"
@@ -26,7 +27,7 @@ FILES = (
     FAST,
     CONFIG,
     "special_tokens_map.json",
-    "chat_template.jinja",
+    *template_files.FILES,
     GENERATION,
     ORIGINAL,
 )
@@ -53,6 +54,10 @@ _CHAT_TEMPLATE = """\
   {{- 'END_OF_ANSWER' -}}
 {%- endif -%}
 """
+# That of a policy, and that of a reward model.
+CHAT_TEMPLATES = tuple(
+    _CHAT_TEMPLATE.replace("END_OF_ANSWER", end) for end in (TURN_START, LABEL_START)
+)
 
 
 def find(directory: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -141,8 +146,7 @@ def write(
         **special,
     }
     if "<extra_id_1>" in tokenizer.controls:
-        end = LABEL_START if judge else TURN_START
-        fields["chat_template"] = _CHAT_TEMPLATE.replace("END_OF_ANSWER", end)
+        fields["chat_template"] = CHAT_TEMPLATES[judge]
     (directory / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
 
 

@@ -147,6 +147,79 @@ def test_a_tokenizer_json_with_a_template_of_its_own(tmp_path):
     assert loading.load(folder, template="none").template is None
 
 
+def llama_folder(path, chat_template=None, **files):
+    """Writes the tokenizer of a checkpoint, and its chat templates as named files."""
+    (path / "tokenizer.json").write_bytes(llama_tokenizer.tokenizer_json())
+    config = {**llama_tokenizer.SPECIAL, "chat_template": chat_template}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    for name, text in files.items():
+        file = path / name.replace("__", "/").replace("_dot_", ".")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text if isinstance(text, str) else json.dumps(text))
+    return path, loading.load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"chat_template": JINJA},
+        {"chat_template": {"default": JINJA, "rag": "no"}},
+        {"chat_template": [{"name": "default", "template": JINJA}]},
+        {"chat_template": "no", "chat_template_dot_jinja": JINJA},
+        {"chat_template_dot_json": {"chat_template": JINJA}},
+        {
+            "chat_template_dot_jinja": JINJA,
+            "additional_chat_templates__rag_dot_jinja": "no",
+        },
+    ],
+)
+def test_the_default_template_is_taken_wherever_it_lies(tmp_path, files):
+    path, tokenizer = llama_folder(tmp_path, **files)
+    template = loading.load_template(path, "auto", tokenizer)
+    assert isinstance(template, JinjaTemplate) and template.source == JINJA
+    tokens = template.encode_prompt(tokenizer, Conversation.of("Hi"))
+    assert tokenizer.decode(tokens) == "user: Hi\nA:"
+
+
+def test_tools_have_the_template_that_is_named_after_them(tmp_path):
+    """Also in a model that is made of this one."""
+    (tmp_path / "theirs").mkdir()
+    path, tokenizer = llama_folder(
+        tmp_path / "theirs",
+        chat_template_dot_jinja="no",
+        additional_chat_templates__tool_use_dot_jinja="{{ tools[0].name }}",
+    )
+    model = dataclasses.replace(LLAMA, vocab_size=tokenizer.vocab_size)
+    folder = write(tmp_path / "ours", model, loading.tokenizer_files.find(path))
+    asked = Conversation(Conversation.of("Hi").messages, ('{"name": "clock"}',))
+    for each in (path, folder):
+        template = loading.load_template(each, "auto", tokenizer)
+        assert template
+        assert tokenizer.decode(template.encode_prompt(tokenizer, asked)) == "clock"
+
+
+def test_named_templates_without_a_default_are_listed(tmp_path):
+    path, tokenizer = llama_folder(tmp_path, {"rag": "a", "tool_use": "b"})
+    with pytest.raises(UserError, match="named 'default'; there are rag, tool_use:"):
+        loading.load_template(path, "auto", tokenizer)
+    assert loading.load_template(path, "llama3", tokenizer)
+
+
+@pytest.mark.parametrize("value", [3, [{"name": "default"}], ["a"], {"default": 1}])
+def test_what_is_no_chat_template_is_refused(tmp_path, value):
+    with pytest.raises(UserError, match=r"tokenizer_config.json: chat_template is"):
+        llama_folder(tmp_path, value)
+
+
+def test_the_template_of_a_checkpoint_comes_before_the_one_built_in(tmp_path):
+    """Only where they say the same is Nemotron's own taken."""
+    ours = tokenizers.train(TEXTS, vocab_size=40, byte_fallback=False)
+    loading.tokenizer_files.write(tmp_path, ours)
+    assert loading.load_template(tmp_path, "auto", ours) is NEMOTRON
+    (tmp_path / "chat_template.jinja").write_text(JINJA)
+    assert isinstance(loading.load_template(tmp_path, "auto", ours), JinjaTemplate)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

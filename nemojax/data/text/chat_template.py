@@ -2,12 +2,14 @@
 
 A template says which parts a conversation becomes; here they become tokens. Control
 tokens enter by name and never from text, whatever a message says. Neighbouring texts
-are encoded in one run, as if they were one string, but a run ends where a response
-begins: so the tokens of a prompt are a prefix of those of prompt and response.
+are encoded as the one string that they are, but where a token would reach over the
+beginning of a trained response the string is cut there: so the tokens of a prompt are a
+prefix of those of prompt and response.
 """
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol
 
@@ -26,8 +28,16 @@ class TextTokenizer(Protocol):
         """Returns the ids of a text, none of them a control id."""
         ...
 
-    def encode_inside(self, text: str) -> list[int]:
-        """Encodes a text that does not begin a sequence, otherwise as `encode`."""
+    def encode_inside(
+        self, text: str, before: str | None = None, after: str | None = None
+    ) -> list[int]:
+        """Encodes a text that does not begin a sequence, otherwise as `encode`.
+
+        Args:
+          text: text that goes on, or stands beside a control token.
+          before: name of the control token before it; None: another text.
+          after: name of the control token after it; None: another text, or nothing.
+        """
         ...
 
 
@@ -67,32 +77,66 @@ def to_tokens(
     tokens: list[int] = []
     mask: list[int] = []
     run: list[TemplatePart] = []  # texts that are encoded together
-
-    def flush() -> None:
-        if text := "".join(part.text for part in run):
-            alone = run[0].alone or not tokens
-            encode = tokenizer.encode if alone else tokenizer.encode_inside
-            add(encode(text), run[0].turn)
-        run.clear()
+    before = None  # the control token before them
 
     def add(ids: Sequence[int], turn: int | None) -> None:
         tokens.extend(ids)
         mask.extend([int(turn in trained)] * len(ids))
 
+    def flush(after: str | None = None) -> None:
+        turns = itertools.groupby(run, lambda p: p.turn if p.turn in trained else None)
+        texts = [("".join(part.text for part in parts), turn) for turn, parts in turns]
+        begins = not tokens or run[0].alone if run else False
+        found = _encode_run(
+            tokenizer, [text for text, _ in texts], begins, before, after
+        )
+        for ids, (_, turn) in zip(found, texts, strict=True):
+            add(ids, turn)
+        run.clear()
+
     for part in parts:
-        joins = run and (run[-1].turn, run[-1].alone) == (part.turn, part.alone)
-        if not joins or part.control or part.alone:
+        if part.alone or (run and run[-1].alone):
             flush()
+            before = None
         if part.control:
+            flush(part.text)
+            before = part.text
             add([tokenizer.control(part.text)], part.turn)
-        else:
+        elif part.text:
             run.append(part)
     flush()
     return tokens, mask
 
 
+def _encode_run(
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    begins: bool,
+    before: str | None,
+    after: str | None,
+) -> list[list[int]]:
+    """Returns the ids of neighbouring texts, encoded as one where they can be.
+
+    A text whose tokens are not the first ones of the longer text keeps them, and the
+    next is encoded as what goes on: it is what a model was asked with.
+    """
+    whole, ids, found = "", [], []
+    for number, text in enumerate(texts, 1):
+        whole += text
+        end = after if number == len(texts) else None
+        if begins:
+            joined = tokenizer.encode(whole)
+        else:
+            joined = tokenizer.encode_inside(whole, before, end)
+        if joined[: len(ids)] != ids:
+            joined = ids + tokenizer.encode_inside(text, None, end)
+        found.append(joined[len(ids) :])
+        ids = joined
+    return found
+
+
 def check_roles(
-    conversation: Conversation, *, tools: bool = False
+    conversation: Conversation, *, tools: bool = False, labels: bool = False
 ) -> tuple[str, Sequence[Message], int]:
     """Checks the order of the roles.
 
@@ -101,13 +145,14 @@ def check_roles(
         alternation; results of tools stand between an assistant's turn that calls
         them and the next.
       tools: whether the template renders tools.
+      labels: whether it renders the labels of messages.
 
     Returns:
       The system text, the turns, and the index of the first turn.
 
     Raises:
-      UserError: another order, or tools in a template that has none; the message
-        names the index and the reason.
+      UserError: another order, or tools or labels in a template that has none; the
+        message names the index and the reason.
     """
     messages = conversation.messages
     first = int(bool(messages) and messages[0].role == "system")
@@ -119,6 +164,8 @@ def check_roles(
             raise UserError(
                 f"message {index}: a tool is called or answers, {_NO_TOOLS}"
             )
+        if message.label and not labels:
+            raise UserError(f"message {index}: has a label, {_NO_LABELS}")
         if message.role == "system":
             raise UserError(f"message {index}: a system message can only come first")
         if message.role not in expected:
@@ -137,6 +184,7 @@ def check_roles(
     return messages[0].content if first else "", messages[first:], first
 
 
+_NO_LABELS = "which only the template 'nemotron' has a form for"
 _NO_TOOLS = "which this chat template has no form for; a model's own Jinja may have one"
 
 
@@ -164,6 +212,22 @@ class ChatTemplate(abc.ABC):
           UserError: the template cannot render the conversation.
         """
 
+    def parts_to_train(
+        self, conversation: Conversation, trained: set[int]
+    ) -> list[TemplatePart]:
+        """Returns the parts of a conversation some of whose responses are trained.
+
+        Args:
+          conversation: conversation that ends with a response.
+          trained: the messages whose responses are trained. The parts before one are
+            those of the prompt before it, and what follows them belongs to it.
+
+        Raises:
+          UserError: as `parts`, or a response does not follow its prompt.
+        """
+        del trained
+        return self.parts(conversation, False)
+
     def encode(
         self, tokenizer: TextTokenizer, conversation: Conversation
     ) -> tuple[list[int], list[int]]:
@@ -186,7 +250,7 @@ class ChatTemplate(abc.ABC):
                 if not message.content:
                     raise UserError(f"message {index}: the assistant turn is empty")
                 trained.add(index)
-        parts = self.parts(conversation, False)
+        parts = self.parts_to_train(conversation, trained)
         if not trained:
             raise UserError("there is no assistant turn to train on")
         return to_tokens(tokenizer, parts, trained)
@@ -209,7 +273,8 @@ class ChatTemplate(abc.ABC):
 
         Only this response is trained, not the prompt's own assistant turns, and it may
         be empty: preference losses compare such responses. The tokens are those of
-        `encode_prompt` followed by those that the mask marks.
+        `encode_prompt`, those that the mask marks, and what the template writes after
+        the token that ends the response.
 
         Raises:
           UserError: as `encode_prompt`.
@@ -217,7 +282,7 @@ class ChatTemplate(abc.ABC):
         _require_last(prompt, "user", "tool")
         whole = prompt.with_response(response)
         last = {len(prompt.messages)}
-        return to_tokens(tokenizer, self.parts(whole, False), last)
+        return to_tokens(tokenizer, self.parts_to_train(whole, last), last)
 
     def encode_for_reward(
         self, tokenizer: TextTokenizer, conversation: Conversation

@@ -59,7 +59,7 @@ class NemotronTemplate(ChatTemplate):
         self, conversation: Conversation, open_answer: bool
     ) -> list[TemplatePart]:
         """Returns the parts; see `ChatTemplate.parts`."""
-        system, turns, first = check_roles(conversation)
+        system, turns, first = check_roles(conversation, labels=True)
         found = [TemplatePart(SYSTEM_START, control=True), TemplatePart("System\n")]
         found += [TemplatePart(system or self.system, alone=True), TemplatePart("\n")]
         turn = None

@@ -34,10 +34,12 @@ _SENTENCE_CHARACTERS = 4096
 class Tokenizer:
     """A tokenizer of a SentencePiece model.
 
-    For a model with byte fallback, `decode(encode(text)) == text` for any text that
-    UTF-8 can hold, and `encode` never returns the id of a control piece, whatever the
-    text says: control tokens enter a sequence only through `control` and the ids
-    below.
+    For a model with byte fallback and without a normalizer, as `train` makes them,
+    `decode(encode(text)) == text` for any text that UTF-8 can hold; "nmt_nfkc", the
+    default of SentencePiece, makes spaces of newlines and tabs and merges characters
+    that look alike. In any case `encode` never returns the id of a control piece,
+    whatever the text says: control tokens enter a sequence only through `control` and
+    the ids below.
     """
 
     pad_id = PAD_ID
@@ -169,8 +171,14 @@ class Tokenizer:
             text = " " + text
         return self.encode_inside(text)
 
-    def encode_inside(self, text: str) -> list[int]:
-        """Encodes a part of a text, without dummy prefix; otherwise as `encode`."""
+    def encode_inside(
+        self, text: str, before: str | None = None, after: str | None = None
+    ) -> list[int]:
+        """Encodes a part of a text, without dummy prefix; otherwise as `encode`.
+
+        The control tokens beside the text change nothing.
+        """
+        del before, after
         text.encode()  # UnicodeEncodeError is a ValueError that names the character.
         if self._space_ids is None:
             return self._encode_part(text)

@@ -120,6 +120,15 @@ def test_no_text_of_a_tool_forges_a_turn(piece):
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, Llama2Template(), Llama3Template()])
+def test_templates_without_labels_say_so(template):
+    answer = Message("assistant", "b", label="helpfulness:4")
+    labelled = Conversation((Message("user", "a"), answer))
+    assert NEMOTRON.parts(labelled, False)
+    with pytest.raises(ValueError, match="message 1: has a label, which only"):
+        template.encode(TOKENIZER, labelled)
+
+
 @pytest.mark.parametrize("template", [NEMOTRON, Llama2Template(), Llama3Template()])
 def test_templates_without_tools_say_so(template):
     with pytest.raises(
