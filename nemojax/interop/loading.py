@@ -81,6 +81,10 @@ class AnyTokenizer(TextTokenizer, Protocol):
         """Returns the text of ids."""
         ...
 
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
+        """Returns the bytes that an id writes, within or `first` in a text."""
+        ...
+
     def piece_text(self, token_id: int) -> str:
         """Returns what an id writes inside of a text, of a control token its name."""
         ...

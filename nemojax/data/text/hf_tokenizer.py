@@ -3,14 +3,23 @@
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import tokenizers
 
+from nemojax.data.text.tokenizer import bytes_text
 from nemojax.errors import UserError
 
 _SIDE_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+# Byte-level vocabularies write a byte as the character of its number where that can be
+# seen, and the others, in their order, as the characters from 256 on.
+_SEEN = (*range(33, 127), *range(161, 173), *range(174, 256))
+_UNSEEN = (byte for byte in range(256) if byte not in _SEEN)
+_BYTE_OF = {chr(byte): byte for byte in _SEEN}
+_BYTE_OF |= {chr(256 + place): byte for place, byte in enumerate(_UNSEEN)}
+_BYTE_NAME = re.compile("<0x([0-9A-F]{2})>")
 
 
 class HuggingFaceTokenizer:
@@ -43,6 +52,10 @@ class HuggingFaceTokenizer:
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(f"no tokenizer.json: {error}") from error
         self._data = data
+        decoder = json.dumps(fields.get("decoder"))
+        self._byte_level = '"ByteLevel"' in decoder
+        self._byte_fallback = '"ByteFallback"' in decoder
+        self._inside = self._plain.encode("a", add_special_tokens=False).ids[-1:]
         self._control_ids: dict[str, int] = added
         self._controls = frozenset(added.values())
         self._special = dict(special or {})
@@ -116,16 +129,33 @@ class HuggingFaceTokenizer:
         """The names of all control tokens."""
         return tuple(self._control_ids)
 
-    def piece_text(self, token_id: int) -> str:
-        """Returns what an id writes by itself, of a control token its name.
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
+        """Returns the bytes that an id writes, of a control token none.
 
-        Of a piece of a character it is the name, too.
+        Args:
+          token_id: an id of the vocabulary.
+          first: whether it begins a text: some decoders take a space from there.
         """
-        name = self._all.id_to_token(token_id) or ""
-        if token_id in self._controls:
-            return name
-        text = self._plain.decode([token_id], skip_special_tokens=False)
-        return name if not text or "\ufffd" in text else text
+        name = self._all.id_to_token(token_id)
+        if name is None or token_id in self._controls:
+            return b""
+        if first and "\ufffd" not in (text := self.decode([token_id])):
+            return text.encode()
+        if self._byte_level and _BYTE_OF.keys() >= set(name):
+            return bytes(map(_BYTE_OF.__getitem__, name))
+        if self._byte_fallback and (byte := _BYTE_NAME.fullmatch(name)):
+            return bytes.fromhex(byte[1])
+        # Behind another token, where no decoder takes a space away.
+        before = self.decode(self._inside)
+        return self.decode([*self._inside, token_id]).removeprefix(before).encode()
+
+    def piece_text(self, token_id: int) -> str:
+        """Returns what an id writes inside of a text, of a control token its name.
+
+        A piece of a character is named after its bytes, such as "<0xE2>".
+        """
+        written = bytes_text(self.token_bytes(token_id))
+        return written or self._all.id_to_token(token_id) or ""
 
     def control(self, piece: str) -> int:
         """Returns the id of a control token such as "<|eot_id|>".
