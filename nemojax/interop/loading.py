@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jax.sharding import Mesh
@@ -134,6 +134,25 @@ class LoadedModel:
         """Returns the text of ids; those beyond the tokenizer's write nothing."""
         return self.tokenizer.decode(i for i in ids if i < self.tokenizer.vocab_size)
 
+    def token_bytes(self, token: int, *, first: bool = False) -> bytes:
+        """Returns the bytes that an id writes, within or `first` in a text."""
+        if token < self.tokenizer.vocab_size:
+            return self.tokenizer.token_bytes(token, first=first)
+        return b""
+
+    @functools.cached_property
+    def token_names(self) -> Sequence[str]:
+        """Names of all ids, no two alike: what they write, else bytes or a number."""
+        names: dict[str, int] = {}
+        # Bytes that a token for their text follows in the vocabulary stay bytes.
+        for token in reversed(range(self.tokenizer.vocab_size)):
+            text = self.tokenizer.piece_text(token)
+            as_bytes = "".join(f"<0x{byte:02X}>" for byte in self.token_bytes(token))
+            name = next(n for n in (text, as_bytes, f"<{token}>") if n not in names)
+            names[name] = token
+        known = range(self.tokenizer.vocab_size, self.config.vocab_size)
+        return (*reversed(names), *(f"<{token}>" for token in known))
+
 
 def load(
     directory: str | os.PathLike[str],
@@ -185,7 +204,7 @@ def load(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} pieces, "
             f"the model {config.vocab_size}"
         )
-    stops = _stop_ids(directory, tokenizer)
+    stops = _stop_ids(directory, tokenizer, config.vocab_size)
     turn_ends = (tokenizer.control(p) for p in _TURN_ENDS if p in tokenizer.controls)
     return LoadedModel(
         name,
@@ -236,15 +255,21 @@ def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
     )
 
 
-def _stop_ids(directory: pathlib.Path, tokenizer: AnyTokenizer) -> tuple[int, ...]:
-    """Returns the ids that end a text: the tokenizer's, and those the files name."""
+def _stop_ids(
+    directory: pathlib.Path, tokenizer: AnyTokenizer, vocab_size: int
+) -> tuple[int, ...]:
+    """Returns the ids that end a text: the tokenizer's, and those the files name.
+
+    Ids that the model does not have cannot be generated, and are left out.
+    """
     found: list[Any] = []
     with contextlib.suppress(ValueError):  # a tokenizer.json need not name it
         found.append(tokenizer.eos_id)
     for name in ("generation_config.json", huggingface.CONFIG):
         value = _json(directory / name).get("eos_token_id")
         found += value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(i for i in found if isinstance(i, int) and i >= 0))
+    ids = (i for i in found if isinstance(i, int) and 0 <= i < vocab_size)
+    return tuple(dict.fromkeys(ids))
 
 
 def load_template(

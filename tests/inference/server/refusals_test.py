@@ -37,7 +37,7 @@ REFUSED = [
     ("completions", {**WORD, "best_of": 2}, 400, "best_of has to be n"),
     ("completions", {**WORD, "logit_bias": {"1": 1}}, 400, "logit_bias"),
     ("completions", {**WORD, "stop": ""}, 400, "stop"),
-    ("completions", {**WORD, "unknown": 1}, 400, "unknown: extra inputs"),
+    ("completions", {**WORD, "unknown": 1}, 400, "unknown: not supported"),
     ("completions", {**WORD, "prompt": []}, 400, "prompt"),
     ("completions", {**WORD, "prompt": ["a", 1]}, 400, "prompt"),
     ("completions", {**WORD, "prompt": ""}, 400, "no tokens"),

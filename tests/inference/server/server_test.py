@@ -183,6 +183,7 @@ def test_an_answer_that_nobody_reads_gives_its_blocks_back(client, server):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
+                b"Content-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
             )
             if stream:
