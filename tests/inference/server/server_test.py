@@ -228,7 +228,7 @@ def test_the_bytes_of_a_chats_tokens_are_its_text(server):
     turns = {"messages": [{"role": "user", "content": "Grüße 你好"}], "logprobs": True}
     for seed in range(6):
         body = {**turns, "top_logprobs": 3, "seed": seed}
-        text, finish, scores, _ = ask(server, "chat/completions", **body)
+        text, _, scores, _ = ask(server, "chat/completions", **body)
         written = b"".join(bytes(entry["bytes"]) for entry in scores["content"])
         # The template's end of a turn is no text of the answer.
         assert written.decode(errors="replace").removesuffix("\n") == text.rstrip("\n")
