@@ -248,7 +248,7 @@ class NemojaxLM(TemplateLM):
     ) -> list[str]:
         """Generates up to a stop string of the task, or the end of the text."""
         asked = [
-            self._generation(*request.args, place)
+            self._generation(request.args[0], request.args[1], place)
             for place, request in enumerate(requests)
         ]
         found = [""] * len(requests)

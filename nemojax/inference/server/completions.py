@@ -64,6 +64,7 @@ class _Form:
     ):
         self._model, self._body, self._prompts = served.model, body, prompts
         self._no_output = no_output
+        self._prompt_scores: dict[int, TokenScores] = {}
         self._echoes = [
             (one if isinstance(one, str) else self._model.decode(one))
             if body.echo
@@ -107,11 +108,13 @@ class _Form:
             offsets = [len(echo) + place.offset for place in delta.places]
             opening = None
             scores = delta.scores
-            if first and delta.prompt is not None:
+            if delta.prompt is not None:  # comes with the first output of a prompt
+                self._prompt_scores[number] = delta.prompt
+            if first and number in self._prompt_scores:
                 prompt = self._prompts[number]
                 offsets = [*text_stream.offsets(self._model, prompt), *offsets]
                 opening, scores = prompt[0], TokenScores()
-                scores.extend(delta.prompt)
+                scores.extend(self._prompt_scores[number])
                 scores.extend(delta.scores)
             log_probs = responses.log_probs(
                 self._model, scores, self._body.logprobs, offsets, opening

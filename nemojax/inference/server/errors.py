@@ -1,9 +1,9 @@
 """Errors in the form in which OpenAI's clients expect them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from starlette.responses import JSONResponse
 
 from nemojax.inference.server import protocol
@@ -86,30 +86,37 @@ def invalid(error: ValidationError, body: Any) -> ApiError:
     place, fault = max(faults, key=lambda found: _fit(*found))
     said = fault["msg"].removeprefix("Value error, ")
     said = said[:1].lower() + said[1:]
-    if fault["type"] == protocol.NOT_SUPPORTED or protocol.UNSUPPORTED & {*place[:1]}:
+    if _unknown(fault) or protocol.UNSUPPORTED & {*place[:1]}:
         said = "not supported here: leave it out"
+    elif fault["type"] == "model_type":
+        said = "it has to be an object"
     where = ".".join(map(str, place))
     text = f"{where}: {said}" if where else said
     return ApiError(400, text, param=where or None, code="invalid_request")
 
 
-def _place(fault: ErrorDetails, body: Any) -> list[int | str]:
+def _place(fault: Mapping[str, Any], body: Any) -> list[int | str]:
     """Returns the path of a fault without the names of types, which nobody has sent."""
     found: list[int | str] = []
     for part in fault["loc"]:
-        if isinstance(body, list if isinstance(part, int) else dict):
-            if isinstance(part, str) and part not in body:
-                continue
+        if isinstance(part, int) if isinstance(body, list) else part in _fields(body):
             found.append(part)
             body = body[part]
-    if fault["type"] == "missing":
-        found.append(fault["loc"][-1])
-    elif fault["type"] == protocol.NOT_SUPPORTED:
-        found.append(fault["ctx"]["field"])
-    return found
+    missing = fault["loc"][-1:] if fault["type"] == "missing" else ()
+    return [*found, *missing, *_unknown(fault)]
 
 
-def _fit(place: list[int | str], fault: ErrorDetails) -> Any:
+def _fields(body: Any) -> Mapping[str, Any]:
+    return body if isinstance(body, dict) else {}
+
+
+def _unknown(fault: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the name of a field that is not known, if the fault is about one."""
+    error = fault.get("ctx", {}).get("error")
+    return error.args if isinstance(error, protocol.NotSupported) else ()
+
+
+def _fit(place: list[int | str], fault: Mapping[str, Any]) -> Any:
     """Returns how far a value fits: each type of a union says why it is not meant."""
     indices = [part for part in place if isinstance(part, int)]
     return len(place), indices, not fault["type"].endswith("_type")

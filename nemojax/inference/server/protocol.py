@@ -16,9 +16,7 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-NOT_SUPPORTED = "not_supported"  # type of the error about the field in its context
 MAX_PROMPTS = 256
 MAX_N = 128
 _MAX_PARTS = 10_000
@@ -32,6 +30,10 @@ _Tokens = Annotated[_TokenIds, Field(min_length=1)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
+class NotSupported(ValueError):
+    """Says that a request has a field that is not known; its argument is the name."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -40,12 +42,12 @@ class _Strict(BaseModel):
     def _only_known_fields(cls, values: Any) -> Any:
         """Leaves out unknown fields that say nothing; refuses the first that does."""
         if not isinstance(values, dict):
-            raise PydanticCustomError("object_type", "it has to be an object")
-        known, unknown = cls.model_fields, values.keys() - cls.model_fields.keys()
-        if all(values[name] is None or values[name] == [] for name in unknown):
-            return {name: values[name] for name in known if name in values}
-        bad = next(n for n in values if n in unknown and values[n] not in (None, []))
-        raise PydanticCustomError(NOT_SUPPORTED, "not supported", {"field": bad})
+            return values
+        known = cls.model_fields
+        said = (n for n in values if n not in known and values[n] not in (None, []))
+        if (bad := next(said, None)) is not None:
+            raise NotSupported(bad)
+        return {name: values[name] for name in known if name in values}
 
 
 class StreamOptions(_Strict):

