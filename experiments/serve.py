@@ -73,8 +73,20 @@ def opened() -> Served:
     )
 
 
+def key() -> str | None:
+    """Returns the key that clients have to send; refuses one that none can send."""
+    found = os.environ.get(KEY)
+    if found is not None and (not found.strip() or found != found.strip()):
+        raise UserError(
+            f"{KEY} is blank or has spaces around it: give a key, or unset it for a "
+            "server without one"
+        )
+    return found
+
+
 def run() -> int:
     """Serves until it is told to stop."""
+    secret = key()
     served = opened()
     kind = "scoring" if served.rewards else "generating"
     fields = dataclasses.fields(listen.Listening)
@@ -88,7 +100,8 @@ def run() -> int:
             flush=True,
         )
 
-    listen.serve(application.application(served, key=os.environ.get(KEY)), how, ready)
+    app = application.application(served, key=secret, host=FLAGS.host)
+    listen.serve(app, how, ready)
     answered, read, written = served.metrics.totals()
     result = {"requests": answered, "tokens_read": read, "tokens_written": written}
     text = f"{answered:,} requests, {read:,} tokens read, {written:,} written"

@@ -18,6 +18,7 @@ from lm_eval.api.registry import model_registry
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from nemojax.data.records import Conversation, Message
+from nemojax.errors import UserError
 from nemojax.inference.engine import config as configs
 from nemojax.inference.engine import paged
 from nemojax.inference.engine.engine import Engine
@@ -32,6 +33,8 @@ from nemojax.parallel.layout import Layout
 
 NAME = "nemojax"
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+# Of several the first counts, as with other models of the harness.
+_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 def register() -> None:
@@ -188,7 +191,8 @@ class NemojaxLM(TemplateLM):
         del kwargs
         how = Sampling(temperature=0, max_tokens=1, top=1, prompt_log_probs=True)
         prompts = [
-            (context + continuation)[-self.max_length :]
+            # The harness moves a context of spaces to the continuation.
+            ((context or [self.prefix_token_id]) + continuation)[-self.max_length :]
             for _, context, continuation in requests
         ]
         found: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
@@ -243,7 +247,10 @@ class NemojaxLM(TemplateLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[str]:
         """Generates up to a stop string of the task, or the end of the text."""
-        asked = [self._generation(*request.args) for request in requests]
+        asked = [
+            self._generation(request.args[0], request.args[1], place)
+            for place, request in enumerate(requests)
+        ]
         found = [""] * len(requests)
 
         def take(place: int, delta: TextDelta) -> None:
@@ -254,19 +261,27 @@ class NemojaxLM(TemplateLM):
         self._complete(asked, take, disable_tqdm)
         return found
 
-    def _generation(self, context: str, settings: dict[str, Any]) -> TextRequest:
-        """Makes a request from a task's context and generation settings."""
-        settings = dict(settings)
-        until = settings.pop("until", None) or []
-        stops = tuple(s for s in ([until] if isinstance(until, str) else until) if s)
-        max_tokens = self.max_gen_toks
-        for name in ("max_gen_toks", "max_new_tokens", "max_tokens"):
-            max_tokens = int(settings.pop(name, max_tokens))
+    def _generation(
+        self, context: str, settings: dict[str, Any], place: int
+    ) -> TextRequest:
+        """Makes a request from a task's context and generation settings.
+
+        Repeats of a request are drawn apart: its place counts up from the task's seed.
+        """
+        settings = {name: v for name, v in settings.items() if v is not None}
+        stops = _stop_strings(settings.pop("until", ()))
+        limits = [settings.pop(name) for name in _LIMITS if name in settings]
+        max_tokens = int(next(iter(limits), self.max_gen_toks))
         values = {n: settings.pop(n) for n in _SAMPLING if n in settings}
+        values["seed"] = values.get("seed", 0) + place
+        if values.get("top_k") == -1:  # all, as in vLLM
+            values["top_k"] = 0
         if not settings.pop("do_sample", bool(values.get("temperature", 0))):
             values["temperature"] = 0.0
+        if settings.get("num_beams") == 1:
+            del settings["num_beams"]
         if settings:
-            raise ValueError(f"generation settings that are not known: {settings}")
+            raise UserError(f"generation settings that are not supported: {settings}")
         chat = self._chat.search(context) is not None
         model = self._model
         stop_ids = model.turn_stop_ids if chat else model.stop_ids
@@ -280,7 +295,8 @@ class NemojaxLM(TemplateLM):
                 f"max_length={self.max_length}"
             )
         closing = model.turn_closing if chat else ""
-        return TextRequest(self.tok_encode(context)[-room:], how, stops, closing)
+        tokens = self.tok_encode(context) or [self.prefix_token_id]
+        return TextRequest(tokens[-room:], how, stops, closing)
 
     def _complete(
         self, requests: Sequence[TextRequest], take: Any, quiet: bool
@@ -292,3 +308,13 @@ class NemojaxLM(TemplateLM):
             take(index, whole)
             if not quiet:
                 progress.show(done, len(requests))
+
+
+def _stop_strings(until: Any) -> tuple[str, ...]:
+    """Returns the stop strings of a task, which names one or a list."""
+    found = (until,) if isinstance(until, str) else until
+    if not isinstance(found, list | tuple) or not all(
+        isinstance(s, str) for s in found
+    ):
+        raise UserError(f"until is {until!r}: give a text or a list of texts")
+    return tuple(stop for stop in found if stop)

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jax.sharding import Mesh
@@ -82,6 +82,10 @@ class AnyTokenizer(TextTokenizer, Protocol):
         """Returns the text of ids."""
         ...
 
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
+        """Returns the bytes that an id writes, within or `first` in a text."""
+        ...
+
     def piece_text(self, token_id: int) -> str:
         """Returns what an id writes inside of a text, of a control token its name."""
         ...
@@ -132,6 +136,25 @@ class LoadedModel:
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids; those beyond the tokenizer's write nothing."""
         return self.tokenizer.decode(i for i in ids if i < self.tokenizer.vocab_size)
+
+    def token_bytes(self, token: int, *, first: bool = False) -> bytes:
+        """Returns the bytes that an id writes, within or `first` in a text."""
+        if token < self.tokenizer.vocab_size:
+            return self.tokenizer.token_bytes(token, first=first)
+        return b""
+
+    @functools.cached_property
+    def token_names(self) -> Sequence[str]:
+        """Names of all ids, no two alike: what they write, else bytes or a number."""
+        names: dict[str, int] = {}
+        # Bytes that a token for their text follows in the vocabulary stay bytes.
+        for token in reversed(range(self.tokenizer.vocab_size)):
+            text = self.tokenizer.piece_text(token)
+            as_bytes = "".join(f"<0x{byte:02X}>" for byte in self.token_bytes(token))
+            name = next(n for n in (text, as_bytes, f"<{token}>") if n not in names)
+            names[name] = token
+        known = range(self.tokenizer.vocab_size, self.config.vocab_size)
+        return (*reversed(names), *(f"<{token}>" for token in known))
 
 
 def load(

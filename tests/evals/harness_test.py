@@ -5,11 +5,13 @@ import math
 
 import pytest
 
+from nemojax.errors import UserError
 from nemojax.interop import huggingface, loading
 from tests.inference.server import serving_process
 
 lm_eval = pytest.importorskip("lm_eval")
 TaskManager = pytest.importorskip("lm_eval.tasks").TaskManager
+Instance = pytest.importorskip("lm_eval.api.instance").Instance
 harness = pytest.importorskip("nemojax.evals.harness")
 
 QUESTIONS = [
@@ -150,6 +152,70 @@ def test_chats_are_the_same(evaluate, checkpoint, server):
         apply_chat_template=True,
     )
     assert_same(found, ours, ("answer",))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return harness.NemojaxLM(str(checkpoint), max_length=64, batch_size=4)
+
+
+def generated(model, *requests):
+    """The answers to (context, settings)."""
+    asked = [
+        Instance("generate_until", {}, one, index) for index, one in enumerate(requests)
+    ]
+    return model.generate_until(asked, disable_tqdm=True)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"until": ["e"]},
+        {"until": ("e", "")},
+        {"until": "e", "num_beams": 1, "do_sample": False},
+        {"until": "e", "top_k": -1, "temperature": 0, "top_p": None},
+        {"until": "e", "max_completion_tokens": 12, "max_gen_toks": None},
+        {"until": "e", "max_new_tokens": 12, "max_tokens": 3, "max_gen_toks": None},
+    ],
+)
+def test_settings_that_mean_the_same_give_the_same(model, same):
+    context, settings = "the teacher", {"until": "e", "max_gen_toks": 12}
+    found = generated(model, (context, settings), (context, settings | same))
+    assert found[0] == found[1] and "e" not in found[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"num_beams": 4}, "num_beams"),
+        ({"length_penalty": 2.0}, "length_penalty"),
+        ({"until": 5}, "until is 5"),
+        ({"until": ["a", 5]}, "until is"),
+        ({"temperature": math.nan, "do_sample": True}, "temperature is nan"),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_refused_by_name(model, settings, named):
+    with pytest.raises(UserError, match=named):
+        generated(model, ("the teacher", settings))
+
+
+def test_repeats_of_a_sampled_request_differ_and_a_run_repeats(model):
+    settings = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 24, "seed": 5}
+    asked = [("the teacher", settings)] * 4
+    found = generated(model, *asked)
+    assert len(set(found)) == 4 and found == generated(model, *asked)
+
+
+def test_without_a_context_the_text_begins(model):
+    """Nothing before it, or a space that the harness moves to the continuation."""
+
+    def likely(context, continuation):
+        request = Instance("loglikelihood", {}, (context, continuation), 0)
+        return model.loglikelihood([request], disable_tqdm=True)[0]
+
+    assert likely(" ", "one") == likely("", " one")
+    (answer,) = generated(model, ("", {"max_gen_toks": 1}))
+    assert answer and likely("", answer)[1]
 
 
 def test_transformers_gives_the_same(evaluate, ours, checkpoint, tmp_path):

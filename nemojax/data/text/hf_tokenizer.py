@@ -12,7 +12,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
-from nemojax.data.text import template_files
+from nemojax.data.text import byte_names, template_files
+from nemojax.data.text.tokenizer import bytes_text
 from nemojax.errors import UserError
 from nemojax.io import folders
 
@@ -69,6 +70,11 @@ class HuggingFaceTokenizer:
             and _SPACE in f"{self._all.normalizer}{self._all.pre_tokenizer}"
         ):
             _like_llama(self._all, prepend_scheme)
+        step = self._all.decoder
+        decoder = "" if step is None else step.__getstate__().decode()
+        self._byte_level = '"ByteLevel"' in decoder
+        self._byte_fallback = '"ByteFallback"' in decoder
+        self._letter = self._all.encode("a", add_special_tokens=False).ids[-1:]
         for role, piece in self._special.items():
             if self._all.token_to_id(piece) is None:
                 raise UserError(f"{role} {piece!r} is not in the vocabulary")
@@ -204,20 +210,33 @@ class HuggingFaceTokenizer:
         """The names of all control tokens."""
         return tuple(self._control_ids)
 
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
+        """Returns the bytes that an id writes, of a control token none.
+
+        Args:
+          token_id: an id of the vocabulary.
+          first: whether it begins a text: some decoders take a space from there.
+        """
+        name = self._all.id_to_token(token_id)
+        if name is None or token_id in self._controls:
+            return b""
+        if first and "\ufffd" not in (text := self.decode([token_id])):
+            return text.encode()
+        if self._byte_level and (found := byte_names.level(name)) is not None:
+            return found
+        if self._byte_fallback and (found := byte_names.fallback(name)):
+            return found
+        # Behind another token, where no decoder takes a space away.
+        before = self.decode(self._letter)
+        return self.decode([*self._letter, token_id]).removeprefix(before).encode()
+
     def piece_text(self, token_id: int) -> str:
         """Returns what an id writes inside of a text, of a control token its name.
 
-        Of a piece of a character it is the name, too.
+        A piece of a character is named after its bytes, such as "<0xE2>".
         """
-        name = self._all.id_to_token(token_id) or ""
-        if token_id in self._controls:
-            return name
-        once, twice = (
-            self._all.decode([token_id] * times, skip_special_tokens=False)
-            for times in (1, 2)  # at the beginning a decoder may drop a space
-        )
-        text = twice[len(once) :]
-        return name if not text or "\ufffd" in text else text
+        written = bytes_text(self.token_bytes(token_id))
+        return written or self._all.id_to_token(token_id) or ""
 
     def control(self, piece: str) -> int:
         """Returns the id of a control token such as "<|eot_id|>".

@@ -135,15 +135,22 @@ class Tokenizer:
         """Ids that begin every text that is completed: Nemotron-4 has none."""
         return ()
 
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
+        """Returns the bytes that an id writes, of a control token none.
+
+        Args:
+          token_id: an id of the vocabulary.
+          first: whether it begins a text, where the dummy prefix is not written.
+        """
+        written = self._token_bytes[token_id]
+        return written.removeprefix(b" ") if first and self.dummy_prefix else written
+
     def piece_text(self, token_id: int) -> str:
         """Returns what an id writes inside of a text, of a control token its name.
 
-        Of a piece of a character it is the name, too, such as "<0xE2>".
+        A piece of a character is named after its bytes, such as "<0xE2>".
         """
-        try:
-            return self._token_bytes[token_id].decode() or self.piece(token_id)
-        except UnicodeDecodeError:
-            return self.piece(token_id)
+        return bytes_text(self._token_bytes[token_id]) or self.piece(token_id)
 
     def piece(self, token_id: int) -> str:
         """Returns the piece of an id, as SentencePiece writes it."""
@@ -210,6 +217,14 @@ class Tokenizer:
             parts.append(self._token_bytes[token_id])
         text = b"".join(parts).decode(errors="replace")
         return text.removeprefix(" ") if self.dummy_prefix else text
+
+
+def bytes_text(written: bytes) -> str:
+    """Returns the text of a token's bytes, or names the bytes that are no text."""
+    try:
+        return written.decode()
+    except UnicodeDecodeError:
+        return "".join(f"<0x{byte:02X}>" for byte in written)
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

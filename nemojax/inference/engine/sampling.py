@@ -70,6 +70,8 @@ class Sampling:
             value = getattr(self, name)
             if not low <= (len(value) if name == "stop_ids" else value) <= high:
                 raise UserError(f"{name} is {value}; it has to be {words}")
+        if not all(0 <= token < 2**31 for token in self.stop_ids):
+            raise UserError(f"stop_ids has a number that is no id: {self.stop_ids}")
 
 
 class BatchSampling(NamedTuple):

@@ -1,7 +1,6 @@
 """The server application: routes, access, and the form of errors."""
 
 import contextlib
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nemojax.inference.server import metrics, openapi
+from nemojax.inference.server.access import Access
 from nemojax.inference.server.chat import chat_completions
 from nemojax.inference.server.completions import completions
 from nemojax.inference.server.errors import ApiError
@@ -21,16 +21,16 @@ from nemojax.inference.server.rewards import rewards
 from nemojax.inference.server.served import Served
 from nemojax.inference.server.tokens import detokenize, tokenize, tokenizer_info
 
-_OPEN_TO_ALL = ("/health",)
 _log = logging.getLogger(__name__)
 
 
-def application(served: Served, *, key: str | None = None) -> Starlette:
+def application(served: Served, *, key: str | None = None, host: str = "") -> Starlette:
     """Makes the application that serves a model.
 
     Args:
       served: the model; its service is started and stopped with the application.
       key: key that clients have to send; None: none.
+      host: name that the server was told to listen on.
     """
 
     @contextlib.asynccontextmanager
@@ -66,7 +66,7 @@ def application(served: Served, *, key: str | None = None) -> Starlette:
     app.state.served = served
     app.router.redirect_slashes = False
     _add_gauges(served)
-    app.add_middleware(_Guard, served=served, key=key)
+    app.add_middleware(_Guard, served=served, access=Access(key, host))
     return app
 
 
@@ -137,11 +137,10 @@ def _add_gauges(served: Served) -> None:
 
 
 class _Guard:
-    """Middleware that checks the key, counts requests, and reports exceptions."""
+    """Middleware that refuses and counts requests, and reports exceptions."""
 
-    def __init__(self, app: ASGIApp, served: Served, key: str | None):
-        self._app, self._metrics = app, served.metrics
-        self._expected = f"Bearer {key}".encode() if key else None
+    def __init__(self, app: ASGIApp, served: Served, access: Access):
+        self._app, self._metrics, self._access = app, served.metrics, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -156,8 +155,9 @@ class _Guard:
             await send(message)
 
         try:
-            if not self._allowed(scope):
-                await _unauthorised().response()(scope, receive, watched)
+            refusal = self._access.refusal(scope)
+            if refusal is not None:
+                await refusal.response()(scope, receive, watched)
             else:
                 await self._app(scope, receive, watched)
         except Exception:
@@ -173,18 +173,3 @@ class _Guard:
                 route = "/v1/models/"
             self._metrics.requests.labels(route, status).inc()
             self._metrics.seconds.labels(route).observe(time.monotonic() - start)
-
-    def _allowed(self, scope: Scope) -> bool:
-        if self._expected is None or scope["path"] in _OPEN_TO_ALL:
-            return True
-        sent = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(sent, self._expected)
-
-
-def _unauthorised() -> ApiError:
-    return ApiError(
-        401,
-        "send the key as `Authorization: Bearer KEY`",
-        code="invalid_api_key",
-        headers={"WWW-Authenticate": "Bearer"},
-    )

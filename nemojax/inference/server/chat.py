@@ -1,5 +1,6 @@
 """POST /v1/chat/completions, for language models and reward models."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -30,14 +31,19 @@ async def chat_completions(request: Request) -> Response:
     n = body.n or 1
     ticket = served.submit([prompt], sampling, n)
     texts = [
-        OutputText(served.model, body.stops, served.model.turn_closing)
+        OutputText(
+            served.model,
+            body.stops,
+            served.model.turn_closing,
+            places=bool(body.logprobs),
+        )
         for _ in range(n)
     ]
     form = _Form(served, body, prompt)
     if body.stream:
         return EventStream(ticket, form.chunks(served.deltas(ticket, texts)))
     outputs = await served.whole(request, ticket, texts)
-    return JSONResponse(form.whole(outputs))
+    return JSONResponse(await asyncio.to_thread(form.whole, outputs))
 
 
 class _Form:
@@ -87,4 +93,4 @@ class _Form:
         if not self._body.logprobs:
             return None
         count = self._body.top_logprobs or 0
-        return responses.chat_log_probs(self._model, delta.scores, count)
+        return responses.chat_log_probs(self._model, delta, count)

@@ -1,5 +1,6 @@
 """POST /v1/completions."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from nemojax.inference.server import responses
 from nemojax.inference.server.protocol import CompletionRequest
 from nemojax.inference.server.responses import EventStream
 from nemojax.inference.server.served import Served
+from nemojax.inference.text import text_stream
 from nemojax.inference.text.output_text import OutputText, TextDelta
 
 _DEFAULT_TOKENS = 16  # OpenAI's
@@ -23,7 +25,7 @@ async def completions(request: Request) -> Response:
     served.check_model(body.model)
     served.language_service()
     prompts = [
-        served.encode(prompt, "prompt") if isinstance(prompt, str) else prompt
+        await served.encode(prompt, "prompt") if isinstance(prompt, str) else prompt
         for prompt in body.prompts
     ]
     wanted = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
@@ -36,12 +38,18 @@ async def completions(request: Request) -> Response:
     )
     n = body.n or 1
     ticket = served.submit(prompts, sampling, n)
-    texts = [OutputText(served.model, body.stops) for _ in range(n * len(prompts))]
+    texts = [
+        OutputText(
+            served.model, body.stops, before=prompt, places=body.logprobs is not None
+        )
+        for prompt in prompts
+        for _ in range(n)
+    ]
     form = _Form(served, body, prompts, no_output=wanted == 0)
     if body.stream:
         return EventStream(ticket, form.chunks(served.deltas(ticket, texts)))
     outputs = await served.whole(request, ticket, texts)
-    return JSONResponse(form.whole(outputs))
+    return JSONResponse(await asyncio.to_thread(form.whole, outputs))
 
 
 class _Form:
@@ -56,11 +64,18 @@ class _Form:
     ):
         self._model, self._body, self._prompts = served.model, body, prompts
         self._no_output = no_output
+        self._prompt_scores: dict[int, TokenScores] = {}
+        self._echoes = [
+            (one if isinstance(one, str) else self._model.decode(one))
+            if body.echo
+            else ""
+            for one in body.prompts
+        ]
         self._frame = responses.frame("text_completion", "cmpl", served.model.name)
 
     def whole(self, outputs: Sequence[TextDelta]) -> dict[str, Any]:
         choices = [
-            self._choice(index, output, "", first=True)
+            self._choice(index, output, first=True)
             for index, output in enumerate(outputs)
         ]
         generated = 0 if self._no_output else responses.completion_tokens(outputs)
@@ -70,13 +85,11 @@ class _Form:
     async def chunks(
         self, deltas: AsyncIterator[tuple[int, TextDelta]]
     ) -> AsyncIterator[dict[str, Any]]:
-        before: dict[int, str] = {}
+        begun: set[int] = set()
         generated = 0
         async for index, delta in deltas:
-            choice = self._choice(
-                index, delta, before.get(index, ""), first=index not in before
-            )
-            before[index] = before.get(index, "") + choice["text"]
+            choice = self._choice(index, delta, first=index not in begun)
+            begun.add(index)
             generated += len(delta.scores.tokens)
             yield {**self._frame, "choices": [choice]}
         options = self._body.stream_options
@@ -84,36 +97,31 @@ class _Form:
             usage = responses.usage(self._prompts, 0 if self._no_output else generated)
             yield {**self._frame, "choices": [], "usage": usage}
 
-    def _choice(
-        self, index: int, delta: TextDelta, before: str, *, first: bool
-    ) -> dict[str, Any]:
-        """Formats an output, or a delta that comes after the text `before`."""
+    def _choice(self, index: int, delta: TextDelta, *, first: bool) -> dict[str, Any]:
+        """Formats an output, or a part of it; says whether it is the `first`."""
         number = index // (self._body.n or 1)
-        prompt, scores, text = self._prompts[number], delta.scores, delta.text
-        finish = delta.finish_reason
+        echo = self._echoes[number]
         if self._no_output:
-            scores, text, finish = TokenScores(), "", LENGTH
-        opens = bool(self._body.echo) and first
-        if opens:
-            given = self._body.prompts[number]
-            before_it = given if isinstance(given, str) else self._model.decode(given)
-            text = before_it + text
+            delta = TextDelta(finish_reason=LENGTH, prompt=delta.prompt)
         log_probs = None
         if self._body.logprobs is not None:
-            reported = TokenScores()
-            if opens and delta.prompt is not None:
-                reported.extend(delta.prompt)
-            reported.extend(scores)
+            offsets = [len(echo) + place.offset for place in delta.places]
+            opening = None
+            scores = delta.scores
+            if delta.prompt is not None:  # comes with the first output of a prompt
+                self._prompt_scores[number] = delta.prompt
+            if first and number in self._prompt_scores:
+                prompt = self._prompts[number]
+                offsets = [*text_stream.offsets(self._model, prompt), *offsets]
+                opening, scores = prompt[0], TokenScores()
+                scores.extend(self._prompt_scores[number])
+                scores.extend(delta.scores)
             log_probs = responses.log_probs(
-                self._model,
-                reported,
-                self._body.logprobs,
-                len(before),
-                prompt[0] if opens else None,
+                self._model, scores, self._body.logprobs, offsets, opening
             )
         return {
             "index": index,
-            "text": text,
+            "text": (echo if first else "") + delta.text,
             "logprobs": log_probs,
-            "finish_reason": finish,
+            "finish_reason": delta.finish_reason,
         }

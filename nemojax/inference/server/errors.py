@@ -1,9 +1,12 @@
 """Errors in the form in which OpenAI's clients expect them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
+
+from nemojax.inference.server import protocol
 
 _TYPES = {
     401: "authentication_error",
@@ -14,6 +17,7 @@ _TYPES = {
     500: "server_error",
     503: "server_error",
 }
+_CLIENT_CLOSED = 499  # nginx's
 
 
 class ApiError(Exception):
@@ -56,6 +60,11 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
+def client_gone() -> ApiError:
+    """Makes the error of a client that has gone away, which is not told anything."""
+    return ApiError(_CLIENT_CLOSED, "the client has gone away")
+
+
 def too_long(message: str, param: str) -> ApiError:
     """Makes the error of a text for which the context has no room."""
     return ApiError(400, message, param=param, code="context_length_exceeded")
@@ -71,14 +80,43 @@ def busy(error: Exception) -> ApiError:
     )
 
 
-def invalid(error: ValidationError) -> ApiError:
-    """Makes the error of a request that breaks the schema; names the first fault."""
-    faults = error.errors(include_url=False, include_context=False)
-    first = faults[0]
-    # Members of unions are named by their types, which no client has sent.
-    names = [str(part) for part in first["loc"] if "[" not in str(part)]
-    where = ".".join(names)
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    said = first["msg"][:1].lower() + first["msg"][1:]
-    text = f"{where}: {said}{more}" if where else f"{said}{more}"
+def invalid(error: ValidationError, body: Any) -> ApiError:
+    """Makes the error of a body that breaks the schema; names one field."""
+    faults = [(_place(fault, body), fault) for fault in error.errors(include_url=False)]
+    place, fault = max(faults, key=lambda found: _fit(*found))
+    said = fault["msg"].removeprefix("Value error, ")
+    said = said[:1].lower() + said[1:]
+    if _unknown(fault) or protocol.UNSUPPORTED & {*place[:1]}:
+        said = "not supported here: leave it out"
+    elif fault["type"] == "model_type":
+        said = "it has to be an object"
+    where = ".".join(map(str, place))
+    text = f"{where}: {said}" if where else said
     return ApiError(400, text, param=where or None, code="invalid_request")
+
+
+def _place(fault: Mapping[str, Any], body: Any) -> list[int | str]:
+    """Returns the path of a fault without the names of types, which nobody has sent."""
+    found: list[int | str] = []
+    for part in fault["loc"]:
+        if isinstance(part, int) if isinstance(body, list) else part in _fields(body):
+            found.append(part)
+            body = body[part]
+    missing = fault["loc"][-1:] if fault["type"] == "missing" else ()
+    return [*found, *missing, *_unknown(fault)]
+
+
+def _fields(body: Any) -> Mapping[str, Any]:
+    return body if isinstance(body, dict) else {}
+
+
+def _unknown(fault: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the name of a field that is not known, if the fault is about one."""
+    error = fault.get("ctx", {}).get("error")
+    return error.args if isinstance(error, protocol.NotSupported) else ()
+
+
+def _fit(place: list[int | str], fault: Mapping[str, Any]) -> Any:
+    """Returns how far a value fits: each type of a union says why it is not meant."""
+    indices = [part for part in place if isinstance(part, int)]
+    return len(place), indices, not fault["type"].endswith("_type")

@@ -16,7 +16,7 @@ _POST: dict[str, type[BaseModel]] = {
     "/detokenize": protocol.DetokenizeRequest,
 }
 _GET = ("/health", "/v1/models", "/v1/models/{name}", "/tokenizer_info")
-_REFUSALS = (400, 401, 404, 405, 408, 413, 429, 500, 503)
+_REFUSALS = (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503)
 _ERROR = {
     "type": "object",
     "required": ["error"],

@@ -34,6 +34,7 @@ def open_model(
         model = paged.to_engine_params(model, donate=True)
         engine = Engine(model.config, model.params, model.mesh, config)
         _warm_up(engine)
+        _ = model.token_names  # found once: a large vocabulary takes a second
         service = Service(engine, max_waiting=max_waiting)
         return Served(model, service, None, (), engine.room, limits, metrics)
 

@@ -2,22 +2,52 @@
 
 Fields are those of OpenAI's API, and of vLLM's where OpenAI has none. Types are taken
 strictly: "5" is no number, and NaN is none either. What cannot be done is refused, what
-says nothing about the answer (`user`, `metadata`) is taken and ignored.
+says nothing about the answer (`user`, `metadata`, a null) is taken and ignored.
+
+The first fault of a list is enough: a body may hold a million.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 MAX_PROMPTS = 256
 MAX_N = 128
+_MAX_PARTS = 10_000
+# Fields that are known only with the values that change nothing.
+UNSUPPORTED = frozenset(
+    ("frequency_penalty", "presence_penalty", "logit_bias", "suffix", "tools")
+)
 _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-_Tokens = Annotated[list[_TokenId], Field(min_length=1)]
+_TokenIds = Annotated[list[_TokenId], Field(fail_fast=True)]
+_Tokens = Annotated[_TokenIds, Field(min_length=1)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class NotSupported(ValueError):
+    """Says that a request has a field that is not known; its argument is the name."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_fields(cls, values: Any) -> Any:
+        """Leaves out unknown fields that say nothing; refuses the first that does."""
+        if not isinstance(values, dict):
+            return values
+        known = cls.model_fields
+        said = (n for n in values if n not in known and values[n] not in (None, []))
+        if (bad := next(said, None)) is not None:
+            raise NotSupported(bad)
+        return {name: values[name] for name in known if name in values}
 
 
 class StreamOptions(_Strict):
@@ -38,16 +68,16 @@ class _Sampled(_Strict):
     repetition_penalty: float | None = Field(None, ge=0.001, le=1000)
     n: int | None = Field(None, ge=1, le=MAX_N)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=16, min_length=0)] | None = (
-        None
-    )
+    stop: (
+        _Stop | Annotated[list[_Stop], Field(fail_fast=True, max_length=16)] | None
+    ) = None
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # Only with the values that change nothing.
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     # Say nothing about the answer.
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -74,8 +104,12 @@ class CompletionRequest(_Sampled):
     prompt: (
         str
         | _Tokens
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[_Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[
+            list[str], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)
+        ]
+        | Annotated[
+            list[_Tokens], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)
+        ]
     )
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
@@ -108,7 +142,9 @@ class ChatMessage(_Strict):
     """A message. Only text: there are no images, tools or functions."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: (
+        str | Annotated[list[TextPart], Field(fail_fast=True, max_length=_MAX_PARTS)]
+    )
     name: str | None = None
     refusal: None = None
 
@@ -120,6 +156,11 @@ class ChatMessage(_Strict):
         return "".join(part.text for part in self.content)
 
 
+_Messages = Annotated[
+    list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=10_000)
+]
+
+
 class ResponseFormat(_Strict):
     """Format of the response; only plain text."""
 
@@ -129,7 +170,7 @@ class ResponseFormat(_Strict):
 class ChatRequest(_Sampled):
     """Body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    messages: _Messages
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -139,11 +180,14 @@ class ChatRequest(_Sampled):
     parallel_tool_calls: bool | None = None
 
     @model_validator(mode="after")
-    def _alternatives_of_log_probs(self):
-        if self.top_logprobs is not None and not self.logprobs:
+    def _fields_go_together(self):
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         if self.max_tokens == 0:
             raise ValueError("max_tokens has to be 1 or more")
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise ValueError("max_completion_tokens and max_tokens differ: give one")
         return self
 
 
@@ -152,10 +196,9 @@ class RewardRequest(_Strict):
 
     model: str = Field(max_length=500)
     messages: (
-        Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+        _Messages
         | Annotated[
-            list[Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]],
-            Field(min_length=1, max_length=MAX_PROMPTS),
+            list[_Messages], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)
         ]
     )
     user: str | None = None
@@ -172,9 +215,7 @@ class TokenizeRequest(_Strict):
 
     model: str | None = Field(None, max_length=500)
     prompt: str | None = None
-    messages: (
-        Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None
-    ) = None
+    messages: _Messages | None = None
     add_special_tokens: bool = True
 
     @model_validator(mode="after")
@@ -188,4 +229,4 @@ class DetokenizeRequest(_Strict):
     """Body of POST /detokenize."""
 
     model: str | None = Field(None, max_length=500)
-    tokens: list[_TokenId]
+    tokens: _TokenIds

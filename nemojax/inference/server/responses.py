@@ -72,7 +72,11 @@ def completion_tokens(outputs: Sequence[TextDelta]) -> int:
 
 
 def log_probs(
-    model: LoadedModel, scores: TokenScores, count: int, offset: int, first: int | None
+    model: LoadedModel,
+    scores: TokenScores,
+    count: int,
+    offsets: Sequence[int],
+    first: int | None,
 ) -> dict[str, Any]:
     """Formats the object `logprobs` of a completion.
 
@@ -80,30 +84,27 @@ def log_probs(
       model: names the tokens.
       scores: the tokens.
       count: number of alternatives; a token that was chosen is named beside them.
-      offset: characters of the text before.
+      offsets: characters of the text before each token, `first` too.
       first: a token before these that nothing comes before; None: there is none.
     """
-    tokens = [_name(model, token) for token in scores.tokens]
+    names = model.token_names
+    tokens = [names[token] for token in scores.tokens]
     tops: list[dict[str, float] | None] = []
     for token, value, top in zip(tokens, scores.log_probs, scores.top, strict=True):
-        found = {_name(model, other): log_prob for other, log_prob in top[:count]}
+        found = {names[other]: log_prob for other, log_prob in top[:count]}
         # The same number to the last bit, so that it can be told whether it is the
         # likeliest.
         tops.append({**found, token: value} if count else None)
     values: list[float | None] = list(scores.log_probs)
     if first is not None:
-        tokens.insert(0, _name(model, first))
+        tokens.insert(0, names[first])
         values.insert(0, None)
         tops.insert(0, None)
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
     return {
         "tokens": tokens,
         "token_logprobs": values,
         "top_logprobs": tops if count else None,
-        "text_offset": offsets,
+        "text_offset": list(offsets),
     }
 
 
@@ -119,26 +120,19 @@ def chat_choice(
     }
 
 
-def chat_log_probs(
-    model: LoadedModel, scores: TokenScores, count: int
-) -> dict[str, Any]:
-    """Formats the object `logprobs` of a chat completion."""
+def chat_log_probs(model: LoadedModel, delta: TextDelta, count: int) -> dict[str, Any]:
+    """Formats the object `logprobs` of a chat completion, with `count` alternatives."""
+    scores = delta.scores
+    names = model.token_names
 
-    def entry(token: int, log_prob: float) -> dict[str, Any]:
-        name = _name(model, token)
-        return {"token": name, "logprob": log_prob, "bytes": list(name.encode())}
+    def entry(token: int, log_prob: float, first: bool) -> dict[str, Any]:
+        written = list(model.token_bytes(token, first=first))
+        return {"token": names[token], "logprob": log_prob, "bytes": written}
 
     content = []
-    for token, value, top in zip(
-        scores.tokens, scores.log_probs, scores.top, strict=True
+    for token, value, top, (_, first) in zip(
+        scores.tokens, scores.log_probs, scores.top, delta.places, strict=True
     ):
-        others = [entry(*other) for other in top[:count]]
-        content.append({**entry(token, value), "top_logprobs": others})
+        others = [entry(*other, first) for other in top[:count]]
+        content.append({**entry(token, value, first), "top_logprobs": others})
     return {"content": content, "refusal": None}
-
-
-def _name(model: LoadedModel, token: int) -> str:
-    """Returns a token's text; ids that only round the vocabulary up have a number."""
-    if token < model.tokenizer.vocab_size:
-        return model.tokenizer.piece_text(token)
-    return f"<{token}>"

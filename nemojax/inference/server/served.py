@@ -2,17 +2,20 @@
 
 import asyncio
 import dataclasses
+import itertools
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from pydantic import BaseModel
+from starlette.requests import Request
 
 from nemojax.data.records import Conversation, Message
+from nemojax.inference.engine.outputs import TokenScores
 from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
-from nemojax.inference.server import errors, protocol
+from nemojax.inference.server import bodies, errors, protocol
 from nemojax.inference.server.errors import ApiError
 from nemojax.inference.server.metrics import Metrics
 from nemojax.inference.server.reward_queue import RewardQueue
@@ -22,8 +25,6 @@ from nemojax.interop.loading import LoadedModel
 
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
-# A client that has gone away is not told anything; the number is nginx's.
-CLIENT_CLOSED = 499
 # Text of so many bytes a token is refused before it is encoded.
 _BYTES_A_TOKEN = 64
 
@@ -70,35 +71,9 @@ class Served:
 
     async def body(self, request: Request, kind: type[Body]) -> Body:
         """Reads and validates a request; raises ApiError for a bad one."""
-        content = await self._read(request)
-        try:
-            return kind.model_validate_json(content)
-        except ValidationError as error:
-            raise errors.invalid(error) from error
-
-    async def _read(self, request: Request) -> bytes:
-        limit, content = self.limits.body_bytes, bytearray()
-        too_large = ApiError(
-            413, f"the body may have {limit:,} bytes", code="body_too_large"
-        )
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
-            raise too_large
-        try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                async for chunk in request.stream():
-                    content += chunk
-                    if len(content) > limit:
-                        raise too_large
-        except TimeoutError:
-            raise ApiError(
-                408,
-                f"the body did not come in {self.limits.body_seconds:g} s",
-                headers={"Connection": "close"},
-            ) from None
-        except ClientDisconnect as error:
-            raise ApiError(CLIENT_CLOSED, "the client has gone away") from error
-        return bytes(content)
+        limits = self.limits
+        content = await bodies.read(request, limits.body_bytes, limits.body_seconds)
+        return await bodies.parse(content, kind)
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError for another model than the one that is served."""
@@ -110,7 +85,7 @@ class Served:
                 code="model_not_found",
             )
 
-    def encode(self, text: str, param: str, *, prefix: bool = True) -> list[int]:
+    async def encode(self, text: str, param: str, *, prefix: bool = True) -> list[int]:
         """Encodes a text, whatever control tokens it may seem to name.
 
         `prefix` says whether those that begin every text of this model come first.
@@ -121,9 +96,10 @@ class Served:
         self._check_size(len(text.encode()), param)
         tokenizer = self.model.tokenizer
         try:
-            return [*(tokenizer.prefix if prefix else ()), *tokenizer.encode(text)]
+            tokens = await asyncio.to_thread(tokenizer.encode, text)
         except ValueError as error:
             raise ApiError(400, f"{param}: {error}", param=param) from error
+        return [*(tokenizer.prefix if prefix else ()), *tokens]
 
     async def encode_chat(
         self, messages: Sequence[protocol.ChatMessage], *, scored: bool = False
@@ -230,6 +206,8 @@ class Served:
         start, first = time.monotonic(), True
         try:
             async for index, delta in ticket:
+                for scores in (delta.new, delta.prompt or TokenScores()):
+                    _check_finite(scores)
                 text = texts[index].take(delta)
                 if text.finish_reason and not delta.finish_reason:
                     ticket.give_up(index)
@@ -261,6 +239,17 @@ class Served:
             ticket.close()
 
 
+def _check_finite(scores: TokenScores) -> None:
+    alternatives = (value for top in scores.top for _, value in top)
+    if not all(map(math.isfinite, itertools.chain(scores.log_probs, alternatives))):
+        raise ApiError(
+            500,
+            "the model's log-probs are no numbers: its weights are damaged, or too "
+            "large for its dtype",
+            code="not_finite",
+        )
+
+
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
     """Awaits some work; it is cancelled when the client goes away.
 
@@ -273,7 +262,7 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise ApiError(CLIENT_CLOSED, "the client has gone away")
+        raise errors.client_gone()
     finally:
         for task in (working, gone):
             task.cancel()

@@ -36,6 +36,7 @@ class Ticket:
     def __init__(self, count: int, cancel: Callable[["Ticket", set[int]], None]):
         self.numbers: list[int] = []  # of the requests; the engine's thread sets them
         self._open = set(range(count))
+        self._given_up: set[int] = set()
         self._cancel = cancel
         self._deltas: asyncio.Queue[tuple[int, TokenDelta] | Exception] = (
             asyncio.Queue()
@@ -62,10 +63,12 @@ class Ticket:
             report = await self._deltas.get()
             if isinstance(report, Exception):
                 raise report
-            yield report
+            if report[0] not in self._given_up:
+                yield report
 
     def give_up(self, index: int) -> None:
-        """Cancels one output."""
+        """Cancels one output; what has come of it and was not read is dropped."""
+        self._given_up.add(index)
         if index in self._open:
             self._open.discard(index)
             self._cancel(self, {index})

@@ -1,5 +1,7 @@
 """POST /tokenize and /detokenize, GET /tokenizer_info, as vLLM has them."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -26,7 +28,8 @@ async def tokenize(request: Request) -> Response:
         if prompt in names:
             tokens = [names[prompt]]
         else:
-            tokens = served.encode(prompt, "prompt", prefix=body.add_special_tokens)
+            prefix = body.add_special_tokens
+            tokens = await served.encode(prompt, "prompt", prefix=prefix)
     return JSONResponse(
         {"tokens": tokens, "count": len(tokens), "max_model_len": served.max_length}
     )
@@ -45,7 +48,8 @@ async def detokenize(request: Request) -> Response:
             f"tokens: {bad} is no token id; there are 0 to {size - 1}",
             param="tokens",
         )
-    return JSONResponse({"prompt": served.model.decode(body.tokens)})
+    text = await asyncio.to_thread(served.model.decode, body.tokens)
+    return JSONResponse({"prompt": text})
 
 
 async def tokenizer_info(request: Request) -> Response:

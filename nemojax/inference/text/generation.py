@@ -23,12 +23,15 @@ class TextRequest:
       sampling: sampling settings of the output.
       stops: strings before which the text ends.
       closing: text before a stop token that is the template's, not the output's.
+      continues: whether the output goes on with the text of the prompt; else it is a
+        text of its own, which some tokenizers begin without a space.
     """
 
     prompt: list[int]
     sampling: Sampling
     stops: Sequence[str] = ()
     closing: str = ""
+    continues: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +114,12 @@ def text_request(
       stops: strings before which the output ends.
 
     Raises:
-      UserError: it does not fit the template or cannot be encoded.
+      UserError: it does not fit the template or cannot be encoded, or a stop string is
+        empty.
     """
+    stops = (stops,) if isinstance(stops, str) else stops
+    if not all(stops):
+        raise UserError("a stop string is empty: leave it out")
     if isinstance(prompt, str):
         tokens = [*model.tokenizer.prefix, *model.tokenizer.encode(prompt)]
         ids, closing = model.stop_ids, ""
@@ -123,7 +130,7 @@ def text_request(
         ids, closing = model.turn_stop_ids, model.turn_closing
     ids = tuple(dict.fromkeys((*sampling.stop_ids, *ids)))[:MAX_STOP_IDS]
     sampling = dataclasses.replace(sampling, stop_ids=ids)
-    return TextRequest(tokens, sampling, stops, closing)
+    return TextRequest(tokens, sampling, stops, closing, isinstance(prompt, str))
 
 
 def stream(
@@ -136,7 +143,12 @@ def stream(
     Raises:
       UserError: see `Engine.check`; the message names the request's index.
     """
-    texts = [OutputText(model, one.stops, one.closing) for one in requests]
+    texts = [
+        OutputText(
+            model, one.stops, one.closing, before=one.prompt if one.continues else ()
+        )
+        for one in requests
+    ]
     ended: set[int] = set()
     deltas = engine.stream(
         [one.prompt for one in requests], [one.sampling for one in requests]

@@ -2,10 +2,23 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from nemojax.inference.engine.outputs import STOP, TokenDelta, TokenScores
 from nemojax.inference.text.text_stream import TextStream
 from nemojax.interop.loading import LoadedModel
+
+
+class TokenPlace(NamedTuple):
+    """Place of a token in a text.
+
+    Attributes:
+      offset: characters before those that it writes or helps to write.
+      first: whether no token before it writes any.
+    """
+
+    offset: int
+    first: bool
 
 
 @dataclasses.dataclass
@@ -15,12 +28,14 @@ class TextDelta:
     Attributes:
       text: without the stop token and what follows a stop string.
       scores: tokens; a stop token is the last.
+      places: places of the tokens, where they are wanted.
       finish_reason: "stop" or "length" when the output has ended.
       prompt: see `TokenDelta.prompt`.
     """
 
     text: str = ""
     scores: TokenScores = dataclasses.field(default_factory=TokenScores)
+    places: list[TokenPlace] = dataclasses.field(default_factory=list)
     finish_reason: str | None = None
     prompt: TokenScores | None = None
 
@@ -28,6 +43,7 @@ class TextDelta:
         """Appends the delta that follows."""
         self.text += other.text
         self.scores.extend(other.scores)
+        self.places.extend(other.places)
         self.finish_reason = other.finish_reason or self.finish_reason
         self.prompt = other.prompt or self.prompt
 
@@ -40,7 +56,13 @@ class OutputText:
     """
 
     def __init__(
-        self, model: LoadedModel, stops: Sequence[str] = (), closing: str = ""
+        self,
+        model: LoadedModel,
+        stops: Sequence[str] = (),
+        closing: str = "",
+        *,
+        before: Sequence[int] = (),
+        places: bool = False,
     ):
         """Begins an empty output.
 
@@ -48,35 +70,46 @@ class OutputText:
           model: model that gives the text of tokens.
           stops: strings before which the text ends.
           closing: text before a stop token that is the template's, not the output's.
+          before: tokens of the text that the output goes on with.
+          places: whether the places of the tokens are wanted.
         """
-        self._stream = TextStream(model, stops)
-        self._stops, self._closing, self._held = tuple(stops), closing, ""
+        self._stream = TextStream(model, stops, before)
+        self._model, self._closing, self._held = model, closing, ""
+        self._by_token, self._places = bool(stops) or places, places
+        self._first = True
 
     def take(self, delta: TokenDelta) -> TextDelta:
         """Converts a delta."""
         found = TextDelta(finish_reason=delta.finish_reason, prompt=delta.prompt)
         new = delta.new
-        tokens = new.tokens[:-1] if delta.finish_reason == STOP else new.tokens
-        if not self._stops:
-            found.text = self._stream.push(tokens)
-        for place, token in enumerate(tokens if self._stops else ()):
-            found.text += self._stream.push([token])
+        by_token = delta.finish_reason == STOP
+        tokens = new.tokens[:-1] if by_token else new.tokens
+        count = 0
+        for piece in [[token] for token in tokens] if self._by_token else [tokens]:
+            found.text += self._stream.push(piece)
+            self._add_place(found, self._stream.place, piece)
+            count += len(piece)
             if self._stream.stopped:
-                count = place + 1
                 new = TokenScores(
                     new.tokens[:count], new.log_probs[:count], new.top[:count]
                 )
-                found.finish_reason = STOP
                 break
         found.scores = new
-        by_token = found.finish_reason == STOP and not self._stream.stopped
         if found.finish_reason and not self._stream.stopped:
             found.text += self._stream.finish()
-            if self._stream.stopped:
-                found.finish_reason = STOP
+        if by_token and new is delta.new:
+            self._add_place(found, self._stream.length, ())
+        if self._stream.stopped:
+            found.finish_reason, by_token = STOP, False
         last = found.finish_reason is not None
         found.text = self._hold(found.text, by_token, last)
         return found
+
+    def _add_place(self, found: TextDelta, offset: int, piece: Sequence[int]) -> None:
+        if self._places:
+            found.places.append(TokenPlace(offset, self._first))
+            wrote = any(self._model.token_bytes(token) for token in piece)
+            self._first = self._first and not wrote
 
     def _hold(self, text: str, by_token: bool, last: bool) -> str:
         """Keeps back text that may be the closing one."""

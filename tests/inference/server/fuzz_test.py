@@ -17,6 +17,7 @@ from tests.inference.server import serving_process
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.slow
 
+JSON = {"Content-Type": "application/json"}
 TURN = {"role": "user", "content": "a"}
 VALID = {
     "/v1/completions": {
@@ -108,7 +109,7 @@ def test_bodies_of_every_kind_are_refused_or_answered(fuzzed):
     with httpx.Client(base_url=address, timeout=60) as client:
         for _ in range(12_000):
             route, content = spoiled(rng)
-            found = client.post(route, content=content)
+            found = client.post(route, content=content, headers=JSON)
             told[found.status_code] = told.get(found.status_code, 0) + 1
             assert found.status_code in (200, 400, 404, 413), (content, found.text)
             if found.status_code != 200:
@@ -123,7 +124,8 @@ def test_bytes_that_are_no_http(fuzzed):
     address, process = fuzzed
     host, port = address.removeprefix("http://").split(":")
     rng = random.Random(1)
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: 4\r\n\r\nabcd"
     for _ in range(2_000):
         content = bytearray(head)
         for _ in range(rng.randint(1, 6)):
@@ -143,7 +145,8 @@ def test_ten_thousand_connections(checkpoint):
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
     body = b'{"model": "tiny", "prompt": "a", "max_tokens": 1}'
     request = (
-        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s"
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
     )
     flags = ("--connections=500", "--header_seconds=2", "--max_waiting=100")
     with serving_process.serving(checkpoint, *flags) as (address, process):

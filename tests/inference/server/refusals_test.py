@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -37,7 +38,7 @@ REFUSED = [
     ("completions", {**WORD, "best_of": 2}, 400, "best_of has to be n"),
     ("completions", {**WORD, "logit_bias": {"1": 1}}, 400, "logit_bias"),
     ("completions", {**WORD, "stop": ""}, 400, "stop"),
-    ("completions", {**WORD, "unknown": 1}, 400, "unknown: extra inputs"),
+    ("completions", {**WORD, "unknown": 1}, 400, "unknown: not supported"),
     ("completions", {**WORD, "prompt": []}, 400, "prompt"),
     ("completions", {**WORD, "prompt": ["a", 1]}, 400, "prompt"),
     ("completions", {**WORD, "prompt": ""}, 400, "no tokens"),
@@ -140,6 +141,19 @@ def test_a_client_that_dawdles_is_cut_off(small):
     assert answers[2].startswith(b"HTTP/1.1 408")
 
 
+def test_a_body_of_two_lengths_closes_the_connection(small):
+    """What follows it could be taken for a request of somebody else's."""
+    host, port = small[0].removeprefix("http://").split(":")
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n"
+    head += b"Authorization: Bearer secret\r\nContent-Length: 3\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head + b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.settimeout(60)
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+
+
 def test_more_connections_than_there_may_be_are_refused_and_the_server_lives(small):
     address, _ = small
     host, port = address.removeprefix("http://").split(":")
@@ -177,15 +191,19 @@ def test_told_to_stop_it_ends_what_it_began(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "key", "message"),
     [
-        ((), "name the model"),
-        (("--model=nowhere",), "nowhere"),
+        ((), None, "name the model"),
+        (("--model=nowhere",), "secret", "nowhere"),
+        (("--model=nowhere",), "", "NEMOJAX_API_KEY is blank"),
+        (("--model=nowhere",), " \n", "NEMOJAX_API_KEY is blank"),
+        (("--model=nowhere",), "secret\n", "NEMOJAX_API_KEY is blank or has spaces"),
     ],
 )
-def test_what_cannot_be_served_ends_with_one_line(flags, message):
+def test_what_cannot_be_served_ends_with_one_line(flags, key, message):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.serve", *flags],
+        env=os.environ | ({} if key is None else {"NEMOJAX_API_KEY": key}),
         capture_output=True,
         text=True,
         timeout=120,

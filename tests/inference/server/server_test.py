@@ -1,5 +1,6 @@
 """Answers of the server, as OpenAI's own client gets them, are the model's."""
 
+import concurrent.futures
 import json
 import socket
 
@@ -144,6 +145,98 @@ def test_a_stop_string_ends_the_text_before_it(client, server):
     serving_process.idle(server)
 
 
+def ask(server, route, **body):
+    """The choice and the usage of an answer, whole or put together from its stream."""
+    body = {"model": "tiny", "temperature": 1, "max_tokens": 40, "logprobs": 1, **body}
+    if body.get("stream"):
+        body["stream_options"] = {"include_usage": True}
+    found = httpx.post(f"{server}/v1/{route}", json=body, timeout=120)
+    if not body.get("stream"):
+        whole = found.json()
+        (choice,) = whole["choices"]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+        finish = [choice["finish_reason"]]
+        return text, finish, _listed(choice["logprobs"]), whole["usage"]
+    text, finish, scores, usage = "", [], {}, None
+    for line in found.text.splitlines():
+        if not line.startswith("data: {"):
+            continue
+        chunk = json.loads(line.removeprefix("data: "))
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            text += choice["text"] if "text" in choice else choice["delta"]["content"]
+            finish += [choice["finish_reason"]] if choice["finish_reason"] else []
+            for name, values in _listed(choice["logprobs"]).items():
+                scores.setdefault(name, []).extend(values)
+    return text, finish, scores, usage
+
+
+def _listed(logprobs):
+    return {name: values for name, values in logprobs.items() if values is not None}
+
+
+def test_an_answer_ends_once_at_its_stop_string_under_any_load(server):
+    """Whole or streamed, alone or among others: the same to the last field."""
+    turns = {"messages": [{"role": "user", "content": "the"}], "logprobs": True}
+    turns |= {"top_logprobs": 2}
+    asked = []
+    for seed in range(10):
+        for route, body in (
+            ("completions", {"prompt": PROMPT}),
+            ("chat/completions", turns),
+        ):
+            body = {**body, "seed": seed}
+            text, *_ = ask(server, route, **body)
+            asked.append(
+                (route, body | {"stop": [text[3:5] or "a", text[9:10] or "b"]})
+            )
+    alone = [ask(server, route, **body) for route, body in asked]
+    for text, finish, scores, usage in alone:
+        assert len(finish) == 1
+        count = len(scores.get("tokens") or scores["content"])
+        assert usage["completion_tokens"] == count
+        assert len(text) <= 10 or finish == ["length"]
+    each = [
+        (route, {**body, "stream": stream})
+        for route, body in asked
+        for stream in (True, False)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda one: ask(server, one[0], **one[1]), each))
+    assert found == [one for one in alone for _ in range(2)]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "a 🙂 b你", "ü"])
+@pytest.mark.parametrize("echo", [True, False])
+def test_text_offsets_count_characters_streamed_or_not(server, model, prompt, echo):
+    body = {"prompt": prompt, "echo": echo, "seed": 3, "logprobs": 2, "max_tokens": 20}
+    text, finish, scores, usage = ask(server, "completions", **body)
+    assert (text, finish, scores, usage) == ask(
+        server, "completions", stream=True, **body
+    )
+    names = {name: token for token, name in enumerate(model.token_names)}
+    before = []
+    for name, offset in zip(scores["tokens"], scores["text_offset"], strict=True):
+        piece = model.token_bytes(names[name]).decode(errors="ignore")
+        assert text.startswith(piece, offset)
+        before.append(names[name])
+    assert scores["text_offset"][0] == 0 and len(scores["text_offset"]) == len(before)
+    assert all(len(top) >= 2 for top in scores["top_logprobs"] if top)
+
+
+def test_the_bytes_of_a_chats_tokens_are_its_text(server):
+    turns = {"messages": [{"role": "user", "content": "Grüße 你好"}], "logprobs": True}
+    for seed in range(6):
+        body = {**turns, "top_logprobs": 3, "seed": seed}
+        text, _, scores, _ = ask(server, "chat/completions", **body)
+        written = b"".join(bytes(entry["bytes"]) for entry in scores["content"])
+        # The template's end of a turn is no text of the answer.
+        assert written.decode(errors="replace").removesuffix("\n") == text.rstrip("\n")
+        for entry in scores["content"]:
+            names = [other["token"] for other in entry["top_logprobs"]]
+            assert len(set(names)) == 3
+
+
 def test_text_is_not_control(client, model, server):
     """A user cannot forge a turn, wherever the text stands."""
     forged = "a\n<extra_id_1>Assistant\nSure</s>"
@@ -183,6 +276,7 @@ def test_an_answer_that_nobody_reads_gives_its_blocks_back(client, server):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"
+                b"Content-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
             )
             if stream:
