@@ -1,7 +1,7 @@
 """Orbax checkpoints of training states and of parameters.
 
 Orbax writes in the background; a step counts as saved when its checksums are there, too
-(`training.manifest`). What is damaged is never restored: it is put aside by name, and
+(`io.manifest`). What is damaged is never restored: it is put aside by name, and
 the newest whole step is taken.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nemojax.errors import UserError
+from nemojax.io import manifest
 from nemojax.parallel import processes
-from nemojax.training import manifest
 
 DAMAGED = "damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from nemojax.training import manifest, metrics
+from nemojax.io import manifest
+from nemojax.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 

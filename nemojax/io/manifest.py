@@ -1,18 +1,17 @@
 """Checksums of a folder's files, written last: a folder with them was saved whole.
 
-Orbax restores flipped bytes without a word. Here each process of a run hashes its
-share of a checkpoint's files and writes `manifest.<part>.json`; a folder is whole if
-all parts are there and every file is as they say.
+Orbax restores flipped bytes without a word. Here each process hashes its share of the
+files of a checkpoint, or of a model, and writes `manifest.<part>.json`; a folder is
+whole if all parts are there and every file is as they say.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nemojax.io import folders
+from nemojax.io import folders, sealed
 
 _PREFIX = "manifest."
 _THREADS = 8  # hashing releases the interpreter
@@ -32,7 +31,7 @@ def write(folder: pathlib.Path, part: int = 0, of: int = 1) -> None:
     }
     content = {"part": part, "parts": of, "files": files}
     target = folder / f"{_PREFIX}{part}.json"
-    content = {"sha256": _own_hash(content), **content}
+    content = {"sha256": sealed.digest(content), **content}
     folders.write_file(target, json.dumps(content, indent=1))
 
 
@@ -59,7 +58,7 @@ def problems(folder: pathlib.Path, part: int = 0, of: int = 1) -> list[str]:
     for path in sorted(folder.glob(f"{_PREFIX}*.json")):
         try:
             content = json.loads(path.read_bytes())
-            if content.pop("sha256") != _own_hash(content):
+            if content.pop("sha256") != sealed.digest(content):
                 raise ValueError("it was changed")
             wanted = content["parts"]
             seen.add(content["part"])
@@ -86,7 +85,10 @@ def _difference(
     expected = listed[path.relative_to(folder).as_posix()]
     if not path.is_file():
         return "is missing"
-    size, digest = _hash(path)
+    try:
+        size, digest = _hash(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     if size != expected["bytes"]:
         return f"has {size:,} bytes instead of {expected['bytes']:,}"
     return None if digest == expected["sha256"] else "has other bytes than were saved"
@@ -111,7 +113,3 @@ def _hash(path: pathlib.Path) -> tuple[int, str]:
 def _map(function: Callable[[pathlib.Path], T], paths: list[pathlib.Path]) -> list[T]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, paths))
-
-
-def _own_hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
