@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from nemojax.errors import UserError
 from nemojax.io import folders, sealed
 
 _PREFIX = "manifest."
@@ -77,6 +78,32 @@ def problems(folder: pathlib.Path, part: int = 0, of: int = 1) -> list[str]:
         if reason:
             found.append(f"{name}: {reason}")
     return found
+
+
+def verify(folder: pathlib.Path) -> bool:
+    """Compares a folder with its checksums; returns whether it has any.
+
+    The processes of a run have to call it together; each reads its share of the files.
+
+    Raises:
+      UserError: a file is missing or not as it was written; names the first.
+    """
+    import jax
+
+    from nemojax.parallel import processes
+
+    if not processes.broadcast_from_process_0(lambda: parts(folder)):
+        return False
+    found = problems(folder, jax.process_index(), jax.process_count())
+    total = processes.total(len(found))
+    if total:
+        first = found[0] if found else "a file, which another process names, is damaged"
+        more = f" (and {total - 1} more)" if total > 1 else ""
+        raise UserError(
+            f"{folder}/{first}{more}: copy the folder or make it again; if the change "
+            "is meant, remove manifest.*.json there"
+        )
+    return True
 
 
 def _difference(

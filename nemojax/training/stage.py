@@ -140,7 +140,9 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
     del params
     step = _steps(stage, options, frozen)
     state, history = loop.train(training_run, state, step, stage.source)
-    params = best.params(state.params) if best else state.params
+    params = state.params
+    if best:
+        params = best.params(params, [row[LOSS] for row in history if LOSS in row])
     if low_rank is None:
         return Trained(params, None, history)
     return Trained(lora.merge(base, params, low_rank.scale), params, history)
