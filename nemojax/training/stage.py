@@ -83,7 +83,7 @@ class Options:
 
     spec: LayoutSpec
     checkpoint_every: int = 100
-    checkpoint_minutes: float = 0.0
+    checkpoint_minutes: float = 10.0
     tensorboard: bool = False
     spike_factor: float = 0.0
     profile_steps: tuple[int, int] | None = None

@@ -99,7 +99,7 @@ class MiniatureRecipe(Stages):
             ),
             params,
             directory,
-            dataclasses.replace(self.options, checkpoint_every=1000),
+            self.options,
         )
         files = {TOKENIZER: self.stages["tokenizer"].directory / TOKENIZER}
         model_folder.save(
