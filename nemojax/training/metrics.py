@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,16 @@ class MetricsLog:
 
     def __init__(self, path: Path, start_step: int = 0):
         self.path = path
-        rows = read_metrics(path)
+        rows = [row for row in read_metrics(path) if "step" in row]
         kept = [row for row in rows if row["step"] <= start_step]
         dropped = [row for row in rows if row["step"] > start_step]
+        missing = start_step - len(kept)
+        if missing > 0:
+            print(
+                f"{path}: the rows of {missing} of the first {start_step} steps are "
+                "missing: reports will lack them",
+                file=sys.stderr,
+            )
         self.lost_seconds = sum(row.get("seconds", 0.0) for row in dropped)
         path.parent.mkdir(parents=True, exist_ok=True)
         folders.write_file(path, "".join(map(_line, kept)))

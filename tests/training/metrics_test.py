@@ -31,6 +31,15 @@ def test_a_row_that_was_changed_is_told_and_never_used(tmp_path, capsys):
     assert f"{path}, line 2: left out: it was changed" in capsys.readouterr().err
 
 
+def test_rows_that_are_missing_are_told_when_a_run_goes_on(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    write(path, [1, 2])
+    metrics.MetricsLog(path, start_step=2).close()
+    assert capsys.readouterr().err == ""
+    metrics.MetricsLog(path, start_step=5).close()
+    assert f"{path}: the rows of 3 of the first 5 steps" in capsys.readouterr().err
+
+
 def test_each_row_is_on_disk_before_the_next_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = metrics.MetricsLog(path)
