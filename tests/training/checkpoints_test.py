@@ -187,7 +187,7 @@ def test_a_renamed_step_is_refused_and_no_save_waits_for_it(tmp_path):
         toy_run.train(tmp_path / "run", toy_run.Batches())
     run = checkpoints.Checkpoints(folder)
     with pytest.raises(
-        UserError, match="checkpoint 9 cannot be saved: .*later one: 11"
+        UserError, match=r"checkpoint 9 cannot be saved: .*later one: 11"
     ):
         run.save(9, tree(9))
     run.close()
