@@ -20,7 +20,8 @@ from absl import flags
 
 from nemojax.cli import command
 from nemojax.errors import UserError
-from nemojax.training import inspection, manifest
+from nemojax.io import manifest
+from nemojax.training import inspection
 
 FLAGS = flags.FLAGS
 command.define_json()

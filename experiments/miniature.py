@@ -50,7 +50,7 @@ def run() -> int:
     settings = dataclasses.replace(settings, controls=FLAGS.controls)
     workdir = Workdir(FLAGS.workdir, dataclasses.asdict(settings))
     spec = LayoutSpec(data=min(2, jax.device_count()), **layout.WHOLE)
-    options = Options(spec, checkpoint_every=0)
+    options = Options(spec, checkpoint_every=1000)
     recipe = miniature.MiniatureRecipe(workdir, options, settings)
     stages = recipe.run()
     report = reporting.build(settings, stages, recipe.tasks)

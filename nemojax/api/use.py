@@ -28,6 +28,7 @@ def load(
     template: str = loading.AUTO,
     dtype: str | None = None,
     quantize: str | None = None,
+    verify: bool = True,
 ) -> LoadedModel:
     """Loads a model with its tokenizer and chat template.
 
@@ -39,13 +40,16 @@ def load(
         file with a Jinja template.
       dtype: dtype of the computation; default: the model's.
       quantize: "fp8" or "int8": weights of one byte.
+      verify: whether a model folder is compared with its checksums before.
 
     Raises:
       UserError: it is no model, or something of it is missing or damaged.
     """
     if isinstance(layout, LayoutSpec):
         layout = layout.layout()
-    return loading.load(path, layout, template=template, dtype=dtype, quantize=quantize)
+    return loading.load(
+        path, layout, template=template, dtype=dtype, quantize=quantize, verify=verify
+    )
 
 
 def generate(

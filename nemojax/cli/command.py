@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -60,8 +61,8 @@ def main(run: Callable[[], int]) -> int:
 
     0 is success, or that training was told to stop and has saved; 2 something that the
     user can mend (data, work folder, disk), 3 that training does not get on (step after
-    step is not finite), 130 an interruption. Any other error is a mistake of this
-    project and is not caught.
+    step is not finite), 130 an interruption, also where training has saved. Any other
+    error is a mistake of this project and is not caught.
 
     Args:
       run: the command; returns the exit status. It should not start jax's devices
@@ -72,15 +73,19 @@ def main(run: Callable[[], int]) -> int:
         with _quiet_libraries(), _heard_interruptions():
             return run()
     except Stopped as error:
-        _say(str(error))
-        return SUCCESS
+        _say(str(error), _this_command())
+        return INTERRUPTED if error.interrupted else SUCCESS
     except Diverged as error:
         _say(str(error))
         return DIVERGED
     except UserError as error:
         message = str(error)
     except KeyboardInterrupt as error:
-        _say(f"interrupted{_where(error)}: run the same command again to continue")
+        _say(
+            f"interrupted{_where(error)}: run the same command again to continue from "
+            "what it has saved",
+            _this_command(),
+        )
         return INTERRUPTED
     except Exception as error:
         message = _explanation(error)
@@ -199,7 +204,15 @@ def _where(error: BaseException) -> str:
     return f" {notes[0]}" if notes else ""
 
 
-def _say(message: str) -> None:
+def _this_command() -> str:
+    """Returns the command line, as a shell takes it."""
+    spec = sys.modules["__main__"].__spec__
+    program = [sys.argv[0]] if spec is None else ["-m", spec.name]
+    return shlex.join(["python", *program, *sys.argv[1:]])
+
+
+def _say(message: str, command: str = "") -> None:
     """Prints one line on stderr, in the place of a progress line."""
     clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
-    print(clear + " ".join(message.split()), file=sys.stderr)
+    after = f": {command}" if command else ""
+    print(clear + " ".join(message.split()) + after, file=sys.stderr)

@@ -51,7 +51,8 @@ _TOPICS = {
     "Files": (
         *("model", "data", "held_out", "held_out_share", "replay", "replay_share"),
         *("rewards", "tokenizer", "template", "blend", "start", "workdir", "out"),
-        *("from_hf", "from_nemo", "to_hf", "max_bad_fraction", "json", "tensorboard"),
+        *("from_hf", "from_nemo", "to_hf", "verify", "max_bad_fraction", "json"),
+        "tensorboard",
     ),
     "Processes": ("coordinator_address", "num_processes", "process_id"),
 }

@@ -47,6 +47,7 @@ def define(
       kinds: whether weights may be quantised.
     """
     flags.DEFINE_string("model", None, MODEL_HELP, required=True)
+    flags.DEFINE_bool("verify", True, "compare a model folder with its checksums")
     if template:
         flags.DEFINE_string("template", loading.AUTO, TEMPLATE_HELP)
     flags.DEFINE_enum(
@@ -74,4 +75,6 @@ def load(**options: Any) -> LoadedModel:
     axes = dataclass_flags.values("parallel")
     axes["data"] = axes["data"] or max(1, jax.device_count() // max(1, axes["tensor"]))
     layout = Layout(meshes.make_mesh(**axes))
-    return loading.load(FLAGS.model, layout, dtype=FLAGS.dtype, **options)
+    return loading.load(
+        FLAGS.model, layout, dtype=FLAGS.dtype, verify=FLAGS.verify, **options
+    )

@@ -17,7 +17,7 @@ def define(checkpoint_every: int) -> None:
         "checkpoint_every", checkpoint_every, "steps between checkpoints", 1
     )
     flags.DEFINE_float(
-        "checkpoint_minutes", 0.0, "also save after so many; 0: never", 0
+        "checkpoint_minutes", 10.0, "also save after so many; 0: never", 0
     )
     flags.DEFINE_float(
         "spike_factor", 0.0, "skip gradients so many times the usual; 0: none", 0

@@ -165,6 +165,7 @@ def load(
     dtype: str | None = None,
     name: str | None = None,
     quantize: str | None = None,
+    verify: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LoadedModel:
     """Reads a model folder, or a Hugging Face checkpoint of Nemotron or Llama.
@@ -179,6 +180,7 @@ def load(
       name: name of the model; default: that of the directory.
       quantize: a name of `models.quantized.KINDS`: kernels are quantised as they are
         read, so that only one is there in full at a time; default: they are not.
+      verify: whether a model folder is compared with its checksums before.
       progress: called with leaves done and all leaves.
 
     Raises:
@@ -189,11 +191,14 @@ def load(
     layout = layout or Layout()
     if quantize is not None:
         quantized.check(quantize)
+    ours = (directory / model_folder.MODEL).exists()
+    if ours and verify:
+        model_folder.verify(directory)
     tokenizer = load_tokenizer(directory)
-    if (directory / model_folder.MODEL).exists():
+    if ours:
         config = model_folder.read_config(directory)
         partition.check(config, layout)
-        leaves = model_folder.leaves(directory, layout)
+        leaves = model_folder.leaves(directory, layout, verified=True)
     else:
         config = huggingface.read_config(directory)
         leaves = huggingface.leaves(directory, layout, progress=progress)

@@ -1,8 +1,9 @@
 """Model folders: `model.json`, the parameters, and files beside them.
 
-    model.json     the ModelConfig, and the SHA-256 of the tokenizer's files
-    params/        Orbax; any mesh restores it
+    model.json        the ModelConfig, and the SHA-256 of the tokenizer's files
+    params/           Orbax; any mesh restores it
     tokenizer.model, ...
+    manifest.*.json   checksums of all these files, which are verified before it is read
 
 Leaves are written and read one at a time, so that a model that fits no memory can
 still be converted. The folder appears when all of it is written.
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +27,7 @@ import numpy as np
 from orbax.checkpoint.experimental import v1 as ocp
 
 from nemojax.errors import UserError
-from nemojax.io import folders
+from nemojax.io import folders, manifest
 from nemojax.models import partition, trees
 from nemojax.models.config import ModelConfig, RopeScaling
 from nemojax.models.trees import Path
@@ -103,6 +105,8 @@ def write(
                     hashes[name] = hashlib.sha256(content).hexdigest()
             fields |= {_TOKENIZER: hashes} if hashes else {}
             (partial / MODEL).write_text(json.dumps(fields, indent=2))
+        processes.barrier("a model's files are written")
+        manifest.write(partial, jax.process_index(), jax.process_count())
 
 
 @contextlib.contextmanager
@@ -183,15 +187,36 @@ def tokenizer_fingerprints(directory: PathLike) -> list[str]:
     return list(json.loads(path.read_text()).get(_TOKENIZER, {}).values())
 
 
-def stored(directory: PathLike, layout: Layout | None = None) -> Any:
+def verify(directory: PathLike) -> None:
+    """Compares a model folder with its checksums; see `manifest.verify`.
+
+    A folder of an earlier version has none, which is told on stderr.
+    """
+    folder = pathlib.Path(directory)
+    if not manifest.verify(folder) and processes.is_process_0():
+        print(f"{folder} has no checksums: not verified", file=sys.stderr)
+
+
+def stored(
+    directory: PathLike, layout: Layout | None = None, *, verified: bool = False
+) -> Any:
     """Returns the parameter tree of a model folder, with `StoredLeaf` leaves.
 
     Args:
       directory: folder of the model.
       layout: layout of the leaves when they are read; default: one device.
+      verified: whether its files are taken as they are, without `verify`.
+
+    Raises:
+      UserError: as `verify`, or the parameters cannot be read.
     """
+    if not verified:
+        verify(directory)
     params = str(pathlib.Path(directory).absolute() / PARAMS)
-    found = ocp.metadata(params).metadata
+    with _reading(params):
+        found = ocp.metadata(params).metadata
+    if not found:  # what Orbax gives where it cannot read the shapes
+        raise UserError(f"{params}: cannot be read: it has no parameters")
     shardings = partition.param_shardings(found, layout or Layout())
 
     def leaf(path, value, sharding):
@@ -211,15 +236,13 @@ def read(directory: PathLike, layout: Layout | None = None) -> tuple[ModelConfig
 
 
 def leaves(
-    directory: PathLike, layout: Layout | None = None
+    directory: PathLike, layout: Layout | None = None, *, verified: bool = False
 ) -> Iterator[tuple[Path, jax.Array]]:
     """Yields paths and leaves, read one at a time, the largest first.
 
-    Args:
-      directory: folder of the model.
-      layout: layout of the leaves; default: one device.
+    Arguments and errors are as for `stored`.
     """
-    found = trees.items(stored(directory, layout))
+    found = trees.items(stored(directory, layout, verified=verified))
     for path, leaf in sorted(found, key=lambda pair: pair[1].size, reverse=True):
         yield path, leaf.load()
 
@@ -230,4 +253,18 @@ def _load_leaf(
     def wanted(here: Path, _: Any) -> Any:
         return shape if here == path else ocp.PLACEHOLDER
 
-    return trees.get(ocp.load(params, trees.map_items(wanted, found)), path)
+    with _reading(params):
+        return trees.get(ocp.load(params, trees.map_items(wanted, found)), path)
+
+
+@contextlib.contextmanager
+def _reading(params: str) -> Iterator[None]:
+    """Tells in one line what is wrong with parameters that are not verified."""
+    try:
+        yield
+    except Exception as error:
+        # Orbax raises a bare Exception with pages of TensorStore.
+        if type(error) is Exception or isinstance(error, OSError | ValueError):
+            reason = str(error).partition("\n")[0][:200]
+            raise UserError(f"{params}: cannot be read: {reason}") from error
+        raise

@@ -2,17 +2,17 @@
 
     part-00000.jsonl          rows; appears last, and says that the part is whole
     part-00000.rejects.jsonl  rows that gave nothing, if there are any
-    part-00000.json           facts: where the next part begins, counts, sizes
+    part-00000.json           facts: where the next part begins, counts, checksums
 
 A part that is whole is never written again. One that is not is made anew.
 """
 
-import json
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nemojax.io import folders, json_text
+from nemojax.io import folders, json_text, sealed
 from nemojax.io.quarantine import Quarantine
 from nemojax.io.workdir import WorkdirError
 
@@ -66,8 +66,10 @@ class Parts:
         text = b"".join(map(json_text.line, rows))
         listed = rejects.write(self._path(number, REJECTS))
         sizes = {ROWS: len(text), REJECTS: listed.stat().st_size if listed else 0}
-        facts = facts | rejects.facts | {"bytes": sizes}
-        folders.write_file(self._path(number, FACTS), json_text.line(facts))
+        sums = {ROWS: hashlib.sha256(text).hexdigest()}
+        sums |= {REJECTS: folders.sha256(listed)} if listed else {}
+        facts = facts | rejects.facts | {"bytes": sizes, "sha256": sums}
+        sealed.write(self._path(number, FACTS), facts)
         folders.sync(self.directory)
         folders.write_file(self._path(number, ROWS), text)
         folders.sync(self.directory)
@@ -80,14 +82,19 @@ class Parts:
     def _read(self, number: int) -> dict[str, Any]:
         path = self._path(number, FACTS)
         try:
-            facts = dict(json.loads(path.read_text()))
+            facts = sealed.read(path)
             for suffix, size in facts["bytes"].items():
                 path = self._path(number, suffix)
                 if (path.stat().st_size if size or path.exists() else 0) != size:
                     raise ValueError("its size has changed")
+            for suffix, digest in facts.get("sha256", {}).items():
+                path = self._path(number, suffix)
+                if folders.sha256(path) != digest:
+                    raise ValueError("its bytes have changed")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).removeprefix(f"{path}: ")
             raise WorkdirError(
-                f"{path}: {error}: parts are not to be changed; remove this one and "
+                f"{path}: {reason}: parts are not to be changed; remove this one and "
                 "those after it, then run the same command again"
             ) from error
         return facts

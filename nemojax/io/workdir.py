@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from nemojax.errors import UserError
-from nemojax.io import folders
+from nemojax.io import folders, sealed
 
 RESULT = "result.json"
 CONFIGURATION = "configuration.json"
 LOCK, _SECONDS = ".lock", ".seconds"
+_TOLD, _WIDTH = 4, 80  # settings that a message names, characters of a value
 
 
 class WorkdirError(UserError):
@@ -82,7 +83,7 @@ class Workdir:
         self._lock = self._take_lock()
         stored = self.path / CONFIGURATION
         if not stored.exists():
-            folders.write_json(stored, self.configuration)
+            sealed.write(stored, self.configuration)
 
     def _check_configuration(self) -> None:
         stored = self.path / CONFIGURATION
@@ -95,19 +96,20 @@ class Workdir:
                     f"{self._flag}"
                 )
             return
-        try:
-            before = dict(json.loads(stored.read_text()))
-        except (TypeError, ValueError) as error:
-            raise WorkdirError(f"{stored} cannot be read ({error})") from error
-        there, now = _flat(before), _flat(self.configuration)
+        there, now = _flat(sealed.read(stored)), _flat(self.configuration)
         changed = [key for key in there | now if there.get(key) != now.get(key)]
         if changed:
             # What many stages have from one setting is told by the setting.
-            first, *others = sorted(changed, key=lambda key: (key.count("."), key))
+            changed.sort(key=lambda key: (key.count("."), key))
+            told = [
+                f"{key}: {_told(there, key)} -> {_told(now, key)}"
+                for key in changed[:_TOLD]
+            ]
+            more = len(changed) - _TOLD
+            told += [f"and {more} more"] if more > 0 else []
             raise WorkdirError(
                 f"{self.path} holds a run with another configuration "
-                f"({first}: {there.get(first)!r} there, {now.get(first)!r} now"
-                f"{_and_more(others)}): choose another {self._flag}, or remove it"
+                f"({'; '.join(told)}): choose another {self._flag}, or remove it"
             )
 
     def _take_lock(self) -> IO[str]:
@@ -144,7 +146,7 @@ class Workdir:
                     (partial / _SECONDS).write_text(f"{seconds}\n")
             stored = {"result": result, "seconds": seconds}
             _from_process_0(lambda: _finish(partial, finished, stored))
-        stored = _from_process_0(lambda: json.loads((finished / RESULT).read_text()))
+        stored = _from_process_0(lambda: sealed.read(finished / RESULT))
         return StageOutput(name, finished, stored["result"], stored["seconds"])
 
     def close(self) -> None:
@@ -170,23 +172,25 @@ def _begin(partial: Path) -> float:
 
 
 def _finish(partial: Path, finished: Path, stored: dict[str, Any]) -> None:
-    folders.write_json(partial / RESULT, stored)
+    sealed.write(partial / RESULT, stored)
     (partial / _SECONDS).unlink()
     os.rename(partial, finished)
 
 
 def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Flattens nested objects to dotted names, so that messages name one value."""
+    """Flattens nested objects and lists to dotted names: messages name one value."""
     found = {}
     for key, value in fields.items():
-        nested = isinstance(value, dict)
+        if value and isinstance(value, list):
+            value = {str(place): item for place, item in enumerate(value)}
+        nested = value and isinstance(value, dict)
         found |= _flat(value, f"{before}{key}.") if nested else {before + key: value}
     return found
 
 
-def _and_more(others: list[str], most: int = 3) -> str:
-    more = f" and {len(others) - most} more" if len(others) > most else ""
-    return f"; also {', '.join(others[:most])}{more}" if others else ""
+def _told(fields: dict[str, Any], key: str) -> str:
+    text = repr(fields[key]) if key in fields else "nothing"
+    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."
 
 
 @contextlib.contextmanager

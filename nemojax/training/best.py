@@ -1,11 +1,13 @@
 """The trained parameters that did best on held-out examples."""
 
-import json
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nemojax.io import folders
+from nemojax.errors import UserError
+from nemojax.io import sealed
 from nemojax.parallel import processes
 from nemojax.training import checkpoints
 
@@ -33,23 +35,43 @@ class Best:
         checkpoints.save_params(self._folder(number), params)
         processes.broadcast_from_process_0(lambda: self._replace(loss, number))
 
-    def params(self, like: Any) -> Any:
-        """Returns the kept parameters, placed as `like`, or `like` if none are kept."""
-        record = self._record()
+    def params(self, like: Any, measured: Sequence[float]) -> Any:
+        """Returns the kept parameters, placed as `like`, or `like` if none are kept.
+
+        Args:
+          like: a parameter tree.
+          measured: held-out losses of the run, in the first process.
+
+        Raises:
+          UserError: what is kept is damaged, or had a higher loss than another.
+        """
+        record = processes.broadcast_from_process_0(lambda: self._checked(measured))
         if record is None:
             return like
         return checkpoints.load_params(self._folder(record["number"]), like)
 
+    def _checked(self, measured: Sequence[float]) -> dict[str, Any] | None:
+        record = self._read()
+        kept = math.inf if record is None else record["loss"]
+        if any(loss < kept for loss in measured):
+            raise UserError(
+                f"{self._directory / _RECORD}: the parameters with the lowest held-out "
+                f"loss, {min(measured):.4f}, were lost: remove {self._directory} and "
+                "run the same command again"
+            )
+        return record
+
     def _replace(self, loss: float, number: int) -> None:
         path = self._directory / _RECORD
-        folders.write_json(path, {"loss": loss, "number": number})
+        sealed.write(path, {"loss": loss, "number": number})
         shutil.rmtree(self._folder(number - 1), ignore_errors=True)
 
     def _folder(self, number: int) -> Path:
         return self._directory / f"best-{number}"
 
     def _record(self) -> dict[str, Any] | None:
+        return processes.broadcast_from_process_0(self._read)
+
+    def _read(self) -> dict[str, Any] | None:
         path = self._directory / _RECORD
-        return processes.broadcast_from_process_0(
-            lambda: json.loads(path.read_text()) if path.exists() else None
-        )
+        return sealed.read(path) if path.exists() else None

@@ -1,7 +1,7 @@
 """Orbax checkpoints of training states and of parameters.
 
 Orbax writes in the background; a step counts as saved when its checksums are there, too
-(`training.manifest`). What is damaged is never restored: it is put aside by name, and
+(`io.manifest`). What is damaged is never restored: it is put aside by name, and
 the newest whole step is taken.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nemojax.errors import UserError
+from nemojax.io import manifest
 from nemojax.parallel import processes
-from nemojax.training import manifest
 
 DAMAGED = "damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -77,6 +77,7 @@ class Checkpoints:
 
         Raises:
           OSError: the disk has too little space for it; or an earlier save failed.
+          UserError: there is a later step.
         """
         self._wait()
         needed = _ROOM * sum(
@@ -91,7 +92,11 @@ class Checkpoints:
                 f"{free / 1e9:,.2f} GB left",
                 str(self.directory),
             )
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        if not self._manager.save(step, args=ocp.args.StandardSave(state)):
+            raise UserError(
+                f"checkpoint {step} cannot be saved: {self.directory} has a later one: "
+                f"{self._manager.latest_step()}; remove what is not of this run"
+            )
         self._thread = threading.Thread(target=self._finish, args=(step,))
         self._thread.start()
 
@@ -105,15 +110,27 @@ class Checkpoints:
           The state, or None: there is no whole one.
 
         Raises:
-          UserError: it is the state of another model or optimizer.
+          UserError: it is the state of another model or optimizer, or of another
+            step than its folder says.
         """
         abstract = jax.tree.map(_abstract, like)
         for step in reversed(self.steps()):
             if self._is_whole(step):
                 self._require_same(step, abstract)
                 args = ocp.args.StandardRestore(abstract)
-                return self._manager.restore(step, args=args)
+                found = self._manager.restore(step, args=args)
+                self._require_own(step, found)
+                return found
         return None
+
+    def _require_own(self, step: int, state: Any) -> None:
+        """Refuses a folder that was renamed: later steps would not be saved."""
+        done = int(getattr(state, "step", step))
+        if done != step:
+            raise UserError(
+                f"{self.directory / str(step)} holds the state after step {done}: "
+                f"rename it to {done}, or remove it"
+            )
 
     def _require_same(self, step: int, abstract: Any) -> None:
         """Refuses another dtype, to which Orbax would cast without a word."""
@@ -248,10 +265,17 @@ def save_params(directory: Path, params: Any) -> None:
     processes.barrier("an older tree is removed")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, params)
+    processes.barrier("a tree is written")
+    manifest.write(directory, jax.process_index(), jax.process_count())
 
 
 def load_params(directory: Path, like: Any) -> Any:
-    """Reads a parameter tree with the shapes, dtypes and shardings of `like`."""
+    """Reads a parameter tree with the shapes, dtypes and shardings of `like`.
+
+    Raises:
+      UserError: as `manifest.verify`.
+    """
+    manifest.verify(Path(directory))
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(
             Path(directory).absolute(), jax.tree.map(_abstract, like)

@@ -1,10 +1,11 @@
 """Time of a run by kind: productive steps, and all that is not."""
 
 import contextlib
-import json
 import pathlib
 import time
 from collections.abc import Iterator
+
+from nemojax.io import sealed
 
 GOODPUT = "goodput.jsonl"
 # What an attempt at a run spends its time on. "lost" are steps of an attempt before it
@@ -61,17 +62,15 @@ class Clock:
 def write(directory: pathlib.Path, seconds: dict[str, float]) -> None:
     """Adds a line for this attempt."""
     with (directory / GOODPUT).open("a") as file:
-        file.write(json.dumps(seconds) + "\n")
+        file.write(sealed.line(seconds))
 
 
 def total(directory: pathlib.Path) -> dict[str, float]:
     """Sums over all attempts that could write their line."""
     found = dict.fromkeys(KINDS, 0.0)
-    path = directory / GOODPUT
-    if path.exists():
-        for line in path.read_text().splitlines():
-            for kind, seconds in json.loads(line).items():
-                found[kind] += seconds
+    for line in sealed.read_lines(directory / GOODPUT):
+        for kind, seconds in line.items():
+            found[kind] += seconds
     return found
 
 

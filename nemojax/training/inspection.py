@@ -8,7 +8,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nemojax.errors import UserError
-from nemojax.training import checkpoints, manifest
+from nemojax.io import manifest
+from nemojax.training import checkpoints
 
 _STATE = "default"  # what Orbax calls the only item of a step
 

@@ -95,8 +95,8 @@ def train(
       UserError: there is no batch.
       Diverged: too many steps in a row were not applied; names the last.
       OSError: a checkpoint could not be saved.
-      Stopped: SIGTERM; a checkpoint has been saved. Without checkpoints it is not
-        listened to.
+      Stopped: SIGTERM or Ctrl-C; a checkpoint has been saved. Without checkpoints
+        neither is listened to.
     """
     if not len(source):
         raise UserError(f"{run.name}: the data do not fill one batch")
@@ -240,7 +240,7 @@ class _Steps:
     def _save(self, done: int, state: TrainState) -> None:
         assert self.saved is not None and self.stop_requested is not None
         self.saved.check()
-        stop_requested = self.stop_requested(done) if done < self.total else False
+        stop_requested = self.stop_requested(done)
         if done == self.total:
             due = self.settings.save_last
         else:

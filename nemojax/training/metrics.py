@@ -1,13 +1,13 @@
 """Metrics of a run: `metrics.jsonl`, TensorBoard, and the text of a progress line."""
 
 import functools
-import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nemojax.io import folders
+from nemojax.io import folders, sealed
 
 
 class MetricsLog:
@@ -23,9 +23,16 @@ class MetricsLog:
 
     def __init__(self, path: Path, start_step: int = 0):
         self.path = path
-        rows = read_metrics(path)
+        rows = [row for row in read_metrics(path) if "step" in row]
         kept = [row for row in rows if row["step"] <= start_step]
         dropped = [row for row in rows if row["step"] > start_step]
+        missing = start_step - len(kept)
+        if missing > 0:
+            print(
+                f"{path}: the rows of {missing} of the first {start_step} steps are "
+                "missing: reports will lack them",
+                file=sys.stderr,
+            )
         self.lost_seconds = sum(row.get("seconds", 0.0) for row in dropped)
         path.parent.mkdir(parents=True, exist_ok=True)
         folders.write_file(path, "".join(map(_line, kept)))
@@ -42,27 +49,21 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads the rows of a `metrics.jsonl` up to a torn line; none if there is no file.
+    """Reads the rows of a `metrics.jsonl` as `sealed.read_lines` does.
 
     What is null there was not finite, and is nan.
     """
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        rows.append({k: math.nan if v is None else v for k, v in row.items()})
-    return rows
+    return [
+        {k: math.nan if v is None else v for k, v in row.items()}
+        for row in sealed.read_lines(path)
+    ]
 
 
 def _line(row: dict[str, Any]) -> str:
     def finite(value):
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps({name: finite(value) for name, value in row.items()}) + "\n"
+    return sealed.line({name: finite(value) for name, value in row.items()})
 
 
 def tensorboard(directory: Path) -> Callable[[dict[str, Any]], None]:

@@ -1,15 +1,17 @@
 """Log-probs of the reference policy: computed once, kept on the disk, and read back.
 
-    reference.npy    float32 [N, 2], chosen and rejected of each pair; NaN: not yet
+    reference.bin    of each pair float32 [2], chosen and rejected, and a checksum
     reference.json   the fingerprint of what they were computed with
 
 A number is written when the device gave it, so what a kill leaves is what was done. The
 file of another fingerprint (weights, tokens, limits) is begun anew: nothing of it is
-ever taken for this one's. NaN marks what is missing: a 0 would look like a log-prob.
+ever taken for this one's. A pair whose checksum is not that of its values, its place
+and the fingerprint is missing, whether it was not computed yet, torn or damaged.
 """
 
 import functools
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from nemojax.training.objectives import PreferenceBatch
 from nemojax.training.stage import Options
 from nemojax.training.step import Passes
 
-VALUES, FINGERPRINT = "reference.npy", "reference.json"
+VALUES, FINGERPRINT = "reference.bin", "reference.json"
+_PAIR = np.dtype([("values", "<f4", 2), ("checksum", "<u4")])
 # (batch on the devices) -> float32 [N], log-probs of its sequences; [P, N] of passes.
 LogProbs = Callable[[PreferenceBatch | Passes], jax.Array]
 # A pass writes to the disk itself after so many batches.
@@ -40,7 +43,7 @@ class ReferenceCache:
     """The log-probs of N pairs; of several processes the first one holds the file.
 
     Attributes:
-      values: float32 [N, 2], NaN where they are missing; a view of the file.
+      values: float32 [N, 2], NaN where they are missing: a 0 would look like one.
       computed: batches that were computed since it was opened.
     """
 
@@ -53,16 +56,17 @@ class ReferenceCache:
           pairs: N.
         """
         self.computed = 0
-        shape = pairs, 2
         processes.broadcast_from_process_0(
-            lambda: _begin(directory, fingerprint, shape)
+            lambda: _begin(directory, fingerprint, pairs)
         )
-        self._file = None
+        self._seed = zlib.crc32(json.dumps(fingerprint, sort_keys=True).encode())
+        self._file, values = None, np.full((pairs, 2), np.nan, np.float32)
         if processes.is_process_0():
-            self._file = np.lib.format.open_memmap(directory / VALUES, "r+")
-        sent = np.empty(shape, np.float32) if self._file is None else self._file
-        sent = processes.broadcast_array_from_process_0(sent)
-        self.values = sent if self._file is None else self._file
+            self._file = np.memmap(directory / VALUES, _PAIR, "r+", shape=pairs)
+            sums = self._checksums(np.arange(pairs), self._file["values"])
+            whole = sums == self._file["checksum"]
+            values[whole] = self._file["values"][whole]
+        self.values = processes.broadcast_array_from_process_0(values)
 
     def fill(
         self,
@@ -87,12 +91,26 @@ class ReferenceCache:
                 if len(rows):
                     found = log_probs(part)[: 2 * len(members)].reshape(-1, 2)
                     _check_finite(found[rows], members[rows])
-                    self.values[members[rows]] = found[rows]
+                    self._keep(members[rows], found[rows])
                     self.computed += 1
                     if self.computed % _FLUSH_BATCHES == 0:
                         self._flush()
             progress(k + 1, total)
         self._flush()
+
+    def _keep(self, pairs: np.ndarray, values: np.ndarray) -> None:
+        self.values[pairs] = values
+        if self._file is not None:
+            self._file["values"][pairs] = values
+            self._file["checksum"][pairs] = self._checksums(pairs, values)
+
+    def _checksums(self, pairs: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Computes uint32 [len(pairs)]; of what was not written, zeros, it is not 0."""
+        rows = zip(pairs.astype("<i8"), values.astype("<f4"), strict=True)
+        sums = (
+            zlib.crc32(pair.tobytes() + row.tobytes(), self._seed) for pair, row in rows
+        )
+        return np.fromiter(sums, np.uint32, len(pairs))
 
     def _flush(self) -> None:
         if self._file is not None:
@@ -164,18 +182,15 @@ def _check_finite(values: np.ndarray, members: np.ndarray) -> None:
         )
 
 
-def _begin(
-    directory: Path, fingerprint: dict[str, str], shape: tuple[int, int]
-) -> None:
+def _begin(directory: Path, fingerprint: dict[str, str], pairs: int) -> None:
     """Makes the file where there is none of this fingerprint."""
     directory.mkdir(parents=True, exist_ok=True)
     path, mark = directory / VALUES, directory / FINGERPRINT
-    if _is(mark, fingerprint) and _has_shape(path, shape):
+    size = pairs * _PAIR.itemsize
+    if _is(mark, fingerprint) and path.exists() and path.stat().st_size == size:
         return
     mark.unlink(missing_ok=True)  # before the values go: never old with new
-    empty = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    empty[:] = np.nan
-    empty.flush()
+    path.write_bytes(bytes(size))
     folders.write_json(mark, fingerprint)
 
 
@@ -184,11 +199,3 @@ def _is(mark: Path, fingerprint: dict[str, str]) -> bool:
         return json.loads(mark.read_text()) == fingerprint
     except (OSError, ValueError):
         return False
-
-
-def _has_shape(path: Path, shape: tuple[int, int]) -> bool:
-    try:
-        found = np.lib.format.open_memmap(path, "r")
-    except (OSError, ValueError):
-        return False
-    return found.shape == shape and found.dtype == np.float32

@@ -83,7 +83,7 @@ class Options:
 
     spec: LayoutSpec
     checkpoint_every: int = 100
-    checkpoint_minutes: float = 0.0
+    checkpoint_minutes: float = 10.0
     tensorboard: bool = False
     spike_factor: float = 0.0
     profile_steps: tuple[int, int] | None = None
@@ -140,7 +140,9 @@ def run(stage: Stage, params: Any, directory: Path, options: Options) -> Trained
     del params
     step = _steps(stage, options, frozen)
     state, history = loop.train(training_run, state, step, stage.source)
-    params = best.params(state.params) if best else state.params
+    params = state.params
+    if best:
+        params = best.params(params, [row[LOSS] for row in history if LOSS in row])
     if low_rank is None:
         return Trained(params, None, history)
     return Trained(lora.merge(base, params, low_rank.scale), params, history)

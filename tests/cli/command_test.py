@@ -4,6 +4,7 @@ import errno
 import gc
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,13 +68,21 @@ def test_interruption_lost_in_a_callback_of_the_collector_comes_again(capsys):
     assert capsys.readouterr().err.startswith("interrupted")
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(Stopped("stopped at 3"), 0), (Diverged("step 4 was not applied"), 3)],
-)
-def test_training_that_ends_early_is_told_in_one_line(error, status, capsys):
-    assert command.main(raises(error)) == status
+def test_training_that_does_not_get_on_is_told_in_one_line(capsys):
+    error = Diverged("step 4 was not applied")
+    assert command.main(raises(error)) == command.DIVERGED
     assert capsys.readouterr().err == f"{error}\n"
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_training_that_was_stopped_names_the_command(capsys, monkeypatch, interrupted):
+    """After Ctrl-C a script that called it must not go on: that is no success."""
+    monkeypatch.setattr(sys, "argv", ["sft", "--out=two  words"])
+    error = Stopped("stopped at 3")
+    error.interrupted = interrupted
+    assert command.main(raises(error)) == (130 if interrupted else 0)
+    message = capsys.readouterr().err
+    assert re.fullmatch(r"stopped at 3: python .*'--out=two  words'\n", message)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +102,8 @@ def test_message_over_several_lines_becomes_one(capsys):
 def test_interruption_names_the_stage_and_how_to_go_on(capsys):
     status = command.main(raises(KeyboardInterrupt(), "pretrain"))
     assert status == 130
-    assert capsys.readouterr().err == (
-        "interrupted in stage pretrain: run the same command again to continue\n"
+    assert capsys.readouterr().err.startswith(
+        "interrupted in stage pretrain: run the same command again to continue"
     )
 
 

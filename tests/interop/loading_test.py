@@ -58,13 +58,13 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(folder, tokenizer, tmp_pa
     other = tokenizers.train(TEXTS, vocab_size=39, byte_fallback=False)
     other.save(folder / "tokenizer.model")
     with pytest.raises(UserError, match=other.fingerprint[:16]) as error:
-        loading.load(folder)
+        loading.load_tokenizer(folder)
     assert tokenizer.fingerprint[:16] in str(error.value)
     # Of a model that an earlier version wrote nothing is known.
     fields = json.loads((folder / "model.json").read_text())
     del fields["tokenizer_sha256"]
     (folder / "model.json").write_text(json.dumps(fields))
-    found = loading.load(folder)
+    found = loading.load(folder, verify=False)
     assert found.tokenizer.fingerprint == other.fingerprint
 
 
@@ -232,7 +232,7 @@ def test_the_template_of_a_checkpoint_comes_before_the_one_built_in(tmp_path):
 def test_what_is_missing_or_damaged_is_named(folder, spoil, message):
     spoil(folder)
     with pytest.raises(ValueError, match=message):
-        loading.load(folder)
+        loading.load(folder, verify=False)
 
 
 def test_a_template_that_there_is_not(folder):
@@ -245,3 +245,36 @@ def test_a_tokenizer_with_more_pieces_than_the_model(tmp_path):
     folder = write(tmp_path / "mine", SIZES, {"tokenizer.model": tmp_path / "file"})
     with pytest.raises(ValueError, match="the tokenizer has 320 pieces, the model 64"):
         loading.load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.json", "tokenizer.model", "params"])
+def test_a_changed_file_is_named(folder, name):
+    path = folder / name
+    if path.is_dir():
+        path = max(path.rglob("*"), key=lambda file: file.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=path.name):
+        loading.load(folder)
+
+
+def test_a_changed_folder_is_read_if_it_must_be(folder, capsys):
+    path = folder / "model.json"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(UserError, match=r"model.json: has .* remove manifest"):
+        loading.load(folder)
+    assert_same(loading.load(folder, verify=False).params, random_params(SIZES))
+    (folder / "manifest.0.json").unlink()  # as if of an earlier version
+    assert_same(loading.load(folder).params, random_params(SIZES))
+    assert f"{folder} has no checksums: not verified" in capsys.readouterr().err
+
+
+def test_damage_without_checksums_is_told_in_one_line(folder):
+    (folder / "manifest.0.json").unlink()
+    for path in (folder / "params").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(UserError, match="params: cannot be read") as error:
+        loading.load(folder)
+    assert "\n" not in str(error.value)

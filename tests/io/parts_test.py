@@ -103,6 +103,9 @@ def test_a_missing_or_changed_part_is_named(tmp_path):
     rows.write_text(text + "{}\n")
     with pytest.raises(WorkdirError, match=r"part-00001.jsonl: its size has changed"):
         Parts(tmp_path)
+    rows.write_text(text[::-1])
+    with pytest.raises(WorkdirError, match=r"part-00001.jsonl: its bytes have changed"):
+        Parts(tmp_path)
     rows.unlink()
     with pytest.raises(WorkdirError, match=r"part-00001.*missing.*part-00002"):
         Parts(tmp_path)

@@ -1,6 +1,5 @@
 """A run's folder is its own, and what is finished in it is done once."""
 
-import json
 import os
 import pathlib
 import signal
@@ -10,7 +9,8 @@ import time
 
 import pytest
 
-from nemojax.io import folders, workdir
+from nemojax.errors import UserError
+from nemojax.io import folders, sealed, workdir
 from nemojax.io.workdir import Workdir, WorkdirError
 
 CONFIGURATION = {"seed": 1, "model": {"layers": 2}, "rates": (0.1, 0.2)}
@@ -38,7 +38,7 @@ def open_again(folder, configuration=None):
 
 def test_a_new_folder_gets_its_configuration(folder):
     open_again(folder)
-    stored = json.loads((folder / "configuration.json").read_text())
+    stored = sealed.read(folder / "configuration.json")
     assert stored == {"seed": 1, "model": {"layers": 2}, "rates": [0.1, 0.2]}
     open_again(folder)  # a tuple is what JSON makes of it
 
@@ -46,10 +46,13 @@ def test_a_new_folder_gets_its_configuration(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 2}, r"\(seed: 1 there, 2 now\)"),
-        ({"extra": 5}, r"\(extra: None there, 5 now\)"),
-        ({"model": {"layers": 3}}, r"\(model.layers: 2 there, 3 now"),
-        ({"seed": 2, "rates": []}, r"\(rates: .*; also seed\)"),
+        ({"seed": 2}, r"\(seed: 1 -> 2\)"),
+        ({"extra": 5}, r"\(extra: nothing -> 5\)"),
+        ({"model": {"layers": 3}}, r"\(model.layers: 2 -> 3"),
+        (
+            {"seed": 2, "rates": []},
+            r"\(rates: nothing -> \[\]; seed: 1 -> 2; rates.0: 0.1 -> n",
+        ),
     ],
 )
 def test_another_configuration_is_refused_by_key_and_changes_nothing(
@@ -61,6 +64,16 @@ def test_another_configuration_is_refused_by_key_and_changes_nothing(
         open_again(folder, CONFIGURATION | change)
     assert contents(folder) == before
     open_again(folder)
+
+
+def test_a_result_that_was_changed_is_not_taken(folder):
+    workdir = Workdir(folder, CONFIGURATION)
+    workdir.stage("one", lambda directory: {"loss": 1.5})
+    path = folder / "one" / "result.json"
+    path.write_text(path.read_text().replace("1.5", "2.5"))
+    with pytest.raises(UserError, match=r"one/result\.json: it was changed"):
+        workdir.stage("one", lambda directory: {})
+    workdir.close()
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(tmp_path):
@@ -82,7 +95,7 @@ def test_a_file_is_refused(tmp_path):
 def test_a_configuration_that_cannot_be_read_is_refused(folder, text):
     folder.mkdir(parents=True)
     (folder / "configuration.json").write_text(text)
-    with pytest.raises(WorkdirError, match=r"configuration\.json cannot be read"):
+    with pytest.raises(UserError, match=r"configuration\.json: "):
         open_again(folder)
 
 
@@ -221,4 +234,4 @@ def test_a_json_file_is_never_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(folders.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         folders.write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert folders.read_json(path) == {"a": 1}

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nemojax.errors import UserError
 from nemojax.parallel import fingerprint
 from nemojax.parallel import mesh as meshes
 from nemojax.training import checkpoints
+from tests.training import toy_run
 
 
 def tree(seed=0):
@@ -174,3 +176,18 @@ def test_a_bit_changes_the_hash():
     """-0.0 and 0.0 are equal numbers, but not equal bits."""
     hashes = {fingerprint.parameters_sha256([jnp.float32(x)]) for x in (0.0, -0.0)}
     assert len(hashes) == 2
+
+
+def test_a_renamed_step_is_refused_and_no_save_waits_for_it(tmp_path):
+    """Orbax would leave out each step before the one that its folder names."""
+    folder = tmp_path / "run" / "checkpoints"
+    toy_run.train(tmp_path / "run", toy_run.Batches())
+    (folder / "6").rename(folder / "11")
+    with pytest.raises(UserError, match=r"11 holds the state after step 6: rename it"):
+        toy_run.train(tmp_path / "run", toy_run.Batches())
+    run = checkpoints.Checkpoints(folder)
+    with pytest.raises(
+        UserError, match=r"checkpoint 9 cannot be saved: .*later one: 11"
+    ):
+        run.save(9, tree(9))
+    run.close()

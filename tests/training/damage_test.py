@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nemojax.io import manifest
 from nemojax.parallel import fingerprint
-from nemojax.training import checkpoints, manifest
+from nemojax.training import checkpoints
 
 
 def state(step):

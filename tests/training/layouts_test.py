@@ -15,12 +15,12 @@ import jax
 import numpy as np
 import pytest
 
+from nemojax.io import manifest
 from nemojax.models import forward
 from nemojax.parallel import mesh as meshes
 from nemojax.parallel.layout import Layout
 from nemojax.training import (
     loop,
-    manifest,
     metrics,
     objectives,
     optimizer,

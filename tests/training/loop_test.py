@@ -1,6 +1,5 @@
 """A run that is stopped and started again ends like one that was not."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -18,6 +17,7 @@ from nemojax.parallel.layout import Layout
 from nemojax.training import (
     goodput,
     loop,
+    metrics,
     optimizer,
     placement,
     sources,
@@ -32,8 +32,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def lines(directory):
     """`metrics.jsonl` without the seconds, which no two runs share."""
-    text = (directory / "metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = metrics.read_metrics(directory / "metrics.jsonl")
     assert all(row.pop("seconds") >= 0 for row in rows)
     return rows
 
@@ -126,8 +125,7 @@ def test_the_time_of_a_run_is_told_by_kind(tmp_path):
         if path.name == "6":
             shutil.rmtree(path)  # as if it had never been saved: three steps are lost
     toy_run.train(tmp_path, toy_run.Batches())
-    rows = json.loads((tmp_path / "goodput.jsonl").read_text().splitlines()[1])
-    assert rows["lost"] > 0
+    assert goodput.total(tmp_path)["lost"] > 0
     assert goodput.text(seconds).startswith("productive ")
 
 

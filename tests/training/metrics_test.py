@@ -19,7 +19,25 @@ def test_a_log_gives_back_its_rows(tmp_path):
     write(path, [1, 2])
     expected = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
     assert metrics.read_metrics(path) == expected
-    assert [json.loads(line) for line in path.read_text().splitlines()] == expected
+    for line, row in zip(path.read_text().splitlines(), expected, strict=True):
+        assert json.loads(line).items() > row.items()
+
+
+def test_a_row_that_was_changed_is_told_and_never_used(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    write(path, [1, 2, 3])
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    assert [row["step"] for row in metrics.read_metrics(path)] == [1, 3]
+    assert f"{path}, line 2: left out: it was changed" in capsys.readouterr().err
+
+
+def test_rows_that_are_missing_are_told_when_a_run_goes_on(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    write(path, [1, 2])
+    metrics.MetricsLog(path, start_step=2).close()
+    assert capsys.readouterr().err == ""
+    metrics.MetricsLog(path, start_step=5).close()
+    assert f"{path}: the rows of 3 of the first 5 steps" in capsys.readouterr().err
 
 
 def test_each_row_is_on_disk_before_the_next_step(tmp_path):

@@ -77,11 +77,40 @@ def test_a_file_of_another_size_is_not_taken(tmp_path):
     assert np.isnan(ReferenceCache(tmp_path, MARK, 11).values).all()
 
 
-# A kill leaves a file that is empty, has a part of its header, or no values yet.
-@pytest.mark.parametrize("length", [0, 4, 64, 128, 200])
+def test_each_damaged_pair_is_computed_again_and_no_other(tmp_path):
+    """Whatever bit of the file is flipped."""
+    values = np.array(filled(tmp_path).values)
+    path = tmp_path / "reference.bin"
+    whole = path.read_bytes()
+    size = len(whole) // len(GROUPS)
+    for bit in range(0, 8 * len(whole), 5):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        found = ReferenceCache(tmp_path, MARK, len(GROUPS)).values
+        wrong = np.arange(len(GROUPS)) == bit // 8 // size
+        np.testing.assert_array_equal(np.isnan(found).any(1), wrong)
+    np.testing.assert_array_equal(filled(tmp_path).values, values)
+
+
+def test_values_of_other_pairs_and_files_are_not_taken(tmp_path):
+    """Also where they came whole from there."""
+    filled(tmp_path / "a")
+    filled(tmp_path / "b", MARK | {"examples": "c"})
+    path = tmp_path / "a" / "reference.bin"
+    whole = path.read_bytes()
+    path.write_bytes((tmp_path / "b" / "reference.bin").read_bytes())
+    assert np.isnan(ReferenceCache(tmp_path / "a", MARK, len(GROUPS)).values).all()
+    size = len(whole) // len(GROUPS)
+    path.write_bytes(whole[size : 2 * size] + whole[:size] + whole[2 * size :])
+    found = ReferenceCache(tmp_path / "a", MARK, len(GROUPS)).values
+    assert np.flatnonzero(np.isnan(found).any(1)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("length", [0, 4, 64])
 def test_a_torn_file_is_not_taken(tmp_path, length):
     filled(tmp_path)
-    path = tmp_path / "reference.npy"
+    path = tmp_path / "reference.bin"
     path.write_bytes(path.read_bytes()[:length])
     assert np.isnan(ReferenceCache(tmp_path, MARK, len(GROUPS)).values).all()
 

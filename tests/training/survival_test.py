@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from nemojax.training import manifest, metrics
+from nemojax.io import manifest
+from nemojax.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -20,6 +21,8 @@ def start(folder, steps, every, pause):
     return subprocess.Popen(
         [*command, str(steps), str(every), str(pause)],
         cwd=ROOT,
+        # A shell's background jobs are started with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -60,6 +63,42 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
     assert f"stopped as requested after step {step} of 60" in err
     assert step < 25 and manifest.problems(folder / "checkpoints" / str(step)) == []
     assert finished(folder, 60, 25, 0.0) == whole
+
+
+def interrupted(tmp_path, pause):
+    """A run of 60 steps that got Ctrl-C after its fifth or later, and its folder."""
+    folder = tmp_path / "interrupted"
+    process = start(folder, 60, 25, pause)
+    wait_for_step(process, folder, 5)
+    process.send_signal(signal.SIGINT)
+    return process, folder
+
+
+def test_ctrl_c_loses_nothing_and_names_the_step_and_the_command(tmp_path):
+    process, folder = interrupted(tmp_path, 0.05)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    step = last_step(folder)
+    assert "stopping once this step is done and saved" in err
+    assert f"stopped as requested after step {step} of 60, which is saved" in err
+    assert f"python -m tests.training.toy_run {folder} 60 25 0.05" in err
+    assert step < 25 and manifest.problems(folder / "checkpoints" / str(step)) == []
+    whole = finished(tmp_path / "whole", 60, 25, 0.0)
+    assert finished(folder, 60, 25, 0.0) == whole
+    assert last_step(folder) == 60
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    """In a step that takes long."""
+    process, folder = interrupted(tmp_path, 0.5)
+    while "Ctrl-C again: at once" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted: run the same command again" in err
+    assert "as requested" not in err
+    assert not list((folder / "checkpoints").glob("[0-9]*"))
 
 
 def wait_for_new_rows(process, folder):

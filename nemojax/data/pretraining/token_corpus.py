@@ -16,7 +16,7 @@ from typing import Any
 from nemojax.data.pretraining import corpus, token_files
 from nemojax.data.pretraining.token_files import Group, TokenFile, TokenizeJob
 from nemojax.data.text.tokenizer import Tokenizer
-from nemojax.io import files, folders
+from nemojax.io import files, folders, sealed
 from nemojax.io.quarantine import DataError, Quarantine
 
 INDEX, TOKENIZER = "index.json", "tokenizer.model"
@@ -97,7 +97,7 @@ def tokenize(
         "rejects": bad.total,
         "totals": _by_class(facts.values()),
     }
-    folders.write_json(out / INDEX, index)
+    sealed.write(out / INDEX, index)
     return index
 
 
@@ -185,9 +185,14 @@ class TokenCorpus:
                 f"{self.folder}: no tokenized text there ({INDEX} is missing): make it "
                 "with python -m experiments.tokenize"
             )
-        self.index = json.loads(path.read_text())
+        self.index = sealed.read(path)
+        if not {"files", "tokenizer"} <= self.index.keys():
+            raise DataError(f"{path}: no whole index; tokenize again")
         self.files = [TokenFile(self.folder / name) for name in self.index["files"]]
-        self.tokenizer = Tokenizer((self.folder / TOKENIZER).read_bytes())
+        model = self.folder / TOKENIZER
+        self.tokenizer = Tokenizer.load(model)
+        if self.tokenizer.fingerprint != self.index["tokenizer"]:
+            raise DataError(f"{model}: not the tokenizer of the text beside it")
 
     def totals(self, split: str) -> dict[Group, int]:
         """Returns the tokens of each group of a split."""
@@ -200,14 +205,15 @@ class TokenCorpus:
 
     def bytes_per_token(self, text_class: str, split: str) -> float:
         """Returns the bytes of UTF-8 that a token of a class stands for."""
-        totals = self.index["totals"][f"{text_class} {split}"]
+        found = _by_class(file.facts for file in self.files)
+        totals = found[f"{text_class} {split}"]
         return totals["bytes"] / totals["tokens"]
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the files, contents and tokenizer, not of their place."""
+        """Fingerprint of files, contents, groups and tokenizer, not of their place."""
         facts = [
-            (name, file.facts["sha256"])
+            (name, [file.facts[key] for key in ("sha256", "groups", "dtype")])
             for name, file in zip(self.index["files"], self.files, strict=True)
         ]
         content = json.dumps([self.index["tokenizer"], facts], sort_keys=True)

@@ -1,19 +1,22 @@
 """A file of tokenized text: an ArrayRecord with what is needed to find things in it.
 
     NAME.array_record   records of token ids: a document, or 16,384 tokens of one
-    NAME.npz            of each record: its tokens, its group, the row it was read from
+    NAME.npz            of each record: tokens, group, row of the input, checksum
     NAME.rejects.jsonl  rows that gave no document, with file, row, field and reason
-    NAME.json           groups, counts and checksums; written last
+    NAME.json           groups, counts and checksums, its own, too; written last
 
 A group is what blends tell apart: class, language, source and split. The end of a
-document is the end-of-text token. ArrayRecord checks every record when it is read.
+document is the end-of-text token. Every record is verified when it is read, what
+stands beside them when they are opened.
 """
 
 import collections
 import dataclasses
 import functools
-import json
+import hashlib
+import io
 import pathlib
+import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -23,12 +26,14 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from nemojax.data.held_out import is_held_out
 from nemojax.data.pretraining import corpus
 from nemojax.data.text.tokenizer import Tokenizer
-from nemojax.io import folders, quarantine
+from nemojax.errors import UserError
+from nemojax.io import folders, quarantine, sealed
 from nemojax.io.quarantine import DataError
 
 VERSION = 1
 RECORD_TOKENS = 16_384
 RECORDS, ARRAYS, FACTS = ".array_record", ".npz", ".json"
+_COLUMNS, _CHECKSUM = ("tokens", "group", "row"), "checksum"
 REJECTS = f".{quarantine.REJECTS}"
 TRAINING, VALIDATION = "training", "validation"
 # Every record by itself, as it is: read at random, and kept as numpy sees it.
@@ -105,7 +110,7 @@ def tokenize(job: TokenizeJob, tokenizer: Tokenizer) -> dict[str, Any]:
         writer.add(ids, group, row, corpus.utf8_bytes(document.text))
     facts = settings | writer.close() | {"rejects": rejects.total} | rejects.facts
     rejects.write(_with(job.out, REJECTS))
-    folders.write_json(_with(job.out, FACTS), facts)
+    sealed.write(_with(job.out, FACTS), facts)
     return facts
 
 
@@ -117,7 +122,10 @@ def _finished(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | N
     path = _with(out, FACTS)
     if not path.exists():
         return None
-    facts = json.loads(path.read_text())
+    try:
+        facts = sealed.read(path)
+    except UserError:
+        return None
     # Without reasons: of an earlier version, which did not count them.
     same = "reasons" in facts and all(
         facts.get(name) == value for name, value in settings.items()
@@ -143,24 +151,27 @@ class _Writer:
         self._out, self._dtype = out, ids_dtype
         self._records = ArrayRecordWriter(str(_with(out, RECORDS)), _WRITER_OPTIONS)
         self._groups: dict[Group, int] = {}
-        self._rows: list[tuple[int, int, int]] = []  # tokens, group, row of the input
+        # Tokens, group, row of the input, checksum.
+        self._rows: list[tuple[int, int, int, int]] = []
         self._counts: dict[int, collections.Counter] = {}
 
     def add(self, ids: list[int], group: Group, row: int, num_bytes: int) -> None:
         number = self._groups.setdefault(group, len(self._groups))
         for start in range(0, len(ids), RECORD_TOKENS):
-            part = np.array(ids[start : start + RECORD_TOKENS], self._dtype)
-            self._records.write(part.tobytes())
-            self._rows.append((len(part), number, row))
+            part = np.array(ids[start : start + RECORD_TOKENS], self._dtype).tobytes()
+            self._records.write(part)
+            tokens = len(part) // self._dtype.itemsize
+            self._rows.append((tokens, number, row, zlib.crc32(part)))
         counts = self._counts.setdefault(number, collections.Counter())
         counts.update(documents=1, tokens=len(ids), bytes=num_bytes)
 
     def close(self) -> dict[str, Any]:
         self._records.close()
-        columns = np.array(self._rows, np.int64).reshape(-1, 3).astype(np.int32)
-        names = ("tokens", "group", "row")
+        columns = np.array(self._rows, np.int64).reshape(-1, 4)
+        *numbers, sums = columns.T
+        arrays = dict(zip(_COLUMNS, np.array(numbers, np.int32), strict=True))
         with _with(self._out, ARRAYS).open("wb") as stream:
-            np.savez(stream, **dict(zip(names, columns.T, strict=True)))
+            np.savez(stream, **arrays, **{_CHECKSUM: sums.astype(np.uint32)})
         written = {
             suffix: folders.sha256(_with(self._out, suffix))
             for suffix in (RECORDS, ARRAYS)
@@ -185,29 +196,30 @@ class TokenFile:
         """Opens what `tokenize` wrote.
 
         Raises:
-          DataError: a part is missing, cut short or of another version.
+          DataError: a part is missing, damaged or of another version.
         """
         self.out = out
         self.path = _with(out, RECORDS)
-        facts = _with(out, FACTS)
         try:
-            self.facts = json.loads(facts.read_text())
-            with np.load(_with(out, ARRAYS)) as arrays:
-                self.tokens, self.group, self.row = (
-                    arrays[name] for name in ("tokens", "group", "row")
-                )
+            self.facts = sealed.read(_with(out, FACTS))
+            if self.facts["version"] != VERSION:
+                raise ValueError("another version")
+            arrays = _arrays(_with(out, ARRAYS), self.facts["sha256"][ARRAYS])
+            self.tokens, self.group, self.row = (arrays[name] for name in _COLUMNS)
+            self._checksums = arrays.get(_CHECKSUM)  # an earlier version had none
+            self.groups = [
+                Group(*(group[name] for name in Group._fields))
+                for group in self.facts["groups"]
+            ]
+            tokens = np.bincount(self.group, self.tokens, len(self.groups)).tolist()
+            if tokens != [group["tokens"] for group in self.facts["groups"]]:
+                raise ValueError("it counts other tokens than it holds")
+            self._dtype = np.dtype(self.facts["dtype"])
             self.path.stat()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise DataError(
                 f"{out}: not a whole tokenized file ({error}); tokenize it again"
             ) from error
-        if self.facts["version"] != VERSION:
-            raise DataError(f"{facts}: another version; tokenize it again")
-        self.groups = [
-            Group(*(group[name] for name in Group._fields))
-            for group in self.facts["groups"]
-        ]
-        self._dtype = np.dtype(self.facts["dtype"])
 
     @functools.cached_property
     def _reader(self) -> ArrayRecordReader:
@@ -237,6 +249,11 @@ class TokenFile:
             raise DataError(
                 f"{self.where(record)}: {len(ids)} tokens, {self.tokens[record]} known"
             )
+        if (
+            self._checksums is not None
+            and zlib.crc32(content) != self._checksums[record]
+        ):
+            raise DataError(f"{self.where(record)}: not as it was written")
         return ids
 
     def where(self, record: int) -> str:
@@ -245,6 +262,14 @@ class TokenFile:
             f"{self.path}, record {record} (row {self.row[record]} of "
             f"{self.facts['input']})"
         )
+
+
+def _arrays(path: pathlib.Path, digest: str) -> dict[str, np.ndarray]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"{path} is not as it was written")
+    with np.load(io.BytesIO(content)) as arrays:
+        return dict(arrays)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from nemojax import losses
 from nemojax.data.batching.examples import Rewards
 from nemojax.data.records import ATTRIBUTES
 from nemojax.io.files import DataError
+from nemojax.io.parts import Parts
 
 SIDES = ("chosen", "rejected")
 
@@ -47,8 +48,13 @@ def read(folder: str | Path, weights: Sequence[float]) -> Rewards:
 
     Raises:
       DataError: there are no scores, or not of pairs, or of other attributes.
+      WorkdirError: they were changed.
     """
-    paths = sorted(Path(folder).glob("part-?????.jsonl"))
+    parts = Parts(Path(folder))  # compares with the checksums
+    paths = sorted(parts.directory.glob("part-?????.jsonl"))
+    cut = parts.directory / f"part-{len(paths):05}.json"
+    if cut.exists():
+        raise DataError(f"{cut}: its rows are missing: score the pairs again")
     if not paths:
         raise DataError(f"{folder}: no scores: part-00000.jsonl is not there")
     found = {}

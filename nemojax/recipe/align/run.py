@@ -13,7 +13,6 @@ report.json           the result
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -29,7 +28,7 @@ from nemojax.errors import UserError
 from nemojax.inference.scoring import pair_rewards
 from nemojax.interop import adapters, find, loading, model_folder
 from nemojax.interop.loading import LoadedModel
-from nemojax.io import files, folders
+from nemojax.io import files, folders, sealed
 from nemojax.io.quarantine import REJECTS
 from nemojax.io.workdir import StageOutput, Workdir, WorkdirError
 from nemojax.models import partition
@@ -318,7 +317,7 @@ def _finish(
     report.plot(rows, directory / "curve.png")
     facts = {
         "final": {
-            "step": len(rows),
+            "step": rows[-1]["step"],
             "loss": rows[-1]["loss"],
             "tokens": int(sum(row["tokens"] for row in rows)),
             "parameters_sha256": digest,
@@ -349,12 +348,12 @@ def _check_same(folder: Path, train: Examples) -> None:
     def check():
         train.quarantine.write(folder / REJECTS)
         path = folder / EXAMPLES
-        if path.exists() and json.loads(path.read_text()) != now:
+        if path.exists() and sealed.read(path) != now:
             raise WorkdirError(
                 f"{folder} holds a run on other examples: the data, the tokenizer or "
                 "the template has changed; choose another work folder"
             )
-        folders.write_json(path, now)
+        sealed.write(path, now)
 
     processes.broadcast_from_process_0(check)
     first = processes.broadcast_from_process_0(lambda: train.fingerprint)

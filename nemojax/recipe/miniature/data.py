@@ -1,7 +1,6 @@
 """The miniature world as training data: documents, labels, demonstrations, pairs."""
 
 import dataclasses
-import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from nemojax.data.text.tokenizer import Tokenizer
 from nemojax.generation import generators
 from nemojax.generation.generators import Generator, Request, ScriptedGenerator
 from nemojax.interop.loading import LoadedModel
+from nemojax.io import sealed
 from nemojax.io.journal import Journal, JournalRow
 from nemojax.recipe.miniature import policy
 from nemojax.recipe.miniature.settings import LENGTH, MiniatureSettings
@@ -231,12 +231,12 @@ def score(
 
 def save_demonstrations(path: Path, rows: Sequence[Answered]) -> None:
     """Writes [prompt, answer] rows."""
-    path.write_text(json.dumps([[task.prompt, answer] for task, answer in rows]))
+    sealed.write(path, {"rows": [[task.prompt, answer] for task, answer in rows]})
 
 
 def load_demonstrations(path: Path) -> list[tuple[str, str]]:
     """Reads (prompt, answer) rows."""
-    return [(prompt, answer) for prompt, answer in json.loads(path.read_text())]
+    return [(prompt, answer) for prompt, answer in sealed.read(path)["rows"]]
 
 
 def scripted_teacher(settings: MiniatureSettings) -> ScriptedTeacher:

@@ -7,6 +7,8 @@ from nemojax.recipe.miniature.policy import Policy
 from nemojax.reporting import statistics
 from nemojax.tasks.miniature.grading import Task
 
+ANSWERS = "answers.json"  # of a stage
+
 
 def answers(policy: Policy, tasks: Sequence[Task]) -> list[str]:
     """Generates greedy answers in the chat format."""

@@ -8,7 +8,6 @@ later stages without the filter and without the preference loss.
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from nemojax.data.batching import examples
 from nemojax.interop import model_folder
+from nemojax.io import sealed
 from nemojax.io.workdir import StageOutput
 from nemojax.models import forward
 from nemojax.parallel import fingerprint
@@ -99,7 +99,7 @@ class MiniatureRecipe(Stages):
             ),
             params,
             directory,
-            dataclasses.replace(self.options, checkpoint_every=1000),
+            self.options,
         )
         files = {TOKENIZER: self.stages["tokenizer"].directory / TOKENIZER}
         model_folder.save(
@@ -269,7 +269,7 @@ class MiniatureRecipe(Stages):
         return self._graded(directory, evaluation.grade(self.tasks, answers))
 
     def _graded(self, directory: Path, graded: dict[str, Any]) -> dict[str, Any]:
-        (directory / "answers.json").write_text(json.dumps(graded["texts"], indent=0))
+        sealed.write(directory / evaluation.ANSWERS, {"texts": graded["texts"]})
         return {
             "metrics": evaluation.family_metrics(self.tasks, graded),
             "correct": graded["correct"],

@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nemojax.io import sealed
 from nemojax.io.workdir import StageOutput
 from nemojax.recipe.miniature import checks, evaluation
 from nemojax.recipe.miniature.settings import MiniatureSettings
@@ -129,7 +129,7 @@ def samples(stages: Stages, tasks: Sequence[Task]) -> list[dict[str, Any]]:
     """Returns responses of the SFT model and of the final one, by family."""
     sides = {}
     for side, name in (("before", "general_sft"), ("after", _final(stages))):
-        texts = json.loads((stages[name].directory / "answers.json").read_text())
+        texts = sealed.read(stages[name].directory / evaluation.ANSWERS)["texts"]
         sides[side] = (NAMES[name], texts, stages[name].result["correct"])
     found = []
     for family in dict.fromkeys(task.family for task in tasks):

@@ -18,7 +18,7 @@ from nemojax.data.pretraining.blends import fingerprint as blend_fingerprint
 from nemojax.data.pretraining.samples import BlendPhase, Samples
 from nemojax.data.pretraining.token_corpus import TokenCorpus
 from nemojax.errors import UserError
-from nemojax.io import folders
+from nemojax.io import sealed
 from nemojax.io.workdir import WorkdirError
 from nemojax.models import forward, partition, presets
 from nemojax.models.config import ModelConfig
@@ -169,7 +169,7 @@ def check_data(
         "blend": [blend_fingerprint(blend) for blend in blends],
     }
     path = directory / DATA
-    before = json.loads(path.read_text()) if path.exists() else now
+    before = sealed.read(path) if path.exists() else now
     changed = [name for name, value in now.items() if before.get(name) != value]
     if changed and not allow_change:
         raise WorkdirError(
@@ -177,7 +177,7 @@ def check_data(
             "resumed run would skip and repeat samples. Choose another --workdir, or "
             "say --allow_data_change"
         )
-    folders.write_json(path, now)
+    sealed.write(path, now)
 
 
 def bits_per_byte(

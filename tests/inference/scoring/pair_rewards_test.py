@@ -1,18 +1,20 @@
-import json
-
 import pytest
 
 from nemojax import losses
 from nemojax.data.records import ATTRIBUTES, UNTRAINED, attribute_names
 from nemojax.inference.scoring import pair_rewards
+from nemojax.io import quarantine
 from nemojax.io.files import DataError
+from nemojax.io.parts import Parts
+from nemojax.io.workdir import WorkdirError
 
 WEIGHTS = losses.ATTRIBUTE_WEIGHTS["nemotron4_340b"]
 
 
-def write(folder, rows, number=0):
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / f"part-{number:05}.jsonl").write_text(text)
+def write(folder, rows):
+    rejects = quarantine.Quarantine()
+    rejects.add(quarantine.BadRow("a.jsonl", 2, "", "tie"))
+    Parts(folder).write(rows, rejects, {})
 
 
 def pair(row, chosen, rejected):
@@ -25,8 +27,7 @@ def test_five_attributes_are_weighed_and_one_is_the_reward(tmp_path):
     nine = dict.fromkeys(UNTRAINED, 9.0) | five
     assert set(attribute_names(9)) == set(nine)
     write(tmp_path, [pair(1, five, nine)])
-    write(tmp_path, [pair(7, {"attribute_0": 2.5}, {"attribute_0": -1.0})], 1)
-    (tmp_path / "part-00000.rejects.jsonl").write_text('{"row": 2}\n')
+    write(tmp_path, [pair(7, {"attribute_0": 2.5}, {"attribute_0": -1.0})])
     found = pair_rewards.read(tmp_path, WEIGHTS)
     expected = sum(w * v for w, v in zip(WEIGHTS, five.values(), strict=True))
     assert found["a.jsonl", 1] == pytest.approx((expected, expected))
@@ -46,4 +47,16 @@ def test_what_is_no_score_of_a_pair_is_named(tmp_path):
         pair_rewards.read(tmp_path, WEIGHTS)
     write(tmp_path, [{"file": "a", "row": 1, "rewards": {"helpfulness": 1.0}}])
     with pytest.raises(DataError, match="row 1: no rewards of a pair"):
+        pair_rewards.read(tmp_path, WEIGHTS)
+
+
+def test_scores_that_were_changed_or_are_missing_are_not_taken(tmp_path):
+    for row in (1, 2):
+        write(tmp_path, [pair(row, {"attribute_0": 2.5}, {"attribute_0": -1.0})])
+    path = tmp_path / "part-00001.jsonl"
+    path.write_text(path.read_text().replace("2.5", "3.5"))
+    with pytest.raises(WorkdirError, match=r"00001.jsonl: its bytes have changed"):
+        pair_rewards.read(tmp_path, WEIGHTS)
+    path.unlink()
+    with pytest.raises(DataError, match=r"00001.json: its rows are missing"):
         pair_rewards.read(tmp_path, WEIGHTS)

@@ -25,7 +25,7 @@ from nemojax.parallel import layout
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.pretrain import pretraining, report
 from nemojax.recipe.pretrain import run as running
-from nemojax.training import schedule
+from nemojax.training import metrics, schedule
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.optimizer import OptimizerConfig
 from nemojax.training.schedule import Schedule
@@ -86,8 +86,7 @@ def run(
 
 
 def rows(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return metrics.read_metrics(workdir / "metrics.jsonl")
 
 
 @pytest.fixture(scope="module")

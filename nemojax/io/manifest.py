@@ -1,18 +1,18 @@
 """Checksums of a folder's files, written last: a folder with them was saved whole.
 
-Orbax restores flipped bytes without a word. Here each process of a run hashes its
-share of a checkpoint's files and writes `manifest.<part>.json`; a folder is whole if
-all parts are there and every file is as they say.
+Orbax restores flipped bytes without a word. Here each process hashes its share of the
+files of a checkpoint, or of a model, and writes `manifest.<part>.json`; a folder is
+whole if all parts are there and every file is as they say.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nemojax.io import folders
+from nemojax.errors import UserError
+from nemojax.io import folders, sealed
 
 _PREFIX = "manifest."
 _THREADS = 8  # hashing releases the interpreter
@@ -32,7 +32,7 @@ def write(folder: pathlib.Path, part: int = 0, of: int = 1) -> None:
     }
     content = {"part": part, "parts": of, "files": files}
     target = folder / f"{_PREFIX}{part}.json"
-    content = {"sha256": _own_hash(content), **content}
+    content = {"sha256": sealed.digest(content), **content}
     folders.write_file(target, json.dumps(content, indent=1))
 
 
@@ -59,7 +59,7 @@ def problems(folder: pathlib.Path, part: int = 0, of: int = 1) -> list[str]:
     for path in sorted(folder.glob(f"{_PREFIX}*.json")):
         try:
             content = json.loads(path.read_bytes())
-            if content.pop("sha256") != _own_hash(content):
+            if content.pop("sha256") != sealed.digest(content):
                 raise ValueError("it was changed")
             wanted = content["parts"]
             seen.add(content["part"])
@@ -80,13 +80,42 @@ def problems(folder: pathlib.Path, part: int = 0, of: int = 1) -> list[str]:
     return found
 
 
+def verify(folder: pathlib.Path) -> bool:
+    """Compares a folder with its checksums; returns whether it has any.
+
+    The processes of a run have to call it together; each reads its share of the files.
+
+    Raises:
+      UserError: a file is missing or not as it was written; names the first.
+    """
+    import jax
+
+    from nemojax.parallel import processes
+
+    if not processes.broadcast_from_process_0(lambda: parts(folder)):
+        return False
+    found = problems(folder, jax.process_index(), jax.process_count())
+    total = processes.total(len(found))
+    if total:
+        first = found[0] if found else "a file, which another process names, is damaged"
+        more = f" (and {total - 1} more)" if total > 1 else ""
+        raise UserError(
+            f"{folder}/{first}{more}: copy the folder or make it again; if the change "
+            "is meant, remove manifest.*.json there"
+        )
+    return True
+
+
 def _difference(
     folder: pathlib.Path, path: pathlib.Path, listed: dict[str, dict[str, Any]]
 ) -> str | None:
     expected = listed[path.relative_to(folder).as_posix()]
     if not path.is_file():
         return "is missing"
-    size, digest = _hash(path)
+    try:
+        size, digest = _hash(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     if size != expected["bytes"]:
         return f"has {size:,} bytes instead of {expected['bytes']:,}"
     return None if digest == expected["sha256"] else "has other bytes than were saved"
@@ -111,7 +140,3 @@ def _hash(path: pathlib.Path) -> tuple[int, str]:
 def _map(function: Callable[[pathlib.Path], T], paths: list[pathlib.Path]) -> list[T]:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, paths))
-
-
-def _own_hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
