@@ -41,7 +41,7 @@ CONVERT = {
     "from_nemo": conversion.from_nemo,
     "model": conversion.to_hugging_face,
 }
-OPTIONS = {"from_hf": ("adapter",), "model": ("vocab_size",)}
+OPTIONS = {"adapter": "from_hf", "vocab_size": "model"}  # flag -> what it goes with
 
 
 def run() -> int:
@@ -53,7 +53,12 @@ def run() -> int:
             "give --from_hf or --from_nemo with --out, or --model with --to_hf"
         )
     source, target = (pathlib.Path(str(FLAGS[name].value)) for name in given)
-    options = {name: FLAGS[name].value for name in OPTIONS.get(given[0], ())}
+    options = {}
+    for name, partner in OPTIONS.items():
+        if FLAGS[name].value is not None:
+            if given[0] != partner:
+                raise UserError(f"--{name} goes with --{partner}")
+            options[name] = FLAGS[name].value
     start = time.monotonic()
     parameters = CONVERT[given[0]](source, target, **options)
     seconds = time.monotonic() - start

@@ -75,9 +75,11 @@ class AdapterConfig:
             return False
         if self.layers_to_transform is None:
             return True
-        lists = "|".join(self.layers_pattern) or r"[^.]*"
-        found = re.match(rf"(?:.*?\.)(?:{lists})\.(\d+)\.", module)
-        return found is not None and int(found[1]) in self.layers_to_transform
+        for lists in self.layers_pattern or (r"[^.]*",):
+            found = re.match(rf"(?:|.*?\.)(?:{lists})\.(\d+)\.", module)
+            if found:
+                return int(found[found.re.groups]) in self.layers_to_transform
+        return False
 
     def rank_of(self, module: str) -> int:
         """Returns the rank of a module's adapter."""
@@ -199,6 +201,7 @@ def _check_pattern(name: str, pattern: str) -> None:
         raise UserError(f"{name} {pattern!r} repeats a group, which is not supported")
     try:
         re.compile(pattern)
+        re.compile(f"(?:{pattern})")  # as a part of another
     except (re.error, RecursionError, OverflowError) as error:
         raise UserError(f"{name} {pattern!r} is no pattern: {error}") from error
 

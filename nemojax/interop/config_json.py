@@ -280,8 +280,11 @@ def _rope(
     fraction = float(
         number({"partial_rotary_factor": fraction}, "partial_rotary_factor")
     )
-    if fraction > 1 or (kind == "llama" and fraction != 1):
-        raise UserError(f"partial_rotary_factor {fraction} of a {kind} model")
+    if kind == "llama" and fraction != 1:
+        raise UserError(
+            f"partial_rotary_factor {fraction} is not supported: a llama model turns "
+            "whole heads"
+        )
     scaling = rope.get("rope_type", rope.get("type", "default"))
     if scaling == "default":
         return theta, fraction, None

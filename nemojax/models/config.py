@@ -63,7 +63,7 @@ class ModelConfig:
       num_kv_heads: key and value heads; divides `num_heads`.
       head_dim: width of one head.
       d_ff: width of the MLP's hidden layer.
-      rotary_fraction: share of each head that is rotated.
+      rotary_fraction: share of each head that is rotated, from 0 to 1.
       rope_theta: base of the rotary frequencies.
       rope_scaling: stretching of the frequencies; None: none.
       norm: one of `NORMS`.
@@ -113,6 +113,8 @@ class ModelConfig:
                 f"num_kv_heads={self.num_kv_heads} must divide "
                 f"num_heads={self.num_heads}"
             )
+        if not 0 <= self.rotary_fraction <= 1:
+            raise UserError(f"rotary_fraction={self.rotary_fraction} is no share")
         if self.rotary_dim % 2:
             raise UserError(
                 f"rotary_fraction={self.rotary_fraction} of head_dim={self.head_dim} "

@@ -109,6 +109,19 @@ def test_flags_that_do_not_go_together_are_refused(flags):
     assert "--from_hf or --from_nemo with --out, or --model with --to_hf" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--from_nemo=a", "--out=b", "--adapter=c"],
+        ["--from_hf=a", "--out=b", "--vocab_size=3"],
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(flags):
+    done = convert(*flags)
+    assert done.returncode == 2
+    assert "goes with --" in done.stderr
+
+
 def test_nothing_is_written_from_a_bad_checkpoint(checkpoint, tmp_path):
     bad = tmp_path / "bad"
     bad.mkdir()

@@ -78,6 +78,7 @@ def test_adapters_of_another_model_are_refused_by_name(tmp_path):
         ({"anything": 0.5}, "anything 0.5 is not supported"),
         ({"target_modules": None}, "target_modules must be"),
         ({"target_modules": [1]}, "target_modules must be a list of names"),
+        ({"layers_pattern": ["(?i)layers"]}, "layers_pattern .* is no pattern"),
         ({"target_modules": "("}, "target_modules '\\(' is no pattern"),
         ({"target_modules": "(a+)+b"}, ".*repeats a group"),
         ({"target_modules": ".*" * 9}, ".*more than 5 repetitions"),

@@ -45,6 +45,11 @@ HONOURED = {
         "layers_to_transform": 0,
         "layers_pattern": "layers",
     },
+    "layers_pattern from the root": {
+        "target_modules": QV,
+        "layers_to_transform": [1],
+        "layers_pattern": ["(blocks)", "model.(layers)"],
+    },
     "exclude_modules": {
         "target_modules": [*QV, "k_proj"],
         "exclude_modules": ["1.self_attn.v_proj", "k_proj"],

@@ -32,6 +32,12 @@ def test_an_odd_number_of_rotated_dimensions_is_refused(config):
         dataclasses.replace(config, head_dim=6)
 
 
+@pytest.mark.parametrize("fraction", [-0.5, 1.5, float("nan")])
+def test_a_rotary_fraction_that_is_no_share_is_refused(config, fraction):
+    with pytest.raises(ValueError, match=r"rotary_fraction=.* is no share"):
+        dataclasses.replace(config, rotary_fraction=fraction)
+
+
 @pytest.mark.parametrize(("fraction", "dims"), [(0.0, 0), (0.5, 6), (1.0, 12)])
 def test_rotary_dim_is_the_fraction_of_a_head(config, fraction, dims):
     assert dataclasses.replace(config, rotary_fraction=fraction).rotary_dim == dims
