@@ -194,7 +194,7 @@ def load(
     ours = (directory / model_folder.MODEL).exists()
     if ours and verify:
         model_folder.verify(directory)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory, template)
     if ours:
         config = model_folder.read_config(directory)
         partition.check(config, layout)
@@ -228,14 +228,18 @@ def load(
     )
 
 
-def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
+def load_tokenizer(directory: str | pathlib.Path, template: str = AUTO) -> AnyTokenizer:
     """Reads the tokenizer of a checkpoint: SentencePiece where there is one of ours.
+
+    Args:
+      directory: folder of the checkpoint.
+      template: template as in `load`, which may say what a control token is.
 
     Raises:
       UserError: there is none, it cannot be read, or it is not the one that the model
         was written with.
     """
-    tokenizer = _read_tokenizer(pathlib.Path(directory))
+    tokenizer = _read_tokenizer(pathlib.Path(directory), template)
     known = model_folder.tokenizer_fingerprints(directory)
     if known and tokenizer.fingerprint not in known:
         raise UserError(
@@ -246,7 +250,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> AnyTokenizer:
     return tokenizer
 
 
-def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
+def _read_tokenizer(directory: pathlib.Path, template: str) -> AnyTokenizer:
     files = tokenizer_files.find(directory)
     if tokenizer_files.MODEL in files:
         try:
@@ -257,8 +261,11 @@ def _read_tokenizer(directory: pathlib.Path) -> AnyTokenizer:
     if tokenizer_files.FAST in files:
         from nemojax.data.text.hf_tokenizer import HuggingFaceTokenizer
 
+        file = pathlib.Path(template)
+        named = template not in (AUTO, NONE, *TEMPLATES) and file.is_file()
+        source = folders.read_text(file) if named else ""
         try:
-            return HuggingFaceTokenizer.load(directory)
+            return HuggingFaceTokenizer.load(directory, source)
         except UserError as error:
             if str(directory) in str(error):
                 raise

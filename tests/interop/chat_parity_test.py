@@ -7,6 +7,7 @@ import pytest
 
 from nemojax.data.records import Conversation, Message
 from nemojax.data.text.jinja_template import JinjaTemplate
+from nemojax.data.text.llama_templates import Llama2Template
 from nemojax.errors import UserError
 from nemojax.interop import loading
 from tests.data.text import chat_tokenizers
@@ -132,6 +133,22 @@ def test_chats_have_the_tokens_of_transformers(tokenizers, name, template):
 def test_other_tokenizers_have_them_too(tokenizers, name, template):
     ours, theirs = tokenizers(name)
     check(ours, theirs, TEMPLATES[template], range(12))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_llama_2_template_built_in_gives_those_tokens(tokenizers, name):
+    ours, theirs = tokenizers(name)
+    source = TEMPLATES["llama 2"]
+    for seed in range(20):
+        messages = [turn for turn in dialogue(seed) if turn["role"] != "system"]
+        if all(turn["content"].strip() for turn in messages):
+            whole = theirs.apply_chat_template(
+                messages, chat_template=source, return_dict=False
+            )
+            talk = conversation(messages)
+            tokens, mask = Llama2Template().encode(ours, talk)
+            assert tokens == whole
+            assert (tokens, mask) == jinja(source, ours.controls).encode(ours, talk)
 
 
 @pytest.mark.parametrize("name", OPENED)

@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+import tokenizers as tokenizers_library
 
 from nemojax.data.records import Conversation
 from nemojax.data.text import tokenizer as tokenizers
@@ -196,6 +197,25 @@ def test_tools_have_the_template_that_is_named_after_them(tmp_path):
         template = loading.load_template(each, "auto", tokenizer)
         assert template
         assert tokenizer.decode(template.encode_prompt(tokenizer, asked)) == "clock"
+
+
+def test_a_template_that_is_named_says_what_marks_turns(tmp_path):
+    """A file may call neither `<|im_start|>` nor what ends a turn special."""
+    library = tokenizers_library.Tokenizer.from_str(
+        llama_tokenizer.tokenizer_json().decode()
+    )
+    library.add_tokens(["<|im_start|>", "<|im_end|>"])
+    path, _ = llama_folder(tmp_path)
+    (path / "tokenizer.json").write_text(library.to_str())
+    chatml = path / "chatml"
+    chatml.write_text("<|im_start|>{{ messages[0].content }}<|im_end|>")
+    assert "<|im_end|>" not in loading.load_tokenizer(path).controls
+    tokenizer = loading.load_tokenizer(path, str(chatml))
+    template = loading.load_template(path, str(chatml), tokenizer)
+    assert template
+    start, *text, end = template.encode_prompt(tokenizer, Conversation.of("<|im_end|>"))
+    assert start == tokenizer.control("<|im_start|>")
+    assert end == tokenizer.control("<|im_end|>") and end not in text
 
 
 def test_named_templates_without_a_default_are_listed(tmp_path):

@@ -144,13 +144,19 @@ class HuggingFaceTokenizer:
         return found
 
     @classmethod
-    def load(cls, path: str | pathlib.Path) -> "HuggingFaceTokenizer":
+    def load(
+        cls, path: str | pathlib.Path, template: str = ""
+    ) -> "HuggingFaceTokenizer":
         """Reads a `tokenizer.json`, or the one of a checkpoint's directory.
 
         The files beside it say which tokens are control tokens, and that it is a
         `LlamaTokenizer`, whose spaces are then those of transformers 5. A token such
         as `<|im_end|>` that the chat template there writes is a control token, too,
         even where no file calls it special.
+
+        Args:
+          path: path of the file, or of the directory.
+          template: a chat template that does not lie there.
 
         Raises:
           OSError: it cannot be read.
@@ -168,7 +174,7 @@ class HuggingFaceTokenizer:
             path.read_bytes(),
             special,
             added=_added(config),
-            templates="".join(template_files.read(path.parent).values()),
+            templates="".join([template, *template_files.read(path.parent).values()]),
             prepend_scheme=_prepend_scheme(config),
         )
 

@@ -229,7 +229,8 @@ def _examples(job: Job) -> tuple[Examples, Examples | None]:
             job.model.name, job.model.tokenizer, job.model.template,
         )  # fmt: skip
     else:
-        name, tokenizer = job.model, loading.load_tokenizer(job.model)
+        name = job.model
+        tokenizer = loading.load_tokenizer(name, job.template)
         template = loading.load_template(name, job.template, tokenizer)
     if template is None:
         raise UserError(

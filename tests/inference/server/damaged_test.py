@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    """A client of a model that gives NaN, whose files name ends that it cannot have."""
+    """A client of a model that gives NaN."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     serving_process.write_model(folder)
     stored = loading.load(folder)
@@ -30,10 +30,7 @@ def client(tmp_path_factory):
     damaged = folder.with_name("damaged")
     files = {"tokenizer.model": (folder / "tokenizer.model").read_bytes()}
     model_folder.save(damaged, stored.config, params, files=files)
-    ends = {"eos_token_id": [2**40, 3, 336, 2**31]}
-    (damaged / "generation_config.json").write_text(json.dumps(ends))
     model = loading.load(damaged)
-    assert model.stop_ids == (3,)
     served = opening.open_model(model, configs.serving(2, 64), limits=Limits())
     with testing.TestClient(application.application(served)) as found:
         yield found
