@@ -84,6 +84,20 @@ def test_a_prompt_can_be_scored_without_an_answer(client):
     assert found.usage.completion_tokens == 0
 
 
+def test_every_answer_that_begins_with_the_prompt_scores_it(client):
+    how = {"model": "tiny", "prompt": PROMPT, "max_tokens": 1, "logprobs": 1, "seed": 1}
+    one = client.completions.create(echo=True, **how).choices[0].logprobs
+    for choice in client.completions.create(echo=True, n=3, **how).choices:
+        assert choice.logprobs.token_logprobs[:-1] == one.token_logprobs[:-1]
+    begun = {}
+    for chunk in client.completions.create(echo=True, n=3, stream=True, **how):
+        for choice in chunk.choices:
+            begun.setdefault(choice.index, choice.logprobs.token_logprobs)
+    for values in begun.values():
+        assert values[: len(one.token_logprobs) - 1] == one.token_logprobs[:-1]
+    assert len(begun) == 3
+
+
 def test_tokens_texts_and_lists_of_both_are_prompts(client, model):
     texts = [PROMPT, "1 + 1 ="]
     ids = [model.tokenizer.encode(text) for text in texts]
