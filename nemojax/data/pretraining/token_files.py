@@ -169,9 +169,12 @@ class _Writer:
         self._records.close()
         columns = np.array(self._rows, np.int64).reshape(-1, 4)
         *numbers, sums = columns.T
-        arrays = dict(zip(_COLUMNS, np.array(numbers, np.int32), strict=True))
+        arrays: dict[str, Any] = dict(
+            zip(_COLUMNS, np.array(numbers, np.int32), strict=True)
+        )
+        arrays[_CHECKSUM] = sums.astype(np.uint32)
         with _with(self._out, ARRAYS).open("wb") as stream:
-            np.savez(stream, **arrays, **{_CHECKSUM: sums.astype(np.uint32)})
+            np.savez(stream, **arrays)
         written = {
             suffix: folders.sha256(_with(self._out, suffix))
             for suffix in (RECORDS, ARRAYS)
