@@ -39,9 +39,8 @@ def stop_requested() -> Iterator[Callable[[int], bool]]:
     import jax
     from jax.experimental import multihost_utils
 
-    requested: list[
-        int
-    ] = []  # an Event has a lock, which a second signal would wait for
+    # An Event has a lock, which a second signal would wait for.
+    requested: list[int] = []
     several = jax.process_count() > 1
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
