@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, pre_tokenizers
 
-from nemojax.data.text import byte_names, template_files
+from nemojax.data.text import byte_names, metaspace, template_files
 from nemojax.data.text.tokenizer import bytes_text
 from nemojax.errors import UserError
 from nemojax.io import folders
@@ -21,7 +20,6 @@ _SIDE_FILES = ("special_tokens_map.json", template_files.CONFIG)
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Names of tokens that are there for chat templates, called special or not.
 _MARKER = re.compile(r"<[|\uff5c].+[|\uff5c]>")
-_SPACE = "\u2581"
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -67,9 +65,9 @@ class HuggingFaceTokenizer:
             raise UserError(f"no tokenizer.json: {error}") from error
         if (
             prepend_scheme
-            and _SPACE in f"{self._all.normalizer}{self._all.pre_tokenizer}"
+            and metaspace.SPACE in f"{self._all.normalizer}{self._all.pre_tokenizer}"
         ):
-            _like_llama(self._all, prepend_scheme)
+            metaspace.like_llama(self._all, prepend_scheme)
         step = self._all.decoder
         decoder = "" if step is None else step.__getstate__().decode()
         self._byte_level = '"ByteLevel"' in decoder
@@ -134,7 +132,7 @@ class HuggingFaceTokenizer:
             for name in ("normalizer", "pre_tokenizer")
             if (part := getattr(self._all, name)) is not None
         }
-        without = {name: _without_prefix(part) for name, part in parts.items()}
+        without = {name: metaspace.without_prefix(part) for name, part in parts.items()}
         if parts == without:
             return self._plain
         model = {"type": "BPE", "vocab": {}, "merges": []}
@@ -175,7 +173,7 @@ class HuggingFaceTokenizer:
             special,
             added=_added(config),
             templates="".join([template, *template_files.read(path.parent).values()]),
-            prepend_scheme=_prepend_scheme(config),
+            prepend_scheme=metaspace.prepend_scheme(config),
         )
 
     def save(self, path: str | pathlib.Path) -> None:
@@ -355,48 +353,3 @@ def _added(config: dict[str, Any]) -> list[tokenizers.AddedToken]:
         raise UserError(
             f"added_tokens_decoder holds no added tokens: {error}"
         ) from error
-
-
-def _prepend_scheme(config: dict[str, Any]) -> str | None:
-    """Returns the prepend scheme of a `LlamaTokenizer`, None of others.
-
-    Transformers 5 makes it anew, of the pieces and two fields of
-    `tokenizer_config.json`, whatever the `tokenizer.json` says.
-    """
-    if str(config.get("tokenizer_class")).removesuffix("Fast") != "LlamaTokenizer":
-        return None
-    if config.get("add_prefix_space") is False:
-        return "never"
-    return "always" if config.get("legacy") else "first"
-
-
-def _like_llama(tokenizer: tokenizers.Tokenizer, prepend_scheme: str) -> None:
-    """Gives a tokenizer of pieces the steps of a `LlamaTokenizer`."""
-    tokenizer.normalizer = None
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-        replacement=_SPACE, prepend_scheme=prepend_scheme, split=False
-    )
-    steps: list[Any] = [decoders.Replace(_SPACE, " ")]
-    steps += [decoders.ByteFallback(), decoders.Fuse()]
-    if prepend_scheme != "never":
-        steps.append(decoders.Strip(content=" ", left=1))
-    tokenizer.decoder = decoders.Sequence(steps)
-
-
-def _without_prefix(part: Any) -> Any:
-    """Returns a step of a `tokenizer.json` without the space that it puts before."""
-    if isinstance(part, list):
-        found = [_without_prefix(each) for each in part]
-        return [each for each in found if each is not None]
-    if not isinstance(part, dict) or part.get("type") == "Prepend":
-        return None
-    changes: dict[str, Any] = {
-        name: _without_prefix(part[name])
-        for name in ("normalizers", "pretokenizers")
-        if name in part
-    }
-    if "prepend_scheme" in part:
-        changes["prepend_scheme"] = "never"
-    if "add_prefix_space" in part:
-        changes["add_prefix_space"] = False
-    return {**part, **changes}

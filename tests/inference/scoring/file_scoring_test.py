@@ -256,11 +256,11 @@ def test_another_configuration_is_refused(make_scorer, mixed, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(mixed, other)
     before = contents(out)
-    with pytest.raises(WorkdirError, match=r"kind: 'rewards' there, 'log_probs' now"):
+    with pytest.raises(WorkdirError, match=r"kind: 'rewards' -> 'log_probs'"):
         run(make_scorer("log_probs"), mixed, out)
-    with pytest.raises(WorkdirError, match=r"part_rows: 7 there, 8 now.*another --out"):
+    with pytest.raises(WorkdirError, match=r"part_rows: 7 -> 8.*another --out"):
         run(make_scorer(rows=8), mixed, out)
-    with pytest.raises(WorkdirError, match=r"file 0: .*mixed.*there, .*other.* now"):
+    with pytest.raises(WorkdirError, match=r"file 0.*mixed.* -> .*other"):
         run(make_scorer(), other, out)
     model = make_scorer().model
     params = model.params | {

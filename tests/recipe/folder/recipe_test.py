@@ -140,7 +140,7 @@ def test_finished_run_is_read_not_repeated(data, run, report, capsys):
 
 def test_another_seed_is_refused_and_nothing_changes(data, run):
     before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file())
-    with pytest.raises(WorkdirError, match=r"seed: 0 there, 1 now"):
+    with pytest.raises(WorkdirError, match=r"seed: 0 -> 1"):
         recipe.run_recipe(str(data), str(run), real_folder.settings(seed=1))
     after = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*") if p.is_file())
     assert before == after
