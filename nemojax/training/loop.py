@@ -18,7 +18,7 @@ from nemojax.errors import UserError
 from nemojax.io.progress import Progress
 from nemojax.models import partition
 from nemojax.models.config import ModelConfig
-from nemojax.parallel import mesh, processes
+from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout
 from nemojax.training import checkpoints as ckpt
 from nemojax.training import faults, goodput, metrics, placement, stopping
@@ -183,7 +183,6 @@ class _Steps:
                 batch = self._batch(k, state)
             state, scalars = self._step(k, state, batch, limit)
             self._report(state)
-            mesh.in_turn(self.settings.layout.mesh, state)
             self.pending = _Taken(k + 1, batch, limit, scalars)
             self._validate(k + 1, state)
             if self.saved is not None:

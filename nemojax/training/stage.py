@@ -17,6 +17,7 @@ from nemojax.errors import UserError
 from nemojax.models import lora, partition
 from nemojax.models.config import ModelConfig
 from nemojax.models.lora import LoraConfig
+from nemojax.parallel import mesh as meshes
 from nemojax.parallel import processes
 from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.training import loop, metrics, placement, programs
@@ -184,6 +185,7 @@ def _steps(stage: Stage, options: Options, frozen: Any) -> Callable[..., Any]:
 
     def train_step(state, batch, rate, **limits):
         if stage.prepare is not None:
+            meshes.in_turn(mesh, state)  # it depends on no step
             batch = stage.prepare(batch)
         layout = options.spec.of_pass(programs.pass_rows(batch), mesh)
         step = programs.train_step(
