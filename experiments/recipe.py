@@ -8,7 +8,7 @@ Bradley-Terry reward model, code SFT, general SFT, DPO, RPO. After each stage it
 measures bits per byte, SFT loss and preference accuracy on held-out rows.
 
 Prints progress on stderr, then a table of the stages and one line that says what was
-made and where. Takes about 20 minutes on two free CPU cores; --quick: a few.
+made and where. `--quick` runs every stage, small.
 Run again, the same command continues an interrupted run.
 
 The work folder gets `report.html`, `report.json`, `rejects.jsonl` (rows that could

@@ -224,7 +224,7 @@ def _highlights(report: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "label": "Whole recipe",
             "value": tables.duration(seconds),
-            "note": "all stages, evaluations and controls",
+            "note": "all stages with their evaluations",
         },
     ]
 
