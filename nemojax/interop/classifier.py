@@ -135,4 +135,4 @@ def _array(described: Mapping[str, Any], size: int) -> np.ndarray:
 
 
 def _sha256(value: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(value).view(np.uint8)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(value).view(np.uint8).data).hexdigest()
