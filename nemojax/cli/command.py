@@ -29,6 +29,7 @@ SUCCESS = 0
 BAD_INPUT = 2
 DIVERGED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+UNREAD = 141  # 128 + SIGPIPE: whoever read the output has ended, as `head` does
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
@@ -49,6 +50,8 @@ def start(run: Callable[..., int], arguments: bool = False) -> NoReturn:
         except UserError as error:
             _say(str(error))
             sys.exit(BAD_INPUT)
+        except BrokenPipeError:
+            sys.exit(_unread())
 
     def with_flags(argv: list[str]) -> None:
         sys.exit(main(functools.partial(run, argv[1:]) if arguments else run))
@@ -61,16 +64,18 @@ def main(run: Callable[[], int]) -> int:
 
     0 is success, or that training was told to stop and has saved; 2 something that the
     user can mend (data, work folder, disk), 3 that training does not get on (step after
-    step is not finite), 130 an interruption, also where training has saved. Any other
-    error is a mistake of this project and is not caught.
+    step is not finite), 130 an interruption, also where training has saved, 141 that
+    nobody reads the output any more. Any other error is a mistake of this project and
+    is not caught.
 
     Args:
       run: the command; returns the exit status. It should not start jax's devices
         before it is called, since their number is set here.
     """
     host.prepare()
+    _hear_interruptions()
     try:
-        with _quiet_libraries(), _heard_interruptions():
+        with _quiet_libraries(), _repeated_interruptions():
             return run()
     except Stopped as error:
         _say(str(error), _this_command())
@@ -87,6 +92,8 @@ def main(run: Callable[[], int]) -> int:
             _this_command(),
         )
         return INTERRUPTED
+    except BrokenPipeError:
+        return _unread()
     except Exception as error:
         message = _explanation(error)
         if message is None:
@@ -120,9 +127,15 @@ def print_result(result: Any, text: str, to: str | None) -> None:
 def write_json(result: Any, to: str | None) -> None:
     """Writes a result to a file; "-": to stdout; None: nowhere."""
     if to == "-":
-        print(json.dumps(result))
+        print(json.dumps(result), flush=True)
     elif to:
         folders.write_json(to, result)
+
+
+def _hear_interruptions() -> None:
+    """Raises KeyboardInterrupt at Ctrl-C from now on, which imports did without."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -145,7 +158,7 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
+def _repeated_interruptions(wait: float = 0.05) -> Iterator[None]:
     """Interrupts again where an interruption was lost.
 
     Python drops an exception that is raised in a callback of the garbage collector,
@@ -169,6 +182,12 @@ def _heard_interruptions(wait: float = 0.05) -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
+
+
+def _unread() -> int:
+    """Gives up the output, which Python would write out once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return UNREAD
 
 
 def _explanation(error: Exception) -> str | None:

@@ -74,7 +74,7 @@ def parse(argv: Sequence[str], doc: str, arguments: bool = False) -> list[str]:
         argument too few or too many.
     """
     if _HELP & set(argv[1:]):
-        print(help_text(doc))
+        print(help_text(doc), flush=True)
         sys.exit(0)
     try:
         rest = FLAGS(list(argv))

@@ -1,5 +1,6 @@
 """Commands end with one line and the right status, whatever went wrong."""
 
+import contextlib
 import errno
 import gc
 import logging
@@ -114,6 +115,38 @@ def test_innermost_stage_is_named(capsys):
 
     command.main(run)
     assert "in stage inner:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wait", [0.1, 0.6, 1.2, 1.8])
+def test_ctrl_c_before_the_command_has_begun_leaves_no_traceback(wait):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.sft", "--model=none"],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(wait)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=60)[1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--model=llama31_8b", "--json=-"]])
+def test_an_output_that_nobody_reads_ends_the_command_in_silence(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    found = subprocess.run(
+        [sys.executable, "-m", "experiments.plan", *arguments],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(["", *sys.path])},
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert found.returncode == command.UNREAD
+    assert "Error" not in found.stderr and "Exception" not in found.stderr
 
 
 def full_disk() -> OSError:
