@@ -3,9 +3,8 @@
 import signal
 import sys
 
-# `python -m experiments.NAME` imports this first, and then libraries for seconds: Ctrl-C
-# ends these quietly, as that of any program that has done nothing yet.
-# `nemojax.cli.command` hears it from then on.
+# `python -m experiments.NAME` imports this first, and then libraries for seconds, which
+# Ctrl-C ends quietly; from then on `nemojax.cli.command` hears it.
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is (
     signal.default_int_handler
 ):

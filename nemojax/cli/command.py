@@ -74,6 +74,7 @@ def main(run: Callable[[], int]) -> int:
     """
     host.prepare()
     _hear_interruptions()
+    _show_notes()
     try:
         with _quiet_libraries(), _repeated_interruptions():
             return run()
@@ -136,6 +137,14 @@ def _hear_interruptions() -> None:
     """Raises KeyboardInterrupt at Ctrl-C from now on, which imports did without."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _show_notes() -> None:
+    """Prints what this project logs, such as which attention runs, on stderr."""
+    logger = logging.getLogger("nemojax")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
 
 
 @contextlib.contextmanager

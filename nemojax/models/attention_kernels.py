@@ -1,11 +1,14 @@
-"""Causal attention within segments, one interface, the fastest form of each platform.
+"""Causal attention within segments, one interface, the fastest form that can run.
 
 `blocks` is plain jax and runs everywhere; `cudnn` is flash attention on NVIDIA GPUs;
 `splash` is the Pallas kernel for TPUs. None of them keeps a tensor of S x S numbers a
-head. Shapes as in `attention.py`.
+head. A kernel says what it lacks in a case; nothing else decides which one is taken.
+Shapes as in `attention.py`.
 """
 
+import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +25,7 @@ CausalAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Arr
 # Queries that see all keys at one time.
 BLOCK = 512
 _LANES = 128
+_LOG = logging.getLogger(__name__)
 
 
 def blocks(
@@ -123,30 +127,114 @@ def splash(
     return out.swapaxes(1, 2)[..., :K].astype(v_BSGK.dtype)
 
 
-KERNELS: dict[str, CausalAttention] = {
-    "blocks": blocks,
-    "cudnn": cudnn,
-    "splash": splash,
-}
-_BY_PLATFORM = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Attention of one shape on one device, as far as it decides which kernels can run.
+
+    Attributes:
+      platform: platform of the device: "cpu", "gpu", "cuda" or "tpu".
+      dtype: name of the dtype of queries, keys and values.
+      width: numbers of a head.
+      length: tokens of a row.
+      capability: compute capability of an NVIDIA GPU, such as (9, 0); others: (0, 0).
+      pipeline: order of the passes, "gpipe" or "1f1b".
+    """
+
+    platform: str
+    dtype: str
+    width: int
+    length: int
+    capability: tuple[int, int] = (0, 0)
+    pipeline: str = "gpipe"
 
 
-def choose(name: str, platform: str, pipeline: str = "gpipe") -> CausalAttention:
-    """Returns the kernel of that name; "auto": the one for a platform and pipeline.
+def _cudnn_lacks(case: Case) -> str:
+    """Says what cuDNN's attention with a mask needs that a case does not have."""
+    widest = 256 if case.capability >= (9, 0) else 128
+    if case.capability < (8, 0):
+        return "an NVIDIA GPU of compute capability 8.0 or higher"
+    if case.dtype not in ("bfloat16", "float16"):
+        return f"bfloat16 or float16, not {case.dtype}"
+    if case.width % 8 or case.width > widest:
+        return f"heads of a multiple of 8 numbers up to {widest}, not {case.width}"
+    if case.length % 2:
+        return f"rows of an even number of tokens, not {case.length}"
+    return ""
+
+
+def _splash_lacks(case: Case) -> str:
+    """Says what the Pallas kernel needs that a case does not have."""
+    if case.length % _LANES:
+        return f"rows of a multiple of {_LANES} tokens, not {case.length}"
+    if case.pipeline == "1f1b":
+        # Which needs an attention whose result says along which axes it differs.
+        return "pipeline='gpipe'"
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One form of attention, and where it can run.
+
+    Attributes:
+      name: name in `attention=`.
+      run: the function.
+      platforms: platforms that it is for; none: all.
+      lacks: says what it needs that a case of these does not have; "": nothing.
+      varying: whether its result says along which mesh axes it differs.
+    """
+
+    name: str
+    run: CausalAttention
+    platforms: tuple[str, ...] = ()
+    lacks: Callable[[Case], str] = lambda case: ""
+    varying: bool = True
+
+    def missing(self, case: Case) -> str:
+        """Returns what the kernel needs to run in a case; "": nothing."""
+        if self.platforms and case.platform not in self.platforms:
+            return f"a device of the kind {self.platforms[0]}, not {case.platform}"
+        return self.lacks(case)
+
+
+# The faster ones first; the last can always run.
+KERNELS = (
+    Kernel("cudnn", cudnn, ("gpu", "cuda"), _cudnn_lacks),
+    # A Pallas kernel does not say along which axes its result differs.
+    Kernel("splash", splash, ("tpu",), _splash_lacks, varying=False),
+    Kernel("blocks", blocks),
+)
+
+
+def choose(name: str, case: Case) -> Kernel:
+    """Returns the kernel of that name; "auto": the fastest that can run.
+
+    Why a faster one for the device cannot run is logged, once.
 
     Raises:
-      UserError: an unknown name, or splash in 1F1B, which needs an attention whose
-        result says along which axes it differs.
+      UserError: an unknown name, or a kernel that cannot run; says what it needs.
     """
-    one_f_one_b = pipeline == "1f1b"
     if name == AUTO:
-        name = _BY_PLATFORM.get(platform, "blocks")
-        name = "blocks" if name == "splash" and one_f_one_b else name
-    if name not in KERNELS:
-        raise UserError(f"unknown attention {name!r}; one of {', '.join(KERNELS)}")
-    if name == "splash" and one_f_one_b:
+        for_device = [k for k in KERNELS if case.platform in k.platforms]
+        lacking = [f"{k.name} needs {k.missing(case)}" for k in for_device]
+        found = next(k for k in KERNELS if not k.missing(case))
+        if for_device:
+            before = for_device.index(found) if found in for_device else None
+            _note(found.name, tuple(lacking[:before]))
+        return found
+    found = next((k for k in KERNELS if k.name == name), None)
+    if found is None:
+        known = ", ".join(sorted(k.name for k in KERNELS))
+        raise UserError(f"unknown attention {name!r}; one of {known}")
+    if missing := found.missing(case):
         raise UserError(
-            "attention='splash' does not go with pipeline='1f1b': use "
-            "attention='blocks' or pipeline='gpipe'"
+            f"attention={name!r} needs {missing}: use attention='auto', which takes "
+            "the fastest that can run"
         )
-    return KERNELS[name]
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _note(name: str, lacking: tuple[str, ...]) -> None:
+    """Logs a choice the first time that it is made."""
+    _LOG.info("%s", "; ".join([f"attention: {name}", *lacking]))

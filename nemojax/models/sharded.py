@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from nemojax.errors import UserError
-from nemojax.models import attention_kernels, partition, stages
+from nemojax.models import partition, stages
 from nemojax.models.config import ModelConfig
 from nemojax.parallel import collectives, one_f_one_b
 from nemojax.parallel.layout import Layout
@@ -129,8 +129,7 @@ def _values(config: ModelConfig, head: Head, layout: Layout, params, batch):
         mesh=layout.mesh,
         in_specs=(partition.param_specs(params, layout), *(BATCH,) * 3),
         out_specs=head.spec,
-        # A Pallas kernel does not say along which axes its result differs.
-        check_vma=stages.attention_of(layout) is not attention_kernels.splash,
+        check_vma=stages.attention_of(config, layout, batch[0].shape[1]).varying,
     )(params, *batch)
 
 

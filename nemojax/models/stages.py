@@ -84,9 +84,19 @@ def micro_batches(layout: Layout, array: jax.Array, gather=collectives.all_gathe
     return array.reshape(count, -1, *array.shape[1:])
 
 
-def attention_of(layout: Layout) -> attention_kernels.CausalAttention:
-    """Returns the attention kernel of a layout."""
-    return attention_kernels.choose(layout.attention, layout.platform, layout.pipeline)
+def attention_of(
+    config: ModelConfig, layout: Layout, length: int
+) -> attention_kernels.Kernel:
+    """Returns the attention kernel for rows of so many tokens."""
+    case = attention_kernels.Case(
+        layout.platform,
+        config.compute_dtype,
+        config.head_dim,
+        length,
+        layout.capability,
+        layout.pipeline,
+    )
+    return attention_kernels.choose(layout.attention, case)
 
 
 def make_stage(
@@ -105,7 +115,7 @@ def make_stage(
       segment_ids_MBS: segment ids of all micro-batches.
     """
     layer = layers.DecoderLayer(config)
-    attention = attention_of(layout)
+    attention = attention_of(config, layout, positions_MBS.shape[-1]).run
     per_chunk = config.num_layers // layout.chunks
     policy = REMAT_POLICIES[layout.remat]
 

@@ -41,8 +41,8 @@ class LayoutOptions:
         one forward, one backward, which keeps it for three micro-batches in two
         stages, however many there are in all; losses that are not linear in the
         log-probs take one forward pass more.
-      attention: kernel of the attention: "blocks", "cudnn", "splash", or "auto": by
-        platform.
+      attention: kernel of the attention: "blocks", "cudnn", "splash", or "auto": the
+        fastest that can run, see `models.attention_kernels`.
 
     Raises:
       UserError: a value that is none of these.
@@ -98,6 +98,15 @@ class Layout(LayoutOptions):
     def platform(self) -> str:
         """Kind of the mesh's devices: "cpu", "gpu", "cuda" or "tpu"."""
         return self.mesh.devices.flat[0].platform
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability of the mesh's NVIDIA GPUs; (0, 0) of other devices."""
+        found = getattr(self.mesh.devices.flat[0], "compute_capability", "")
+        major, _, minor = str(found).partition(".")
+        if not (major.isdecimal() and minor.isdecimal()):
+            return 0, 0
+        return int(major), int(minor)
 
     @property
     def chunks(self) -> int:

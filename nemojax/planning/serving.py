@@ -8,7 +8,7 @@ the compiler's number. Nothing is allocated.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -195,6 +195,16 @@ def compile_programs(
     if devices is None:
         count = serving.data * serving.tensor
         devices = compiled.topology(serving.hardware, count)
+    return {
+        name: compiled.measured(lower)
+        for name, lower in programs(serving, devices).items()
+    }
+
+
+def programs(
+    serving: Serving, devices: list[Any]
+) -> dict[str, Callable[[], jax.stages.Lowered]]:
+    """Returns what lowers decoding and reading prompts for devices."""
     mesh = meshes.make_mesh(serving.data, 1, serving.tensor, devices=devices)
     config, engine = serving.config, serving.engine
     params = serving.parameters(mesh)
@@ -202,8 +212,8 @@ def compile_programs(
     prefill, _, decode = paged.programs(config, mesh, engine, params)
     decode_input, chunk = _inputs(engine, mesh)
     return {
-        "decode": compiled.measured(lambda: decode.lower(params, state, decode_input)),
-        "prefill": compiled.measured(lambda: prefill.lower(params, state, chunk)),
+        "decode": lambda: decode.lower(params, state, decode_input),
+        "prefill": lambda: prefill.lower(params, state, chunk),
     }
 
 

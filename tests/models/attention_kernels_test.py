@@ -71,17 +71,88 @@ def test_blocks_keep_no_tensor_of_all_pairs():
     assert temporaries(2048) < 2.5 * temporaries(1024)
 
 
-def test_the_platform_chooses_and_a_name_overrides():
-    choose = attention_kernels.choose
-    assert choose("auto", "cpu") is attention_kernels.blocks
-    assert choose("auto", "gpu") is attention_kernels.cudnn
-    assert choose("auto", "tpu") is attention_kernels.splash
-    assert choose("auto", "tpu", "1f1b") is attention_kernels.blocks
-    assert choose("blocks", "tpu") is attention_kernels.blocks
+GPU = {"platform": "gpu", "length": 4096}
+H100, A100, V100 = ({**GPU, "capability": cc} for cc in ((9, 0), (8, 0), (7, 0)))
+TPU = {"platform": "tpu", "length": 4096}
+CPU = {"platform": "cpu", "length": 4096}
+
+
+@pytest.mark.parametrize("width", [16, 24, 64, 128, 192, 256])
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        (CPU, "float32", "blocks"),
+        (CPU, "bfloat16", "blocks"),
+        (H100, "bfloat16", "cudnn"),
+        (H100, "float16", "cudnn"),
+        (H100, "float32", "blocks"),
+        (A100, "bfloat16", "cudnn"),
+        (A100, "float32", "blocks"),
+        (V100, "float16", "blocks"),
+        (GPU, "bfloat16", "blocks"),  # of another maker
+        (TPU, "float32", "splash"),
+        (TPU, "bfloat16", "splash"),
+    ],
+)
+def test_the_fastest_kernel_that_can_run_is_taken(device, dtype, width, expected):
+    if device is A100 and width > 128:
+        expected = "blocks"
+    case = attention_kernels.Case(dtype=dtype, width=width, **device)
+    assert attention_kernels.choose("auto", case).name == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ({"dtype": "float32"}, "needs bfloat16 or float16, not float32"),
+        ({"width": 20}, "heads of a multiple of 8 numbers up to 256, not 20"),
+        ({"width": 264}, "up to 256, not 264"),
+        ({"capability": (8, 9), "width": 192}, "up to 128, not 192"),
+        ({"capability": (7, 5)}, "compute capability 8.0 or higher"),
+        ({"length": 4095}, "an even number of tokens, not 4095"),
+        ({"platform": "cpu"}, "a device of the kind gpu, not cpu"),
+    ],
+)
+def test_a_kernel_that_cannot_run_is_refused_with_what_it_lacks(change, lacks):
+    case = attention_kernels.Case(
+        **{"dtype": "bfloat16", "width": 128, **H100} | change
+    )
+    with pytest.raises(ValueError, match=lacks):
+        attention_kernels.choose("cudnn", case)
+    assert attention_kernels.choose("auto", case).name == "blocks"
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ({"pipeline": "1f1b"}, "needs pipeline='gpipe'"),
+        ({"length": 120}, "rows of a multiple of 128 tokens, not 120"),
+        ({"platform": "gpu"}, "a device of the kind tpu, not gpu"),
+    ],
+)
+def test_splash_is_refused_where_it_cannot_run(change, lacks):
+    case = attention_kernels.Case(**{"dtype": "bfloat16", "width": 128, **TPU} | change)
+    with pytest.raises(ValueError, match=lacks):
+        attention_kernels.choose("splash", case)
+    assert attention_kernels.choose("auto", case).name == "blocks"
+
+
+def test_an_unknown_kernel_is_refused_with_those_that_there_are():
+    case = attention_kernels.Case(dtype="float32", width=16, **CPU)
     with pytest.raises(ValueError, match="'flash'; one of blocks, cudnn, splash"):
-        choose("flash", "cpu")
-    with pytest.raises(ValueError, match="use attention='blocks' or pipeline='gpipe'"):
-        choose("splash", "tpu", "1f1b")
+        attention_kernels.choose("flash", case)
+
+
+def test_why_a_faster_kernel_is_not_taken_is_logged_once(caplog):
+    caplog.set_level("INFO", logger="nemojax")
+    attention_kernels._note.cache_clear()
+    for _ in range(2):
+        attention_kernels.choose(
+            "auto", attention_kernels.Case(dtype="float32", width=16, **H100)
+        )
+    assert caplog.messages == [
+        "attention: blocks; cudnn needs bfloat16 or float16, not float32"
+    ]
 
 
 def test_splash_names_the_lengths_that_it_takes():

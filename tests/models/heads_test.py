@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from nemojax.models import forward, heads, layers
+from nemojax.models import forward, heads, layers, presets
 from nemojax.models.config import ModelConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -137,3 +138,32 @@ def test_a_reward_head_is_linear_with_bias_in_float32():
     np.testing.assert_allclose(
         out, np.asarray(x, np.float64) @ kernel + bias, atol=1e-5
     )
+
+
+def test_the_gradient_in_bfloat16_is_near_that_of_float64():
+    """Its products have operands of bfloat16, whose rounding is all that is between."""
+    rng = np.random.default_rng(0)
+    N, D, V = 96, 64, 512
+    x, kernel = rng.normal(size=(N, D)), 0.3 * rng.normal(size=(V, D))
+    targets = rng.integers(0, V, N)
+    config = dataclasses.replace(
+        presets.miniature(V), d_model=D, compute_dtype="bfloat16"
+    )
+
+    def loss(kernel, x):
+        return heads.log_probs(config, kernel, x, jnp.asarray(targets)).mean()
+
+    arrays = jnp.asarray(kernel, jnp.bfloat16), jnp.asarray(x, jnp.bfloat16)
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    kernel, x = (np.asarray(array, np.float64) for array in arrays)
+    logits = x @ kernel.T
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    cotangent = -shares / shares.sum(1, keepdims=True) / N
+    cotangent[np.arange(N), targets] += 1 / N
+    expected = cotangent.T @ x, cotangent @ kernel
+    for ours, exact in zip(step(*arrays), expected, strict=True):
+        error = np.linalg.norm(np.asarray(ours, np.float64) - exact)
+        assert error < 4e-3 * np.linalg.norm(exact)
+    products = re.findall(r"dot_general.*: \((.*)\) ->", step.lower(*arrays).as_text())
+    assert len(products) == 3
+    assert all(line.count("xbf16>") == 2 for line in products)

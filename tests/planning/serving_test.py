@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -101,6 +102,18 @@ def test_the_engine_keeps_the_bytes_of_the_plan(weights):
     parts = serving.per_device(planned)
     assert bytes_of(kept) == parts["weights"]
     assert bytes_of(state) == parts["cache"] + parts["rows"]
+
+
+@pytest.mark.parametrize("name", ["decode", "prefill"])
+def test_a_program_writes_only_at_indices_that_are_promised_to_differ(name):
+    """At others XLA's GPU programs write bfloat16 by compare-and-swap."""
+    planned = Serving(TINY, H100, rows=4, length=32)
+    text = serving.programs(planned, jax.devices()[:1])[name]().as_text()
+    promises = re.findall(
+        r"stablehlo\.scatter.*?unique_indices = (\w+)", text, re.DOTALL
+    )
+    assert len(promises) == text.count('stablehlo.scatter"') > 2 * TINY.num_layers
+    assert set(promises) == {"true"}
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 A block holds a fixed number of tokens of one sequence. A full block is known by all the
 tokens up to its end, so prompts that begin alike share it: the samples of one prompt,
 and the turns of one conversation. An unused block stays known until its place is
-needed, the longest unused first. Block 0 belongs to no sequence: unused slots write
-there.
+needed, the longest unused first. Block 0 belongs to no sequence: the tables of unused
+slots name it.
 """
 
 import collections

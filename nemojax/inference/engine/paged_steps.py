@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nemojax.inference.engine import paged_attention, sampling
+from nemojax.inference.engine import paged_attention, paged_places, sampling
 from nemojax.inference.engine.config import EngineConfig
 from nemojax.inference.engine.paged_state import (
     DecodeInput,
@@ -151,16 +151,17 @@ def _begin(
     x_BD = jnp.take_along_axis(x_BSD, last[:, None, None], axis=1)[:, 0]
     begins = (span.start == 0)[:, None]
     seen = jnp.where(begins, False, state.seen[chunk.slot])
-    rows, offset = jnp.arange(len(seen))[:, None], jnp.arange(span.tokens.shape[1])
-    inside = jnp.where(offset < span.size[:, None], span.tokens, config.vocab_size)
-    seen = seen.at[rows, inside].set(True, mode="drop")
+    inside = paged_places.first_of_each(span.tokens, span.size, seen.shape[1])
+    seen = paged_places.put(seen, (jnp.arange(len(seen))[:, None], inside), True)
     count = jnp.zeros_like(span.start)
     token, log_prob, top = _next(config, params, x_BD, seen, count, chunk.settings)
     live = chunk.last & (span.size > 0)
     seen = _mark_seen(seen, token, live)
 
+    slot = paged_places.slots(chunk.slot, len(state.token))
+
     def put(old, new):
-        return old.at[chunk.slot].set(new, mode="drop")
+        return paged_places.put(old, slot, new)
 
     state = state._replace(
         token=put(state.token, token),
@@ -176,7 +177,7 @@ def _begin(
 def _mark_seen(seen_BV, token_B, live_B):
     """Marks the tokens of live sequences, for the repetition penalty."""
     token_B = jnp.where(live_B, token_B, seen_BV.shape[1])
-    return seen_BV.at[jnp.arange(len(token_B)), token_B].set(True, mode="drop")
+    return paged_places.put(seen_BV, (jnp.arange(len(token_B)), token_B), True)
 
 
 def _next(config: ModelConfig, params, x_BD, seen, count, settings):
@@ -242,16 +243,15 @@ def _tiles(engine: EngineConfig, length_B) -> jax.Array:
 def _writer(engine: EngineConfig, table_BW, start_B, size_B, S: int):
     """Returns (cache [N, G, Z, K], keys or values [B, S, G, K]) -> cache with them.
 
-    Those from `size` on are written to block 0, which belongs to no sequence.
+    Those from `size` on are not written.
     """
-    offset = jnp.arange(S)
-    positions = start_B[:, None] + offset
-    valid = offset < size_B[:, None]
-    block = positions // engine.block_size
-    block = jnp.take_along_axis(table_BW, block, 1, mode="clip")
-    block = jnp.where(valid, block, 0)
-    place = jnp.where(valid, positions % engine.block_size, 0)
-    return lambda cache, new: cache.at[block, :, place].set(new)
+    places = paged_places.cached(table_BW, start_B, size_B, S, engine.block_size)
+
+    def write(cache, new):
+        block, place = places(len(cache))
+        return paged_places.put(cache, (block, slice(None), place), new)
+
+    return write
 
 
 def _forward(config: ModelConfig, params, tokens_BS, start_B, attend) -> jax.Array:

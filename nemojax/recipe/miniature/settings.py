@@ -54,13 +54,13 @@ class MiniatureSettings:
     teacher: str = "random"
     controls: bool = False
     vocab_size: int = 704
-    pretrain_tokens: int = 2_500_000
+    pretrain_tokens: int = 2_800_000
     second_phase: float = 0.35
-    reward_prompts: int = 3000
+    reward_prompts: int = 4000
     policy_reward_prompts: int = 1500
     reward_held_out: int = 1000
     code_rows: int = 2400
-    general_rows: int = 5000
+    general_rows: int = 6000
     teacher_samples: int = 4
     keep: float = 0.5
     replay_share: float = 0.3
