@@ -74,9 +74,8 @@ def main(run: Callable[[], int]) -> int:
     """
     host.prepare()
     _hear_interruptions()
-    _show_notes()
     try:
-        with _quiet_libraries(), _repeated_interruptions():
+        with _shown_notes(), _quiet_libraries(), _repeated_interruptions():
             return run()
     except Stopped as error:
         _say(str(error), _this_command())
@@ -139,12 +138,20 @@ def _hear_interruptions() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _show_notes() -> None:
+@contextlib.contextmanager
+def _shown_notes() -> Iterator[None]:
     """Prints what this project logs, such as which attention runs, on stderr."""
-    logger = logging.getLogger("nemojax")
+    logger, handler = logging.getLogger("nemojax"), logging.StreamHandler()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+    logger.propagate = False  # other handlers would print it again
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 @contextlib.contextmanager

@@ -37,6 +37,16 @@ def test_status_of_the_command_is_passed_on(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_logged_is_printed_once_as_it_is(capsys):
+    def run() -> int:
+        logging.getLogger("nemojax.models.attention_kernels").info("attention: blocks")
+        return 0
+
+    assert command.main(run) == 0
+    assert capsys.readouterr().err == "attention: blocks\n"
+    assert not logging.getLogger("nemojax").handlers
+
+
 @pytest.fixture
 def listening():
     """A shell's background jobs are started with SIGINT ignored."""
