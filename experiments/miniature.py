@@ -4,7 +4,7 @@
 
 Pretraining, reward model, synthetic data, code SFT, general SFT, DPO, three rounds of
 RPO, evaluation and control rows, on an embedded toy world whose tasks are checked by
-programs. Takes about seven minutes on 2 CPU cores; `--quick` runs every stage in a few
+programs. Takes about nine minutes on 2 CPU cores; `--quick` runs every stage in a few
 minutes to show that it works.
 
 Prints a progress line per stage, then a table of the stages like Table 6 of the

@@ -66,7 +66,7 @@ class MiniatureSettings:
     replay_share: float = 0.3
     grounded_share: float = 0.05
     code_share: float = 0.02
-    preference_prompts: int = 1600
+    preference_prompts: int = 2000
     preference_samples: int = 4
     pairs_per_prompt: int = 2
     rpo_rounds: int = 3
