@@ -215,12 +215,15 @@ def choose(name: str, case: Case) -> Kernel:
       UserError: an unknown name, or a kernel that cannot run; says what it needs.
     """
     if name == AUTO:
-        for_device = [k for k in KERNELS if case.platform in k.platforms]
-        lacking = [f"{k.name} needs {k.missing(case)}" for k in for_device]
         found = next(k for k in KERNELS if not k.missing(case))
-        if for_device:
-            before = for_device.index(found) if found in for_device else None
-            _note(found.name, tuple(lacking[:before]))
+        faster = KERNELS[: KERNELS.index(found)]
+        lacking = [
+            f"{k.name} needs {k.missing(case)}"
+            for k in faster
+            if case.platform in k.platforms
+        ]
+        if found.platforms or lacking:
+            _note(found.name, tuple(lacking))
         return found
     found = next((k for k in KERNELS if k.name == name), None)
     if found is None:

@@ -182,7 +182,7 @@ def _logits(x_ND: jax.Array, kernel_CD: jax.Array) -> jax.Array:
     Derived by jax, the products of the backward pass would have float32 operands: the
     gradient of float32 logits, and x and kernel widened for it. On GPUs these take more
     than twice the time. Rounded to bfloat16, each element of the gradient is off by
-    2**-9 of it at most, as in every other product of the step.
+    2**-8 of it at most, as in every other product of the step.
     """
     return jnp.einsum("nd,cd->nc", x_ND, kernel_CD, preferred_element_type=jnp.float32)
 

@@ -24,7 +24,7 @@ _H100 = {
     "xla_gpu_all_gather_combine_threshold_bytes": str(_LAYER_BYTES),
     "xla_gpu_reduce_scatter_combine_threshold_bytes": str(_LAYER_BYTES),
     "xla_gpu_all_reduce_combine_threshold_bytes": str(_LAYER_BYTES),
-    # Large products run in cuBLAS's kernels, which are the faster ones.
+    # The guides leave large products to cuBLAS.
     "xla_gpu_enable_triton_gemm": "false",
     # NCCL waits for a lost peer for ever by default (-1), and a job hangs in silence.
     "xla_gpu_nccl_termination_timeout_seconds": "600",

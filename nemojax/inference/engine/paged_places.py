@@ -5,7 +5,6 @@ hundred times slower than at those that are promised to differ. What is not to b
 written has an index of its own behind the end of its array, where scatters drop it.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -35,24 +34,26 @@ def first_of_each(tokens_BS: jax.Array, size_B: jax.Array, count: int) -> jax.Ar
 
 
 def cached(
-    table_BW: jax.Array, start_B: jax.Array, size_B: jax.Array, S: int, block_size: int
-) -> Any:
-    """Makes `count -> (block [B, S], place [B, S])` of tokens in a cache of blocks.
+    table_BW: jax.Array,
+    start_B: jax.Array,
+    size_B: jax.Array,
+    S: int,
+    block_size: int,
+    count: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns block and place [B, S] of tokens in a cache of blocks.
 
     Args:
-      table_BW: numbers of the blocks of each sequence, below `count`.
+      table_BW: numbers of the blocks of each sequence.
       start_B: position of the first token.
       size_B: tokens that are written; the others are not.
       S: tokens in all.
       block_size: tokens of a block.
+      count: blocks of the cache.
     """
     offset = jnp.arange(S)
     positions = start_B[:, None] + offset
     valid = offset < size_B[:, None]
     block = jnp.take_along_axis(table_BW, positions // block_size, 1, mode="clip")
-    own = jnp.arange(valid.size).reshape(valid.shape)
-    return functools.partial(_or_behind, valid, block, positions % block_size, own)
-
-
-def _or_behind(valid, block, place, own, count: int) -> tuple[jax.Array, jax.Array]:
-    return jnp.where(valid, block, count + own), place
+    behind = count + jnp.arange(valid.size).reshape(valid.shape)
+    return jnp.where(valid, block, behind), positions % block_size

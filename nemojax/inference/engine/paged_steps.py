@@ -245,13 +245,10 @@ def _writer(engine: EngineConfig, table_BW, start_B, size_B, S: int):
 
     Those from `size` on are not written.
     """
-    places = paged_places.cached(table_BW, start_B, size_B, S, engine.block_size)
-
-    def write(cache, new):
-        block, place = places(len(cache))
-        return paged_places.put(cache, (block, slice(None), place), new)
-
-    return write
+    block, place = paged_places.cached(
+        table_BW, start_B, size_B, S, engine.block_size, engine.blocks
+    )
+    return lambda cache, new: paged_places.put(cache, (block, slice(None), place), new)
 
 
 def _forward(config: ModelConfig, params, tokens_BS, start_B, attend) -> jax.Array:

@@ -32,8 +32,8 @@ def numbers(*parts):
 def test_tokens_have_their_place_and_the_others_none(span):
     table, start, size, tokens = span
     S = tokens.shape[1]
-    places = paged_places.cached(*map(jnp.asarray, span[:3]), S, BLOCK)
-    block, place = map(np.asarray, places(BLOCKS))
+    places = paged_places.cached(*map(jnp.asarray, span[:3]), S, BLOCK, BLOCKS)
+    block, place = map(np.asarray, places)
     found = numbers(block, place)
     assert len(set(found)) == len(found)
     cache = paged_places.put(
