@@ -1,12 +1,15 @@
-"""Settings of the machine that a command makes before jax starts.
+"""Settings of the machine that a command makes before jax looks for its devices."""
 
-This module does not import jax, so that the devices can still be chosen.
-"""
-
+import contextlib
 import ctypes
+import hashlib
 import os
+import platform
+from pathlib import Path
 
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
+# Bytes of compiled programs that are kept.
+_MOST_KEPT = 4 * 2**30
 # Of glibc's malloc.h: parameter and value.
 _KEEP_MEMORY = (
     (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: the end of the heap is not given back
@@ -16,9 +19,10 @@ _KEEP_MEMORY = (
 
 
 def prepare() -> None:
-    """Sets the CPU device count and the malloc options; for the start of a process."""
+    """Makes all settings of this module; for the start of a process."""
     cpu_devices()
     keep_memory()
+    keep_compiled()
 
 
 def cpu_devices(most: int = 2) -> None:
@@ -43,6 +47,49 @@ def keep_memory() -> None:
     if mallopt is not None:
         for parameter, value in _KEEP_MEMORY:
             mallopt(parameter, value)
+
+
+def keep_compiled() -> None:
+    """Makes jax keep what it compiles for the next process, in the user's cache folder.
+
+    That is `nemojax/compiled-*` in XDG_CACHE_HOME or in ~/.cache, one for each kind of
+    processor, since homes are shared between machines and a program for a CPU runs on
+    its kind alone. What was used least lately goes when 4 GiB are full. Has no effect
+    where JAX_COMPILATION_CACHE_DIR or JAX_ENABLE_COMPILATION_CACHE decides, or where
+    there is no home.
+    """
+    if os.environ.keys() & {
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_ENABLE_COMPILATION_CACHE",
+    }:
+        return
+    import jax  # does not look for devices yet
+
+    with contextlib.suppress(OSError, RuntimeError):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "nemojax" / f"compiled-{_processor()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_oldest(folder, _MOST_KEPT)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _remove_oldest(folder: Path, most: int) -> None:
+    """Removes the files that were used least lately, until `most` bytes are left."""
+    found = [(path, path.stat()) for path in folder.iterdir()]
+    total = 0
+    for path, status in sorted(found, key=lambda one: -one[1].st_atime):
+        total += status.st_size
+        if total > most:
+            path.unlink(missing_ok=True)
+
+
+def _processor() -> str:
+    """Returns a name for what the processor can do."""
+    lines: list[str] = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        kinds = ("model name", "flags", "Features", "CPU part")
+        lines += sorted({line for line in file if line.startswith(kinds)})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def _cores() -> int:

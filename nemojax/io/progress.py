@@ -19,6 +19,13 @@ class Progress:
         self._first: tuple[int, float] | None = None  # done, and when
         self._shown, self._tenth = 0.0, -1
 
+    def note(self, text: str) -> None:
+        """Says what goes on before there is anything to count."""
+        terminal = self._stream.isatty()
+        start, end = ("\r\x1b[2K", "") if terminal else ("", "\n")
+        self._stream.write(f"{start}{self._name:<16} {text}{end}")
+        self._stream.flush()
+
     def show(self, done: int, total: int, text: str = "") -> None:
         """Reports `done` of `total`, at most 5 times a second and at the end."""
         now, total = time.monotonic(), max(1, total)

@@ -224,6 +224,8 @@ class _Steps:
         with contextlib.ExitStack() as stack:
             if shapes not in self.shapes:  # compiled in this call
                 self.shapes.add(shapes)
+                if self.log is not None:
+                    self.progress.note("compiling the step")
                 stack.enter_context(self.clock.spent("compile"))
             return self.train_step(state, batch, rate, **options)
 

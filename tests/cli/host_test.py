@@ -9,6 +9,20 @@ import pytest
 
 from nemojax.cli import host
 
+# A process that compiles a little, and says where it is kept and how much was new.
+COMPILE = """
+import sys
+from nemojax.cli import host
+host.keep_compiled()
+import jax
+import jax.numpy as jnp
+found = []
+jax.monitoring.register_event_listener(lambda name, **_: found.append(name))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: jnp.sin(x @ x))(jnp.ones((3, 3)))
+print(jax.config.jax_compilation_cache_dir)
+print(found.count("/jax/compilation_cache/cache_misses"))
+"""
 # Page faults of the last of some rounds that write 64 MB and free them.
 FAULTS = """
 import resource, sys
@@ -57,3 +71,34 @@ def test_freed_memory_is_used_again_without_page_faults():
     assert faults("keep") < 10
     # numpy asks for huge pages: 32 faults are 64 MB, or 16,384 where there are none.
     assert faults("leave") >= 30
+
+
+def compiled(home, **environment):
+    """Returns where a process keeps what it compiles, and how much of it was new."""
+    kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    out = subprocess.check_output(
+        [sys.executable, "-c", COMPILE],
+        env=kept | {"XDG_CACHE_HOME": str(home)} | environment,
+        text=True,
+    )
+    folder, new = out.split()
+    return folder, int(new)
+
+
+def test_a_second_process_compiles_nothing_that_the_first_one_did(tmp_path):
+    folder, new = compiled(tmp_path)
+    assert folder.startswith(str(tmp_path / "nemojax" / "compiled-")) and new
+    assert compiled(tmp_path) == (folder, 0)
+    elsewhere = str(tmp_path / "mine")
+    assert compiled(tmp_path, JAX_COMPILATION_CACHE_DIR=elsewhere)[0] == elsewhere
+    (tmp_path / "file").touch()
+    assert compiled(tmp_path / "file")[0] == "None"
+
+
+def test_what_was_used_least_lately_is_removed_when_the_folder_is_full(tmp_path):
+    for age, name in enumerate(("newest", "middle", "oldest")):
+        path = tmp_path / name
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (1e9 - age, 1e9))
+    host._remove_oldest(tmp_path, 250)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "newest"]

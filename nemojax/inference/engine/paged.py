@@ -8,6 +8,7 @@ of a sequence do not depend on its neighbours.
 
 import dataclasses
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from nemojax.models import partition, quantized
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 
+_LOG = logging.getLogger(__name__)
 _SLOTS = PartitionSpec("data")
 _CACHE = PartitionSpec("data", "tensor")
 _STATE_SPECS = State(_CACHE, _CACHE, *(_SLOTS,) * 5)
@@ -65,6 +67,7 @@ class Programs:
         if mesh.shape["pipe"] != 1:
             raise UserError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
         engine.check(mesh.shape["data"])
+        _note(engine)
         self._start = functools.partial(_start, config, engine, mesh)
         if isinstance(params["layers"], dict):
             params = by_layer(config, params, mesh)
@@ -76,6 +79,18 @@ class Programs:
     def start(self) -> State:
         """Makes the state without any sequence."""
         return self._start()
+
+
+@functools.lru_cache
+def _note(engine: EngineConfig) -> None:
+    """Logs the sizes of an engine the first time that they are used."""
+    _LOG.info(
+        "engine: %d rows, %d blocks of %d tokens; the first answers wait for its "
+        "programs to be compiled",
+        engine.slots,
+        engine.blocks,
+        engine.block_size,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
