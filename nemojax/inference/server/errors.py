@@ -86,12 +86,15 @@ def invalid(error: ValidationError, body: Any) -> ApiError:
     place, fault = max(faults, key=lambda found: _fit(*found))
     said = fault["msg"].removeprefix("Value error, ")
     said = said[:1].lower() + said[1:]
-    if _unknown(fault) or protocol.UNSUPPORTED & {*place[:1]}:
+    if isinstance(_cause(fault), protocol.NotSupported) or protocol.UNSUPPORTED & {
+        *place[:1]
+    }:
         said = "not supported here: leave it out"
     elif fault["type"] == "model_type":
         said = "it has to be an object"
     where = ".".join(map(str, place))
-    text = f"{where}: {said}" if where else said
+    conflict = isinstance(_cause(fault), protocol.Conflict)
+    text = f"{where}: {said}" if where and not conflict else said
     return ApiError(400, text, param=where or None, code="invalid_request")
 
 
@@ -103,17 +106,18 @@ def _place(fault: Mapping[str, Any], body: Any) -> list[int | str]:
             found.append(part)
             body = body[part]
     missing = fault["loc"][-1:] if fault["type"] == "missing" else ()
-    return [*found, *missing, *_unknown(fault)]
+    error = _cause(fault)
+    named = isinstance(error, protocol.NotSupported | protocol.Conflict)
+    return [*found, *missing, *(error.args[:1] if named else ())]
 
 
 def _fields(body: Any) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _unknown(fault: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the name of a field that is not known, if the fault is about one."""
-    error = fault.get("ctx", {}).get("error")
-    return error.args if isinstance(error, protocol.NotSupported) else ()
+def _cause(fault: Mapping[str, Any]) -> Exception | None:
+    """Returns what a validator of our own raised."""
+    return fault.get("ctx", {}).get("error")
 
 
 def _fit(place: list[int | str], fault: Mapping[str, Any]) -> Any:

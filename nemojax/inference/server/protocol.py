@@ -34,6 +34,14 @@ class NotSupported(ValueError):
     """Says that a request has a field that is not known; its argument is the name."""
 
 
+class Conflict(ValueError):
+    """Says that a field and another do not go together: its name, and what it needs."""
+
+    def __str__(self) -> str:
+        """Returns a sentence."""
+        return " ".join(self.args)
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -87,7 +95,7 @@ class _Sampled(_Strict):
     @model_validator(mode="after")
     def _stream_options_of_a_stream(self):
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream to be true")
+            raise Conflict("stream_options", "needs stream to be true")
         return self
 
     @property
@@ -119,7 +127,7 @@ class CompletionRequest(_Sampled):
     @model_validator(mode="after")
     def _best_of_all(self):
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise ValueError("best_of has to be n: all answers are given")
+            raise Conflict("best_of", "has to be n: all answers are given")
         return self
 
     @property
@@ -182,12 +190,14 @@ class ChatRequest(_Sampled):
     @model_validator(mode="after")
     def _fields_go_together(self):
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
+            raise Conflict("top_logprobs", "needs logprobs to be true")
         if self.max_tokens == 0:
-            raise ValueError("max_tokens has to be 1 or more")
+            raise Conflict("max_tokens", "has to be 1 or more")
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
-            raise ValueError("max_completion_tokens and max_tokens differ: give one")
+            raise Conflict(
+                "max_tokens", "and max_completion_tokens differ: give one of them"
+            )
         return self
 
 

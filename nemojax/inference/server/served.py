@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from nemojax.data.records import Conversation, Message
 from nemojax.inference.engine.outputs import TokenScores
-from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
+from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.server import bodies, errors, protocol
 from nemojax.inference.server.errors import ApiError
 from nemojax.inference.server.metrics import Metrics
@@ -149,7 +149,7 @@ class Served:
             repetition_penalty=body.repetition_penalty or 1.0,
             seed=secrets.randbits(32) if body.seed is None else body.seed,
             max_tokens=max_tokens,
-            stop_ids=stop_ids[:MAX_STOP_IDS],
+            stop_ids=stop_ids,
             **more,
         )
 

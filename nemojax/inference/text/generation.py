@@ -7,7 +7,7 @@ from nemojax.data.records import Conversation
 from nemojax.errors import UserError
 from nemojax.inference.engine import config as configs
 from nemojax.inference.engine.engine import Engine
-from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
+from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.text.output_text import OutputText, TextDelta
 from nemojax.interop.loading import LoadedModel
 
@@ -128,7 +128,7 @@ def text_request(
     else:
         tokens = model.template.encode_prompt(model.tokenizer, prompt)
         ids, closing = model.turn_stop_ids, model.turn_closing
-    ids = tuple(dict.fromkeys((*sampling.stop_ids, *ids)))[:MAX_STOP_IDS]
+    ids = tuple(dict.fromkeys((*sampling.stop_ids, *ids)))
     sampling = dataclasses.replace(sampling, stop_ids=ids)
     return TextRequest(tokens, sampling, stops, closing, isinstance(prompt, str))
 

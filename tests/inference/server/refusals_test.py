@@ -86,6 +86,8 @@ def test_what_is_wrong_is_said_in_the_form_of_openai(
     error = found.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert reason.lower() in error["message"].lower()
+    if isinstance(body, dict) and status == 400:
+        assert error["param"], error  # programs want to know which field it is
 
 
 def test_without_the_key_there_is_only_health(small):
