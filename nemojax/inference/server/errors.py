@@ -86,15 +86,15 @@ def invalid(error: ValidationError, body: Any) -> ApiError:
     place, fault = max(faults, key=lambda found: _fit(*found))
     said = fault["msg"].removeprefix("Value error, ")
     said = said[:1].lower() + said[1:]
-    if isinstance(_cause(fault), protocol.NotSupported) or protocol.UNSUPPORTED & {
-        *place[:1]
-    }:
+    cause = _cause(fault)
+    unknown = isinstance(cause, protocol.NotSupported)
+    if unknown or protocol.UNSUPPORTED & {*place[:1]}:
         said = "not supported here: leave it out"
     elif fault["type"] == "model_type":
         said = "it has to be an object"
     where = ".".join(map(str, place))
-    conflict = isinstance(_cause(fault), protocol.Conflict)
-    text = f"{where}: {said}" if where and not conflict else said
+    named = not where or isinstance(cause, protocol.Conflict)
+    text = said if named else f"{where}: {said}"
     return ApiError(400, text, param=where or None, code="invalid_request")
 
 

@@ -1,6 +1,7 @@
 """However tokens are cut, the pieces add up to the text before the stop string."""
 
 import functools
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -47,13 +48,12 @@ def test_pieces_add_up_to_the_text_before_the_stop_string(data):
         )
     )
     stream, found = TextStream(model, stops), ""
-    left = list(ids)
-    while left and not stream.stopped:
-        size = data.draw(st.integers(0, 8))
-        found += stream.push(left[:size])
+    cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=20))
+    for start, end in itertools.pairwise(sorted([0, *cuts, len(ids)])):
+        if not stream.stopped:
+            found += stream.push(ids[start:end])
         # What was given is never taken back.
         assert until_stop(text, stops)[0].startswith(found)
-        left = left[size:]
     found += stream.finish()
     assert (found, stream.stopped) == until_stop(text, stops)
 
