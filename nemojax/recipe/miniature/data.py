@@ -177,8 +177,8 @@ def demonstrations(
     scorer the first answer is taken and nothing is dropped: the control row.
 
     Returns:
-      `count` rows, fewer if fewer have an answer that passes, and by family the
-      accuracy of raw and kept answers.
+      `count` rows, fewer if fewer have an answer that passes, and by family how many of
+      a prompt's answers are right, of all of them and of those that pass.
     """
     rng = stream(settings, name)
     prompts = math.ceil(count / PROMPTS_KEPT) if scorer else count
@@ -203,11 +203,9 @@ def demonstrations(
         if good.any()
     ][:count]
     _write_journal(directory / f"{name}.jsonl", name, generator.name, rows)
-    raw = [(task, texts[i][0]) for i, task in enumerate(found)]
     found_statistics = {
         family: {
-            "raw": _accuracy(raw, family),
-            "kept": _accuracy(rows, family),
+            **_accuracy(found, texts, passed, family),
             "rows": sum(task.family == family for task, _ in rows),
             "threshold": thresholds.get(family),
         }
@@ -282,13 +280,24 @@ def sft_examples(tokenizer: Tokenizer, rows: Sequence[tuple[str, str]]) -> Examp
     )
 
 
-def _accuracy(rows: Sequence[Answered], family: str) -> dict[str, Any] | None:
-    correct = [
-        int(task.grade(answer).correct)
-        for task, answer in rows
-        if task.family == family
-    ]
-    return statistics.share(correct).to_json() if correct else None
+def _accuracy(
+    found: Sequence[Task],
+    texts: Sequence[Sequence[str]],
+    passed: np.ndarray,
+    family: str,
+) -> dict[str, Any]:
+    """Computes the mean share of right answers a prompt, of all and of those kept."""
+    raw, kept = [], []
+    for task, row, good in zip(found, texts, passed, strict=True):
+        if task.family == family:
+            right = np.array([task.grade(text).correct for text in row])
+            raw.append(right.mean())
+            if good.any():
+                kept.append(right[good].mean())
+    values = {"raw": raw, "kept": kept}
+    return {
+        name: statistics.mean(v).to_json() if v else None for name, v in values.items()
+    }
 
 
 def _write_journal(
