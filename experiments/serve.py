@@ -33,7 +33,13 @@ flags.DEFINE_string("name", None, "what clients call it; default: its folder's n
 flags.DEFINE_integer("slots", 16, "answers that are written at a time", lower_bound=1)
 flags.DEFINE_integer("length", 4096, "tokens of prompt and answer", lower_bound=2)
 flags.DEFINE_integer(
-    "cache_tokens", 0, "tokens in the cache; 0: all slots at full length", 0
+    "cache_tokens",
+    0,
+    "tokens in the cache; 0: all slots at full length, if they fit",
+    0,
+)
+flags.DEFINE_float(
+    "memory_fraction", 0.9, "of an accelerator's memory for weights and cache", 0.01, 1
 )
 flags.DEFINE_integer("max_waiting", 256, "answers that may wait", lower_bound=0)
 flags.DEFINE_integer(
@@ -62,6 +68,7 @@ def opened() -> Served:
         min(FLAGS.length, model.config.max_positions or FLAGS.length),
         FLAGS.cache_tokens,
         data=replicas,
+        memory_fraction=FLAGS.memory_fraction,
     )
     limits = Limits(
         body_bytes=round(FLAGS.max_body_mb * 2**20),

@@ -25,6 +25,8 @@ class EngineConfig:
         holds a whole sequence is gathered once a round and not once a token.
       steps: tokens of each sequence that a round of decoding generates.
       rounds: rounds of a decode call at most.
+      memory_fraction: share of an accelerator's memory that weights and cache may fill;
+        `blocks` become fewer for it. What is left is for the work on them.
     """
 
     slots: int = 32
@@ -37,6 +39,30 @@ class EngineConfig:
     tile: int = 256
     steps: int = 4
     rounds: int = 1
+    memory_fraction: float = 0.9
+
+    def fitted(self, free: float, block_bytes: float) -> "EngineConfig":
+        """Returns as many of the blocks as there is room for.
+
+        Args:
+          free: bytes of each device that the cache may take.
+          block_bytes: bytes of a block on each device.
+
+        Raises:
+          UserError: not one sequence of `max_length` has room.
+        """
+        room = max(0, int(free // block_bytes))
+        if room >= self.blocks:
+            return self
+        needed = -(-self.max_length // self.block_size) + 1
+        if room < needed:
+            raise UserError(
+                f"a sequence of {self.max_length} tokens needs "
+                f"{needed * block_bytes / 2**30:.2f} GiB of each device, "
+                f"{max(free, 0) / 2**30:.2f} are free: allow fewer tokens, quantise "
+                "the weights, or split the model over more devices"
+            )
+        return dataclasses.replace(self, blocks=room)
 
     @property
     def width(self) -> int:
@@ -89,7 +115,12 @@ class EngineConfig:
 
 
 def serving(
-    slots: int, max_length: int, cache_tokens: int = 0, *, data: int = 1
+    slots: int,
+    max_length: int,
+    cache_tokens: int = 0,
+    *,
+    data: int = 1,
+    memory_fraction: float = 0.9,
 ) -> EngineConfig:
     """Returns sizes for requests of any kind that come one by one.
 
@@ -98,6 +129,7 @@ def serving(
       max_length: tokens of a prompt and its output.
       cache_tokens: tokens whose keys and values are kept; 0: all slots at full length.
       data: shards of the mesh's axis `data`.
+      memory_fraction: share of an accelerator's memory for weights and cache.
     """
     whole = -(-max_length // _BLOCK) * _BLOCK
     blocks = -(-(cache_tokens or slots * whole) // (_BLOCK * data))
@@ -109,6 +141,7 @@ def serving(
         prefill_slots=max(data, min(slots, 4) // data * data),
         chunk=min(128, max_length),
         tile=min(256, whole),
+        memory_fraction=memory_fraction,
     )
 
 

@@ -23,7 +23,7 @@ from nemojax.inference.engine.outputs import (
     token_scores,
 )
 from nemojax.inference.engine.paged_state import PromptLogProbs, StepOutput, TopTokens
-from nemojax.inference.engine.sampling import MAX_STOP_IDS, Sampling
+from nemojax.inference.engine.sampling import Sampling
 from nemojax.inference.engine.scheduler import Prefill, QueuedRequest, Scheduler
 from nemojax.interop.loading import LoadedModel
 from nemojax.models.config import ModelConfig
@@ -70,11 +70,11 @@ class Engine:
           stop_ids: tokens that end every output.
 
         Raises:
-          UserError: shapes that the mesh does not divide.
+          UserError: shapes that the mesh does not divide, or no memory for a cache.
         """
-        self.config, self._stop_ids = engine_config, tuple(stop_ids)
-        self._vocab_size = config.vocab_size
+        self._stop_ids, self._vocab_size = tuple(stop_ids), config.vocab_size
         self._programs = paged.Programs(config, params, mesh, engine_config)
+        self.config = engine_config = self._programs.engine
         self._state = self._programs.start()
         self._scheduler = Scheduler(engine_config, mesh.shape["data"])
         self._requests: dict[int, QueuedRequest] = {}
@@ -97,8 +97,7 @@ class Engine:
         """
         data = model.mesh.shape["data"]
         config = config or configs.serving(32 * data, 4096, data=data)
-        stop_ids = model.stop_ids[:MAX_STOP_IDS]
-        return cls(model.config, model.params, model.mesh, config, stop_ids)
+        return cls(model.config, model.params, model.mesh, config, model.stop_ids)
 
     @property
     def busy(self) -> bool:

@@ -42,6 +42,7 @@ class Programs:
     slot s of `config.slots` belongs to shard `s // (slots / data)`.
 
     Attributes:
+      engine: static shapes, with fewer blocks where memory is short.
       prefill: (state, chunk) -> (state, StepOutput with steps = 1, a column a chunk).
       prefill_with_log_probs: program like `prefill`, with `PromptLogProbs` as its third
         output.
@@ -62,15 +63,16 @@ class Programs:
 
         Raises:
           UserError: a mesh with a pipeline, slots that `data` does not divide, heads
-            that `tensor` does not, or a tile of broken blocks.
+            that `tensor` does not, a tile of broken blocks, or no memory for a cache.
         """
         if mesh.shape["pipe"] != 1:
             raise UserError(f"inference needs pipe=1, got {mesh.shape['pipe']}")
         engine.check(mesh.shape["data"])
-        _note(engine)
-        self._start = functools.partial(_start, config, engine, mesh)
         if isinstance(params["layers"], dict):
             params = by_layer(config, params, mesh)
+        self.engine = engine = _fitted(config, mesh, engine)
+        _note(engine)
+        self._start = functools.partial(_start, config, engine, mesh)
         self.prefill, self.prefill_with_log_probs, self.decode = (
             functools.partial(program, params)
             for program in programs(config, mesh, engine, params)
@@ -79,6 +81,25 @@ class Programs:
     def start(self) -> State:
         """Makes the state without any sequence."""
         return self._start()
+
+
+def _fitted(config: ModelConfig, mesh: Mesh, engine: EngineConfig) -> EngineConfig:
+    """Fits the blocks to the memory that the weights leave, where devices tell it."""
+    found = [device.memory_stats() or {} for device in mesh.local_devices]
+    free = [
+        stats["bytes_limit"] * engine.memory_fraction - stats["bytes_in_use"]
+        for stats in found
+        if "bytes_limit" in stats
+    ]
+    if not free:
+        return engine
+    one = dataclasses.replace(engine, blocks=1)
+    state = jax.eval_shape(functools.partial(_empty, config, one, mesh))
+    cache = jax.tree.leaves((state.keys, state.values))
+    return engine.fitted(
+        min(free),
+        sum(leaf.size * leaf.dtype.itemsize for leaf in cache) / mesh.devices.size,
+    )
 
 
 @functools.lru_cache
