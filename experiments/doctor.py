@@ -3,11 +3,11 @@
     python -m experiments.doctor
     python -m experiments.doctor --model=minitron_4b --dtype=bfloat16
 
-MODEL is a preset, a model folder or a Hugging Face checkpoint. Prints packages and cards
-with their versions, the devices that jax has started with their memory, the host, the
-flags of XLA and NCCL in force, the smallest memory of the model, the attention kernel
-that its training takes with what the others lack, and the rates of a matrix product and
-of a copy, beside what is published of the card. Takes about ten seconds.
+MODEL is a preset, a model folder or a Hugging Face checkpoint. Prints packages and
+cards with their versions, the devices that jax has started with their memory, the host,
+the flags of XLA and NCCL in force, the smallest memory of the model, the attention
+kernel that its training takes with what the others lack, and the rates of a matrix
+product and of a copy, beside what is published of the card. Takes about ten seconds.
 
 Exit status 0: the machine is fit; 1: it is not, and a line for each fault says what
 mends it. A machine without a GPU is fit, too, and learns what one would need.
@@ -130,7 +130,7 @@ def run() -> int:
     for part in parts if here.devices else []:
         facts, more, wrong = part(here)
         found, lines, faults = found | facts, lines + more, faults + wrong
-    if not any(device.platform == "gpu" for device in here.devices):
+    if all(device.platform == "cpu" for device in here.devices):
         lines.append(f"for a GPU    {fitness.for_gpu()}")
     lines += [f"NOT FIT      {line}" for line in faults] or ["fit"]
     found["problems"] = faults

@@ -106,8 +106,8 @@ def _plugins(machine: Machine) -> Iterator[str]:
         for name in (plugin, plugin.replace("plugin", "pjrt")):
             if name in versions and _number(versions[name]) != _number(jaxlib):
                 yield (
-                    f"{name} {versions[name]} does not fit jaxlib {jaxlib}: both have "
-                    f"one version: {install(machine)}, {_ELSE}"
+                    f"{name} {versions[name]} does not fit jaxlib {jaxlib}: they have "
+                    f"to be of one version: {install(machine)}, {_ELSE}"
                 )
 
 
