@@ -124,7 +124,8 @@ def of_rates(here: machine.Machine) -> tuple[dict[str, Any], list[str], list[str
 def run() -> int:
     """Examines the machine."""
     here = machine.look(devices=True)
-    found, lines = {"machine": dataclasses.asdict(here)}, of_machine(here)
+    found: dict[str, Any] = {"machine": dataclasses.asdict(here)}
+    lines = of_machine(here)
     faults = fitness.problems(here)
     parts = [of_model, *([of_rates] if FLAGS.seconds else [])]
     for part in parts if here.devices else []:

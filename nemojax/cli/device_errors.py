@@ -18,7 +18,8 @@ from nemojax.parallel import fitness, machine
 FLAGS = flags.FLAGS
 _BRIDGE = "xla_bridge.py"  # the module of jax that starts devices
 _NO_DEVICES = re.compile("Unable to initialize backend|Unknown backend")
-_NO_MEMORY = "RESOURCE_EXHAUSTED"
+# Exhausted may be other things, such as the size of a message.
+_NO_MEMORY = re.compile("RESOURCE_EXHAUSTED: (.*(memory|allocat).*)", re.IGNORECASE)
 _TRACEBACKS = "JAX_TRACEBACK_FILTERING"  # "off" shows all of a traceback
 # Flags that make a program smaller, and how.
 _SMALLER = {
@@ -66,14 +67,14 @@ def no_memory(error: BaseException | None) -> str:
     """
     if os.environ.get(_TRACEBACKS) == "off":
         return ""
-    while error is not None and _NO_MEMORY not in str(error):
+    while error is not None and not _NO_MEMORY.search(str(error)):
         error = error.__cause__ or error.__context__
-    if error is None:
+    found = _NO_MEMORY.search(str(error))
+    if found is None:
         return ""
-    reason = str(error).partition(_NO_MEMORY)[2].strip(": ").splitlines()[0].rstrip(".")
     ways = [way for name, way in _SMALLER.items() if name in FLAGS]
     return (
-        f"the devices are too small: {fitness.short(reason)}: take "
+        f"the devices are too small: {fitness.short(found[1])}: take "
         f"{', or '.join([*ways, 'more or larger devices'])} (python -m "
         f"experiments.plan says what fits, {_TRACEBACKS}=off where it was)"
     )

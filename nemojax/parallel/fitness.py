@@ -1,4 +1,4 @@
-"""Whether the facts about a machine fit together, and what to do where they do not.
+"""Judgement of a machine: do its parts fit together, and what mends it if not.
 
 Pure functions of a `machine.Machine`: every line says what is wrong and what mends it.
 """

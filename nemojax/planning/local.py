@@ -1,4 +1,4 @@
-"""What the devices of this machine would do with a model, from facts alone."""
+"""Predictions of what this machine does with a model, from facts alone."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nemojax.cli import command
+from nemojax.cli import command, command_line, device_errors
 from nemojax.parallel import machine
 
 DOCTOR = "; python -m experiments.doctor says more\n"
@@ -24,7 +24,7 @@ STARTS = (
 def run(*arguments: str, paths: tuple[str, ...] = (), **environment: str):
     """Runs Python as a user does, without what the tests set."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    kept["PYTHONPATH"] = os.pathsep.join(["", *sys.path, *paths])
+    kept["PYTHONPATH"] = os.pathsep.join([*paths, "", *sys.path])
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
@@ -42,8 +42,9 @@ def run(*arguments: str, paths: tuple[str, ...] = (), **environment: str):
     ],
 )
 def test_platforms_that_are_absent_are_told_in_one_line(platforms, line):
-    if platforms == "tpu" and "libtpu" in machine.installed().versions:
-        pytest.skip("libtpu is installed")
+    here = machine.installed()
+    if (platforms == "tpu" and "libtpu" in here.versions) or here.nvidia:
+        pytest.skip("it may be there")
     done = run("-c", STARTS, JAX_PLATFORMS=platforms)
     assert done.returncode == command.BAD_INPUT
     assert done.stderr.startswith(line) and done.stderr.endswith(DOCTOR)
@@ -86,6 +87,22 @@ def test_too_small_a_device_is_told_with_the_way_out(capsys, monkeypatch):
     assert line.startswith("the devices are too small: Out of memory allocating ")
     assert "more or larger devices (python -m experiments.plan says" in line
     assert line.count("\n") == 1
+
+
+def test_the_way_out_is_made_of_flags_of_the_script(script):
+    known = set()
+    for name in ("pretrain", "serve", "score"):
+        script(name)
+        known |= {flag.name for flag in command_line.own_flags()}
+    assert device_errors._SMALLER.keys() <= known
+    error = RuntimeError("step")
+    error.__cause__ = RuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 5 bytes.\na")
+    line = device_errors.no_memory(error)
+    assert line.startswith(
+        "the devices are too small: Failed to allocate 5 bytes: take"
+    )
+    assert "--batch_tokens" in line and "--slots" not in line
+    assert device_errors.no_memory(RuntimeError("RESOURCE_EXHAUSTED: too long")) == ""
 
 
 def test_its_traceback_is_there_for_who_wants_all_tracebacks(monkeypatch):
