@@ -21,6 +21,16 @@ def test_gpus_are_read_as_the_driver_lists_them():
     assert machine.gpus("No devices were found\n") == ()
 
 
+def test_a_driver_is_asked_by_its_program_and_may_be_broken(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{LISTED.splitlines()[0]}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert machine.look().gpus == machine.gpus(LISTED)[:1]
+    program.write_text(program.read_text() + "exit 9\n")
+    assert machine.look().gpus == ()
+
+
 def test_lowest_versions_are_those_of_what_is_always_or_with_cuda_installed():
     assert machine.minimums(
         [
