@@ -142,7 +142,7 @@ def look(devices: bool = False) -> Machine:
             found, devices=tuple(map(_device, jax.local_devices()))
         )
     except Exception as error:  # of jax, of a plugin, or of what these load
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or "none was found"
         return dataclasses.replace(found, error=reason)
 
 
