@@ -9,16 +9,18 @@ Installed, it is the command `nemojax-lm-eval`. Needs the extra `eval`. Prints t
 harness's table; exit status as the harness's.
 """
 
-from nemojax.cli import host
+import sys
+
+from nemojax.cli import command
 
 
-def main() -> None:
+def run() -> int:
     """Runs the harness."""
-    host.prepare()
-    from nemojax.evals import harness
+    from nemojax.evals import harness  # jax, whose devices are chosen by now
 
     harness.main()
+    return command.SUCCESS
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.main(run))

@@ -20,12 +20,13 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from nemojax.cli import command_line, host
+from nemojax.cli import command_line, device_errors, host
 from nemojax.errors import UserError
 from nemojax.io import folders
 from nemojax.training.stopping import Diverged, Stopped
 
 SUCCESS = 0
+TOO_LARGE = 1  # for the memory of the devices
 BAD_INPUT = 2
 DIVERGED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -35,12 +36,15 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL_TEXT = tuple(os.strerror(number) for number in _DISK_FULL)
 
 
-def start(run: Callable[..., int], arguments: bool = False) -> NoReturn:
+def start(
+    run: Callable[..., int], arguments: bool = False, *, unfit: bool = False
+) -> NoReturn:
     """Runs a script: reads its command line, then does `main`; never returns.
 
     Args:
       run: the command, see `main`; its module's docstring stands above the help.
       arguments: whether it takes anything but flags; `run` is called with it.
+      unfit: whether it also runs where jax cannot find a GPU that is there.
     """
     doc = sys.modules["__main__"].__doc__ or ""
 
@@ -54,16 +58,18 @@ def start(run: Callable[..., int], arguments: bool = False) -> NoReturn:
             sys.exit(_unread())
 
     def with_flags(argv: list[str]) -> None:
-        sys.exit(main(functools.partial(run, argv[1:]) if arguments else run))
+        what = functools.partial(run, argv[1:]) if arguments else run
+        sys.exit(main(what, unfit=unfit))
 
     app.run(with_flags, flags_parser=parse)
 
 
-def main(run: Callable[[], int]) -> int:
+def main(run: Callable[[], int], *, unfit: bool = False) -> int:
     """Runs a command; returns its exit status.
 
-    0 is success, or that training was told to stop and has saved; 2 something that the
-    user can mend (data, work folder, disk), 3 that training does not get on (step after
+    0 is success, or that training was told to stop and has saved; 1 that the memory of
+    the devices is too small; 2 something that the user can mend (data, work folder,
+    disk, packages of other versions), 3 that training does not get on (step after
     step is not finite), 130 an interruption, also where training has saved, 141 that
     nobody reads the output any more. Any other error is a mistake of this project and
     is not caught.
@@ -71,11 +77,14 @@ def main(run: Callable[[], int]) -> int:
     Args:
       run: the command; returns the exit status. It should not start jax's devices
         before it is called, since their number is set here.
+      unfit: whether it also runs where jax cannot find a GPU that is there.
     """
     host.prepare()
     _hear_interruptions()
     try:
         with _shown_notes(), _quiet_libraries(), _repeated_interruptions():
+            if not unfit:
+                device_errors.refuse_unfit()
             return run()
     except Stopped as error:
         _say(str(error), _this_command())
@@ -95,6 +104,9 @@ def main(run: Callable[[], int]) -> int:
     except BrokenPipeError:
         return _unread()
     except Exception as error:
+        if too_large := device_errors.no_memory(error):
+            _say(too_large)
+            return TOO_LARGE
         message = _explanation(error)
         if message is None:
             raise
@@ -167,7 +179,8 @@ def _quiet_libraries() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     sys.excepthook = lambda *error: None
     try:
-        yield
+        with device_errors.refused_fallback():
+            yield
     finally:
         logger.setLevel(level)
         sys.excepthook = hook
@@ -207,7 +220,7 @@ def _unread() -> int:
 
 
 def _explanation(error: Exception) -> str | None:
-    """Returns one line for an error of the operating system, None for others."""
+    """Returns one line for an error of the system or its devices, None for others."""
     if _disk_is_full(error):
         return (
             f"no space left on the disk{_where(error)}: free some, then run the same "
@@ -217,7 +230,7 @@ def _explanation(error: Exception) -> str | None:
         name = error.filename if error.filename is not None else "input or output"
         reason = error.strerror or str(error) or type(error).__name__
         return f"{name}: {reason}{_where(error)}: check the path and its permissions"
-    return None
+    return device_errors.no_devices(error) or None
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -7,6 +7,8 @@ import os
 import platform
 from pathlib import Path
 
+from nemojax.parallel import machine
+
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
 # Bytes of compiled programs that are kept.
 _MOST_KEPT = 4 * 2**30
@@ -33,7 +35,7 @@ def cpu_devices(most: int = 2) -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _DEVICE_COUNT not in flags:
-        count = min(most, _cores())
+        count = min(most, machine.cores())
         os.environ["XLA_FLAGS"] = f"{flags} {_DEVICE_COUNT}={count}".strip()
 
 
@@ -63,9 +65,10 @@ def keep_compiled() -> None:
         "JAX_ENABLE_COMPILATION_CACHE",
     }:
         return
-    import jax  # does not look for devices yet
+    # A jax that cannot be imported is told by whoever needs it.
+    with contextlib.suppress(ImportError, OSError, RuntimeError):
+        import jax  # does not look for devices yet
 
-    with contextlib.suppress(OSError, RuntimeError):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "nemojax" / f"compiled-{_processor()}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,10 +93,3 @@ def _processor() -> str:
         kinds = ("model name", "flags", "Features", "CPU part")
         lines += sorted({line for line in file if line.startswith(kinds)})
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def _cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -195,12 +195,11 @@ def load(
     if ours and verify:
         model_folder.verify(directory)
     tokenizer = load_tokenizer(directory, template)
+    config = read_config(directory)
     if ours:
-        config = model_folder.read_config(directory)
         partition.check(config, layout)
         leaves = model_folder.leaves(directory, layout, verified=True)
     else:
-        config = huggingface.read_config(directory)
         leaves = huggingface.leaves(directory, layout, progress=progress)
     if quantize is not None:
         leaves = quantized.leaves(leaves, quantize, consume=True)
@@ -226,6 +225,19 @@ def load(
         tokenizer_files.find(directory),
         str(directory.absolute()),
     )
+
+
+def read_config(directory: pathlib.Path) -> ModelConfig:
+    """Reads what a model is, without its weights.
+
+    Args:
+      directory: folder of the model itself, as `find.find_model` returns it.
+
+    Raises:
+      UserError: the description is missing, or says what cannot be.
+    """
+    ours = (directory / model_folder.MODEL).exists()
+    return (model_folder if ours else huggingface).read_config(directory)
 
 
 def load_tokenizer(directory: str | pathlib.Path, template: str = AUTO) -> AnyTokenizer:
