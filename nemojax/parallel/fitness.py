@@ -89,9 +89,8 @@ def for_gpu() -> str:
 
 def short(text: str, most: int = 300) -> str:
     """Returns jax's words in one line, without its advice and all beyond `most`."""
-    line = re.sub(r" \((set|you may need to) .*\)$", "", " ".join(text.split())).rstrip(
-        "."
-    )
+    line = " ".join(text.split())
+    line = re.sub(r" \((set|you may need to) .*\)$", "", line).rstrip(".")
     return line if len(line) <= most else line[:most] + " …"
 
 
@@ -174,11 +173,8 @@ def _gpu(machine: Machine, gpu: Gpu) -> Iterator[str]:
                 "CUDA_VISIBLE_DEVICES"
             )
     share = _share(machine)
-    if (
-        gpu.memory_bytes
-        and gpu.used_bytes + share * gpu.memory_bytes > gpu.memory_bytes
-    ):
-        free = 1 - gpu.used_bytes / gpu.memory_bytes
+    free = 1 - gpu.used_bytes / max(1, gpu.memory_bytes)
+    if share > free:
         yield (
             f"{title}: processes hold {_gib(gpu.used_bytes)} of "
             f"{_gib(gpu.memory_bytes)} and jax takes {share:.0%}: end them (nvidia-smi "
