@@ -23,14 +23,19 @@ _ELSE = "or set JAX_PLATFORMS=cpu to compute on the CPU"
 
 
 def refusals(machine: Machine) -> list[str]:
-    """Lists what is certain to go wrong; it can be told before jax starts."""
-    return list(_plugins(machine)) if wants_cuda(machine) else []
+    """Lists what is certain to go wrong; it can be told before jax starts.
+
+    Without an NVIDIA GPU that is only what JAX_PLATFORMS asks for.
+    """
+    sure = machine.nvidia or _named(machine)
+    return list(_plugins(machine)) if sure and wants_cuda(machine) else []
 
 
 def problems(machine: Machine) -> list[str]:
     """Lists all that is wrong, what is likely the cause of the rest first."""
-    found = [*refusals(machine), *_platforms(machine), *_versions(machine)]
+    found = [*_platforms(machine), *_versions(machine)]
     if wants_cuda(machine):
+        found = [*_plugins(machine), *found]
         found += _shared_files(machine)
         found += [line for gpu in _visible(machine) for line in _gpu(machine, gpu)]
     return [*found, *_devices(machine)]

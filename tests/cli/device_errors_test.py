@@ -64,9 +64,8 @@ def test_a_plugin_of_another_version_is_refused_by_commands_and_listed_by_doctor
     old_plugin,
 ):
     start = f"jax-cuda13-plugin 0.1 does not fit jaxlib {jax.lib.__version__}: "
-    done = run(
-        "-m", "experiments.quantize", "--model=m", "--data=d", paths=(old_plugin,)
-    )
+    command_line = ("-m", "experiments.quantize", "--model=m", "--data=d")
+    done = run(*command_line, paths=(old_plugin,), JAX_PLATFORMS="cuda")
     assert done.returncode == command.BAD_INPUT
     assert done.stderr.startswith(start) and done.stderr.endswith(DOCTOR)
     assert done.stderr.count("\n") == 1

@@ -185,6 +185,7 @@ def test_what_is_refused_before_jax_starts_is_a_problem_and_needs_no_device():
     broken = dataclasses.replace(FIT, versions=JAX | plugin("0.11.0"))
     known = Machine(broken.versions, broken.minimum, nvidia=True)
     assert fitness.refusals(known) == fitness.problems(known)[:2] != []
+    assert fitness.refusals(dataclasses.replace(known, nvidia=False)) == []
     # Where jax may still find its way it is not told in advance.
     assert fitness.refusals(dataclasses.replace(FIT, gpus=(BUSY,), devices=())) == []
 
