@@ -182,6 +182,8 @@ class Kernel:
       platforms: platforms that it is for; none: all.
       lacks: says what it needs that a case of these does not have; "": nothing.
       varying: whether its result says along which mesh axes it differs.
+      primitive: name of the jax primitive that computes its output and what its
+        backward pass needs beside that; "": it has none.
     """
 
     name: str
@@ -189,6 +191,7 @@ class Kernel:
     platforms: tuple[str, ...] = ()
     lacks: Callable[[Case], str] = lambda case: ""
     varying: bool = True
+    primitive: str = ""
 
     def missing(self, case: Case) -> str:
         """Returns what the kernel needs to run in a case; "": nothing."""
@@ -199,7 +202,13 @@ class Kernel:
 
 # The faster ones first; the last can always run.
 KERNELS = (
-    Kernel("cudnn", cudnn, ("gpu", "cuda"), _cudnn_lacks),
+    Kernel(
+        "cudnn",
+        cudnn,
+        ("gpu", "cuda"),
+        _cudnn_lacks,
+        primitive="dot_product_attention_fwd_wrapper",
+    ),
     # A Pallas kernel does not say along which axes its result differs.
     Kernel("splash", splash, ("tpu",), _splash_lacks, varying=False),
     Kernel("blocks", blocks),

@@ -15,17 +15,14 @@ from nemojax.parallel.layout import Layout
 # Rows are spread over the stages too: each embeds its part of them, and runs the head.
 ROWS = ("data", "pipe")
 
-# What a layer keeps for the backward pass; everything else is computed again.
-_policies = jax.checkpoint_policies
-REMAT_POLICIES = {
+# Names of what a layer keeps for the backward pass; all else is computed again.
+REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
     # Everything; also a copy of the weights for each micro-batch that uses them.
     "none": None,
-    "full": _policies.nothing_saveable,
-    "mlp_preactivation": _policies.save_only_these_names("mlp_preactivation"),
+    "full": (),
+    "mlp_preactivation": ("mlp_preactivation",),
     # Every matrix product; norms, activations and attention scores are made again.
-    "selective": _policies.save_only_these_names(
-        "qkv", "attention", "residual", "mlp_preactivation"
-    ),
+    "selective": ("qkv", "attention", "residual", "mlp_preactivation"),
 }
 
 
@@ -33,6 +30,26 @@ def check_remat(name: str) -> None:
     """Raises ValueError for an unknown remat policy, with those that there are."""
     if name not in REMAT_POLICIES:
         raise UserError(f"unknown remat {name!r}; one of {', '.join(REMAT_POLICIES)}")
+
+
+def remat(function, name: str, kernel: attention_kernels.Kernel):
+    """Returns a function of a layer that keeps what the remat policy says.
+
+    Where attention's output is kept and its kernel has a primitive, the results of that
+    are kept instead: the output, and what the kernel's backward pass needs beside it.
+    """
+    names = REMAT_POLICIES[name]
+    if names is None:
+        return function
+    policies = jax.checkpoint_policies
+    if not kernel.primitive or "attention" not in names:
+        policy = policies.save_only_these_names(*names)
+    else:
+        policy = policies.save_from_both_policies(
+            policies.save_only_these_names(*(set(names) - {"attention"})),
+            lambda primitive, *_, **__: primitive.name == kernel.primitive,
+        )
+    return jax.checkpoint(function, policy=policy)
 
 
 def hidden_states(
@@ -115,9 +132,8 @@ def make_stage(
       segment_ids_MBS: segment ids of all micro-batches.
     """
     layer = layers.DecoderLayer(config)
-    attention = attention_of(config, layout, positions_MBS.shape[-1]).run
+    kernel = attention_of(config, layout, positions_MBS.shape[-1])
     per_chunk = config.num_layers // layout.chunks
-    policy = REMAT_POLICIES[layout.remat]
 
     def stage(sums, chunk, m, x_BSD):
         def cast():
@@ -134,12 +150,11 @@ def make_stage(
             )
 
             def attend(q, k, v):
-                return attention(q, k, v, segment_ids_MBS[m]), None
+                return kernel.run(q, k, v, segment_ids_MBS[m]), None
 
             return layers.apply(layer, layer_params, x_BSD, positions_MBS[m], attend)[0]
 
-        if policy is not None:
-            run_layer = jax.checkpoint(run_layer, policy=policy)
+        run_layer = remat(run_layer, layout.remat, kernel)
         if per_chunk == 1:
             return run_layer(x_BSD, None, 0, chunk, m)
         return jax.lax.scan(
