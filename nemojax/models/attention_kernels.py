@@ -2,8 +2,8 @@
 
 `blocks` is plain jax and runs everywhere; `cudnn` is flash attention on NVIDIA GPUs;
 `splash` is the Pallas kernel for TPUs. None of them keeps a tensor of S x S numbers a
-head. A kernel says what it lacks in a case; nothing else decides which one is taken.
-Shapes as in `attention.py`.
+head. Where there are no segment ids a row is one segment. A kernel says what it lacks
+in a case; nothing else decides which one is taken. Shapes as in `attention.py`.
 """
 
 import dataclasses
@@ -20,8 +20,10 @@ from nemojax.errors import UserError
 from nemojax.models import attention
 from nemojax.parallel.layout import AUTO
 
-# (queries_BSHK, keys_BSGK, values_BSGK, segment_ids_BS) -> outputs_BSHK
-CausalAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+# (queries_BSHK, keys_BSGK, values_BSGK, segment_ids_BS or None) -> outputs_BSHK
+CausalAttention = Callable[
+    [jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array
+]
 # Queries that see all keys at one time.
 BLOCK = 512
 _LANES = 128
@@ -32,12 +34,14 @@ def blocks(
     q_BSHK: jax.Array,
     k_BSGK: jax.Array,
     v_BSGK: jax.Array,
-    segment_ids_BS: jax.Array,
+    segment_ids_BS: jax.Array | None,
     *,
     block: int = BLOCK,
 ) -> jax.Array:
     """Computes attention by blocks of queries; backwards makes the scores again."""
     S = q_BSHK.shape[1]
+    if segment_ids_BS is None:
+        segment_ids_BS = jnp.ones((1, S), jnp.int32)
     if block >= S:
         mask = attention.causal_mask(segment_ids_BS)
         return attention.attention(q_BSHK, k_BSGK, v_BSGK, mask)
@@ -60,10 +64,15 @@ def blocks(
 
 
 def cudnn(
-    q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segment_ids_BS: jax.Array
+    q_BSHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    segment_ids_BS: jax.Array | None,
 ) -> jax.Array:
     """Calls cuDNN's flash attention; head width a multiple of 8 and at most 256."""
-    same = segment_ids_BS[:, None, :, None] == segment_ids_BS[:, None, None, :]
+    same = None
+    if segment_ids_BS is not None:  # becomes numbers [B, 1, S, S], which cuDNN reads
+        same = segment_ids_BS[:, None, :, None] == segment_ids_BS[:, None, None, :]
     return jax.nn.dot_product_attention(
         q_BSHK, k_BSGK, v_BSGK, mask=same, is_causal=True, implementation="cudnn"
     )
@@ -73,7 +82,7 @@ def splash(
     q_BSHK: jax.Array,
     k_BSGK: jax.Array,
     v_BSGK: jax.Array,
-    segment_ids_BS: jax.Array,
+    segment_ids_BS: jax.Array | None,
     *,
     interpret: bool = False,
 ) -> jax.Array:
@@ -122,7 +131,9 @@ def splash(
         interpret=interpret,
     )
     run = jax.vmap(make())
-    ids = kernel.SegmentIds(segment_ids_BS, segment_ids_BS)
+    ids = segment_ids_BS
+    if ids is not None:
+        ids = kernel.SegmentIds(ids, ids)
     out: Any = run(q, k, v, ids)
     return out.swapaxes(1, 2)[..., :K].astype(v_BSGK.dtype)
 

@@ -64,14 +64,15 @@ def hidden_states(
       params: this device's part of a tree.
       plan: `partition.placements` of the whole tree.
       layout: layout of the step.
-      batch: tokens, positions and segment ids [B, S] of this device's rows.
+      batch: tokens, positions and segment ids (or None) [B, S] of this device's rows.
     """
     params, sums = partition.local_params(config, params, plan, layout)
     tokens, positions, segment_ids = batch
     split = functools.partial(micro_batches, layout)
     apply = make_stage(
-        config, params["layers"], plan, layout, split(positions), split(segment_ids)
-    )
+        config, params["layers"], plan, layout,
+        split(positions), jax.tree.map(split, segment_ids),
+    )  # fmt: skip
 
     def stage(chunk, m, x_BSD):
         def of_chunk():
@@ -129,7 +130,7 @@ def make_stage(
       plan: `partition.placements` of the whole tree.
       layout: layout of the step.
       positions_MBS: positions of all micro-batches.
-      segment_ids_MBS: segment ids of all micro-batches.
+      segment_ids_MBS: segment ids of all micro-batches; None: a row is one segment.
     """
     layer = layers.DecoderLayer(config)
     kernel = attention_of(config, layout, positions_MBS.shape[-1])
@@ -150,7 +151,8 @@ def make_stage(
             )
 
             def attend(q, k, v):
-                return kernel.run(q, k, v, segment_ids_MBS[m]), None
+                ids = jax.tree.map(lambda ids_MBS: ids_MBS[m], segment_ids_MBS)
+                return kernel.run(q, k, v, ids), None
 
             return layers.apply(layer, layer_params, x_BSD, positions_MBS[m], attend)[0]
 
