@@ -2,8 +2,8 @@
 
 `blocks` is plain jax and runs everywhere; `cudnn` is flash attention on NVIDIA GPUs;
 `splash` is the Pallas kernel for TPUs. None of them keeps a tensor of S x S numbers a
-head. A kernel says what it lacks in a case; nothing else decides which one is taken.
-Shapes as in `attention.py`.
+head. Where there are no segment ids a row is one segment. A kernel says what it lacks
+in a case; nothing else decides which one is taken. Shapes as in `attention.py`.
 """
 
 import dataclasses
@@ -20,8 +20,10 @@ from nemojax.errors import UserError
 from nemojax.models import attention
 from nemojax.parallel.layout import AUTO
 
-# (queries_BSHK, keys_BSGK, values_BSGK, segment_ids_BS) -> outputs_BSHK
-CausalAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+# (queries_BSHK, keys_BSGK, values_BSGK, segment_ids_BS or None) -> outputs_BSHK
+CausalAttention = Callable[
+    [jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array
+]
 # Queries that see all keys at one time.
 BLOCK = 512
 _LANES = 128
@@ -32,12 +34,14 @@ def blocks(
     q_BSHK: jax.Array,
     k_BSGK: jax.Array,
     v_BSGK: jax.Array,
-    segment_ids_BS: jax.Array,
+    segment_ids_BS: jax.Array | None,
     *,
     block: int = BLOCK,
 ) -> jax.Array:
     """Computes attention by blocks of queries; backwards makes the scores again."""
     S = q_BSHK.shape[1]
+    if segment_ids_BS is None:
+        segment_ids_BS = jnp.ones((1, S), jnp.int32)
     if block >= S:
         mask = attention.causal_mask(segment_ids_BS)
         return attention.attention(q_BSHK, k_BSGK, v_BSGK, mask)
@@ -60,10 +64,15 @@ def blocks(
 
 
 def cudnn(
-    q_BSHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segment_ids_BS: jax.Array
+    q_BSHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    segment_ids_BS: jax.Array | None,
 ) -> jax.Array:
     """Calls cuDNN's flash attention; head width a multiple of 8 and at most 256."""
-    same = segment_ids_BS[:, None, :, None] == segment_ids_BS[:, None, None, :]
+    same = None
+    if segment_ids_BS is not None:  # becomes numbers [B, 1, S, S], which cuDNN reads
+        same = segment_ids_BS[:, None, :, None] == segment_ids_BS[:, None, None, :]
     return jax.nn.dot_product_attention(
         q_BSHK, k_BSGK, v_BSGK, mask=same, is_causal=True, implementation="cudnn"
     )
@@ -73,7 +82,7 @@ def splash(
     q_BSHK: jax.Array,
     k_BSGK: jax.Array,
     v_BSGK: jax.Array,
-    segment_ids_BS: jax.Array,
+    segment_ids_BS: jax.Array | None,
     *,
     interpret: bool = False,
 ) -> jax.Array:
@@ -122,7 +131,9 @@ def splash(
         interpret=interpret,
     )
     run = jax.vmap(make())
-    ids = kernel.SegmentIds(segment_ids_BS, segment_ids_BS)
+    ids = segment_ids_BS
+    if ids is not None:
+        ids = kernel.SegmentIds(ids, ids)
     out: Any = run(q, k, v, ids)
     return out.swapaxes(1, 2)[..., :K].astype(v_BSGK.dtype)
 
@@ -182,6 +193,8 @@ class Kernel:
       platforms: platforms that it is for; none: all.
       lacks: says what it needs that a case of these does not have; "": nothing.
       varying: whether its result says along which mesh axes it differs.
+      primitive: name of the jax primitive that computes its output and what its
+        backward pass needs beside that; "": it has none.
     """
 
     name: str
@@ -189,6 +202,7 @@ class Kernel:
     platforms: tuple[str, ...] = ()
     lacks: Callable[[Case], str] = lambda case: ""
     varying: bool = True
+    primitive: str = ""
 
     def missing(self, case: Case) -> str:
         """Returns what the kernel needs to run in a case; "": nothing."""
@@ -199,7 +213,13 @@ class Kernel:
 
 # The faster ones first; the last can always run.
 KERNELS = (
-    Kernel("cudnn", cudnn, ("gpu", "cuda"), _cudnn_lacks),
+    Kernel(
+        "cudnn",
+        cudnn,
+        ("gpu", "cuda"),
+        _cudnn_lacks,
+        primitive="dot_product_attention_fwd_wrapper",
+    ),
     # A Pallas kernel does not say along which axes its result differs.
     Kernel("splash", splash, ("tpu",), _splash_lacks, varying=False),
     Kernel("blocks", blocks),

@@ -184,8 +184,10 @@ def _log_probs(config: ModelConfig, head, x_BSD, tokens, segment_ids, over):
         config, head["kernel"], x_ND, targets_N, over, head.get("kernel_scale")
     )
     log_probs = jnp.roll(log_probs_N.reshape(B, S), 1, axis=1)
-    continues = segment_ids == jnp.roll(segment_ids, 1, axis=1)
-    return jnp.where(continues & (jnp.arange(S) > 0), log_probs, 0.0)
+    continues = jnp.arange(S) > 0
+    if segment_ids is not None:
+        continues &= segment_ids == jnp.roll(segment_ids, 1, axis=1)
+    return jnp.where(continues, log_probs, 0.0)
 
 
 def _logits(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):

@@ -7,10 +7,12 @@ over `tensor` along the sequence: a layer gathers it before its matrices and sca
 the sum after them, twice.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
@@ -23,6 +25,8 @@ from nemojax.parallel import collectives
 LORA_SUFFIXES = ("_lora_a", "_lora_b")
 # What the scales of a quantised kernel are called: [out], see `models.quantized`.
 SCALE_SUFFIX = "_scale"
+# Kernels of a module with the same input, in the order in which they may be `joined`.
+SAME_INPUT = (("query", "key", "value"), ("up", "gate"))
 
 
 def local_size(config_name: str, size: int) -> int:
@@ -67,6 +71,31 @@ def linear(
         low = x @ module.get_variable("params", down).astype(x.dtype)
         y += low @ module.get_variable("params", up).astype(x.dtype)
     return y.reshape(*leading, shape[1])
+
+
+def linears(
+    module: nn.Module, init: Any, sizes: dict[str, int], x: jax.Array
+) -> list[jax.Array]:
+    """Computes `linear` of kernels with one input; of `joined` ones in one product.
+
+    Args:
+      module: owns the kernels.
+      init: initializer of the kernels.
+      sizes: name of each kernel -> its local out.
+      x: [..., in].
+    """
+    width, all_of_them = x.shape[-1], joined(sizes)
+    if not module.has_variable("params", all_of_them):
+        return [
+            linear(module, name, init, (width, size), x) for name, size in sizes.items()
+        ]
+    y = linear(module, all_of_them, init, (width, sum(sizes.values())), x)
+    return jnp.split(y, np.cumsum([*sizes.values()])[:-1], axis=-1)
+
+
+def joined(names: Iterable[str]) -> str:
+    """Returns what one kernel with the columns of all of these is called."""
+    return "_".join(names)
 
 
 def matmul(module: nn.Module, name: str, kernel: jax.Array, x: jax.Array) -> jax.Array:
@@ -153,17 +182,14 @@ class Attention(nn.Module):
             c.rotary_dim, c.rope_theta, c.rope_scaling
         )
 
-        def project(name: str, count: int) -> jax.Array:
-            shape = (c.d_model, count * c.head_dim)
-            y = linear(self, name, plain, shape, x_BSD)
-            return y.reshape(*y.shape[:2], count, c.head_dim)
-
-        def rotate(x_BSHK: jax.Array) -> jax.Array:
-            return attention.rotary(x_BSHK, positions_BS, frequencies)
-
-        q = checkpoint_name(rotate(project("query", heads)), "qkv")
-        k = checkpoint_name(rotate(project("key", kv_heads)), "qkv")
-        v = checkpoint_name(project("value", kv_heads), "qkv")
+        counts = {"query": heads, "key": kv_heads, "value": kv_heads}
+        sizes = {name: count * c.head_dim for name, count in counts.items()}
+        q, k, v = (
+            y.reshape(*y.shape[:2], -1, c.head_dim)
+            for y in linears(self, plain, sizes, x_BSD)
+        )
+        q, k = (attention.rotary(y, positions_BS, frequencies) for y in (q, k))
+        q, k, v = (checkpoint_name(y, "qkv") for y in (q, k, v))
         mixed, handed_back = attend(q, k, v)
         mixed = checkpoint_name(mixed, "attention")
         mixed = mixed.reshape(*mixed.shape[:2], heads * c.head_dim)
@@ -186,15 +212,14 @@ class Mlp(nn.Module):
         d_ff = local_size("d_ff", c.d_ff)
         plain = nn.initializers.normal(c.init_std)
         scaled = nn.initializers.normal(c.init_std / (2 * c.num_layers) ** 0.5)
-        wide, narrow = (c.d_model, d_ff), (d_ff, c.d_model)
-        hidden = linear(self, "up", plain, wide, x_BSD)
-        hidden = checkpoint_name(hidden, "mlp_preactivation")
-        if c.activation == "swiglu":
-            gate = linear(self, "gate", plain, wide, x_BSD)
-            hidden *= jax.nn.silu(checkpoint_name(gate, "mlp_preactivation"))
+        names = ("up", "gate") if c.activation == "swiglu" else ("up",)
+        products = linears(self, plain, dict.fromkeys(names, d_ff), x_BSD)
+        hidden, *gate = (checkpoint_name(y, "mlp_preactivation") for y in products)
+        if gate:
+            hidden *= jax.nn.silu(gate[0])
         else:
             hidden = jnp.square(jax.nn.relu(hidden))
-        return linear(self, "down", scaled, narrow, hidden)
+        return linear(self, "down", scaled, (d_ff, c.d_model), hidden)
 
 
 class DecoderLayer(nn.Module):

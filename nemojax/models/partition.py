@@ -35,6 +35,9 @@ _SPLITS = {
     ("mlp", "up"): (1, 0),
     ("mlp", "gate"): (1, 0),
     ("mlp", "down"): (0, 1),
+    # As the engine keeps those with the same input.
+    ("attention", "query_key_value"): (1, 0),
+    ("mlp", "up_gate"): (1, 0),
 }
 _VOCABULARIES = (
     ("embedding", "table"),

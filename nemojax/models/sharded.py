@@ -29,7 +29,7 @@ class Head(NamedTuple):
       params: (config, parameters without layers, over) -> those of the head; `over`
         names the mesh axes that share its work: `tensor`, in 1F1B also `pipe`.
       values: (config, head parameters, x [B, S / tensor, D] after the final norm,
-        tokens, segment ids, over) -> values, of rows in dim 0.
+        tokens, segment ids or None, over) -> values, of rows in dim 0.
       spec: PartitionSpec of the values of all rows.
     """
 
@@ -156,8 +156,9 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
         split = functools.partial(stages.micro_batches, layout)
         equal = functools.partial(split, gather=collectives.all_gather_equal)
         (x_MBSD, tops), back_to_rest = jax.vjp(ends, rest)
-        tokens_MBS, segment_ids_MBS = equal(tokens), equal(segment_ids)
-        positions_MBS = equal(positions)
+        tokens_MBS, positions_MBS, segment_ids_MBS = jax.tree.map(
+            equal, (tokens, positions, segment_ids)
+        )
         stage = stages.make_stage(
             config, layers, plan, layout, positions_MBS, segment_ids_MBS
         )
@@ -165,9 +166,8 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
         def values(tops, m, x_BSD):
             tops, norm = tops
             x_BSD = stages.final_norm(config, norm, x_BSD)
-            return head.values(
-                config, tops, x_BSD, tokens_MBS[m], segment_ids_MBS[m], over
-            )
+            of_head = jax.tree.map(lambda leaf: leaf[m], (tokens_MBS, segment_ids_MBS))
+            return head.values(config, tops, x_BSD, *of_head, over)
 
         found = one_f_one_b.run(
             lambda into, *rest: stage(lambda: into, *rest),
@@ -197,13 +197,11 @@ def _prepared(config: ModelConfig, layout: Layout | None, params, batch):
     tokens = jnp.asarray(tokens)
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    if segment_ids is None:
-        segment_ids = jnp.ones_like(tokens)
     _check_batch(tokens, layout)
     partition.check(config, layout)
     if not partition.is_packed(config, params, layout):
         params = partition.pack(config, params, layout)
-    return layout, params, (tokens, jnp.asarray(positions), jnp.asarray(segment_ids))
+    return layout, params, jax.tree.map(jnp.asarray, (tokens, positions, segment_ids))
 
 
 def _check_batch(tokens: jax.Array, layout: Layout) -> None:

@@ -15,17 +15,14 @@ from nemojax.parallel.layout import Layout
 # Rows are spread over the stages too: each embeds its part of them, and runs the head.
 ROWS = ("data", "pipe")
 
-# What a layer keeps for the backward pass; everything else is computed again.
-_policies = jax.checkpoint_policies
-REMAT_POLICIES = {
+# Names of what a layer keeps for the backward pass; all else is computed again.
+REMAT_POLICIES: dict[str, tuple[str, ...] | None] = {
     # Everything; also a copy of the weights for each micro-batch that uses them.
     "none": None,
-    "full": _policies.nothing_saveable,
-    "mlp_preactivation": _policies.save_only_these_names("mlp_preactivation"),
+    "full": (),
+    "mlp_preactivation": ("mlp_preactivation",),
     # Every matrix product; norms, activations and attention scores are made again.
-    "selective": _policies.save_only_these_names(
-        "qkv", "attention", "residual", "mlp_preactivation"
-    ),
+    "selective": ("qkv", "attention", "residual", "mlp_preactivation"),
 }
 
 
@@ -33,6 +30,26 @@ def check_remat(name: str) -> None:
     """Raises ValueError for an unknown remat policy, with those that there are."""
     if name not in REMAT_POLICIES:
         raise UserError(f"unknown remat {name!r}; one of {', '.join(REMAT_POLICIES)}")
+
+
+def remat(function, name: str, kernel: attention_kernels.Kernel):
+    """Returns a function of a layer that keeps what the remat policy says.
+
+    Where attention's output is kept and its kernel has a primitive, the results of that
+    are kept instead: the output, and what the kernel's backward pass needs beside it.
+    """
+    names = REMAT_POLICIES[name]
+    if names is None:
+        return function
+    policies = jax.checkpoint_policies
+    if not kernel.primitive or "attention" not in names:
+        policy = policies.save_only_these_names(*names)
+    else:
+        policy = policies.save_from_both_policies(
+            policies.save_only_these_names(*(set(names) - {"attention"})),
+            lambda primitive, *_, **__: primitive.name == kernel.primitive,
+        )
+    return jax.checkpoint(function, policy=policy)
 
 
 def hidden_states(
@@ -47,14 +64,15 @@ def hidden_states(
       params: this device's part of a tree.
       plan: `partition.placements` of the whole tree.
       layout: layout of the step.
-      batch: tokens, positions and segment ids [B, S] of this device's rows.
+      batch: tokens, positions and segment ids (or None) [B, S] of this device's rows.
     """
     params, sums = partition.local_params(config, params, plan, layout)
     tokens, positions, segment_ids = batch
     split = functools.partial(micro_batches, layout)
     apply = make_stage(
-        config, params["layers"], plan, layout, split(positions), split(segment_ids)
-    )
+        config, params["layers"], plan, layout,
+        split(positions), jax.tree.map(split, segment_ids),
+    )  # fmt: skip
 
     def stage(chunk, m, x_BSD):
         def of_chunk():
@@ -112,12 +130,11 @@ def make_stage(
       plan: `partition.placements` of the whole tree.
       layout: layout of the step.
       positions_MBS: positions of all micro-batches.
-      segment_ids_MBS: segment ids of all micro-batches.
+      segment_ids_MBS: segment ids of all micro-batches; None: a row is one segment.
     """
     layer = layers.DecoderLayer(config)
-    attention = attention_of(config, layout, positions_MBS.shape[-1]).run
+    kernel = attention_of(config, layout, positions_MBS.shape[-1])
     per_chunk = config.num_layers // layout.chunks
-    policy = REMAT_POLICIES[layout.remat]
 
     def stage(sums, chunk, m, x_BSD):
         def cast():
@@ -134,12 +151,12 @@ def make_stage(
             )
 
             def attend(q, k, v):
-                return attention(q, k, v, segment_ids_MBS[m]), None
+                ids = jax.tree.map(lambda ids_MBS: ids_MBS[m], segment_ids_MBS)
+                return kernel.run(q, k, v, ids), None
 
             return layers.apply(layer, layer_params, x_BSD, positions_MBS[m], attend)[0]
 
-        if policy is not None:
-            run_layer = jax.checkpoint(run_layer, policy=policy)
+        run_layer = remat(run_layer, layout.remat, kernel)
         if per_chunk == 1:
             return run_layer(x_BSD, None, 0, chunk, m)
         return jax.lax.scan(

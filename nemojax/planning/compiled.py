@@ -126,7 +126,7 @@ def lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
     if alignment is None:
         shape = (scenario.global_batch, scenario.length)
         integers = np.zeros(shape, np.int32)
-        batch = Batch(integers, integers.astype(np.float32), integers, integers)
+        batch = Batch(integers, integers.astype(np.float32), None, integers)
         step = programs.train_step(
             ByLayout(objectives.language_model_objective, config), ADAMW, layout
         )

@@ -155,8 +155,9 @@ def loading_bytes(serving: Serving) -> float:
         changed = kept[name] != full[name]
         peak = max(peak, there + kept[name] + (full[name] if changed else 0.0))
         there += kept[name] + kept.get(f"{name}_scale", 0.0)
-    largest = max(size for name, size in kept.items() if name.startswith("layers"))
-    return max(peak, there + largest)
+    of_layer = jax.tree.leaves(serving.parameters()["layers"][0])
+    largest = max(_shard(leaf, leaf.sharding) for leaf in of_layer)
+    return max(peak, there + serving.config.num_layers * largest)
 
 
 def _bytes(tree: Any) -> float:

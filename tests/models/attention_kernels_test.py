@@ -1,13 +1,16 @@
 """Every kernel is the plain attention, within segments, forwards and backwards."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+from jax.ad_checkpoint import checkpoint_name
 
-from nemojax.models import attention, attention_kernels
+from nemojax.models import attention, attention_kernels, stages
 
 SHAPE = {"heads": 4, "kv_heads": 2, "width": 24}
 
@@ -36,14 +39,18 @@ KERNELS = {
 }
 
 
+@pytest.mark.parametrize("segmented", [True, False])
 @pytest.mark.parametrize("name", KERNELS)
-def test_outputs_and_gradients_are_those_of_plain_attention(name):
+def test_outputs_and_gradients_are_those_of_plain_attention(name, segmented):
     kernel, length = KERNELS[name]
     *arrays, segments = case(length)
+    if not segmented:
+        segments = jnp.ones_like(segments)
     weights = np.random.default_rng(1).normal(size=arrays[0].shape)
 
     def loss(function, arrays):
-        out = function(*arrays, segments)
+        one_each = not segmented and function is not plain
+        out = function(*arrays, None if one_each else segments)
         return (out * weights).sum(), out
 
     gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)
@@ -69,6 +76,24 @@ def test_blocks_keep_no_tensor_of_all_pairs():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(2048) < 2.5 * temporaries(1024)
+
+
+@pytest.mark.parametrize(("remat", "calls"), [("selective", 1), ("full", 2)])
+def test_what_cudnn_needs_backwards_is_kept_with_its_output(monkeypatch, remat, calls):
+    """Calls in the gradient of a layer's attention; one segment a row needs no bias."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    kernel = next(k for k in attention_kernels.KERNELS if k.name == "cudnn")
+
+    def layer(q, k, v, segments):
+        return checkpoint_name(kernel.run(q, k, v, segments), "attention").sum()
+
+    run = stages.remat(layer, remat, kernel)
+    *arrays, segments = (x.astype(jnp.bfloat16) for x in case(40))
+    for ids, biased in ((None, False), (segments, True)):
+        gradient = str(jax.make_jaxpr(jax.grad(run, argnums=(0, 1, 2)))(*arrays, ids))
+        assert gradient.count(f"{kernel.primitive}[") == calls
+        found = re.findall(r"variadic_args=\((\w+),", gradient)
+        assert set(found) == {str(biased)}
 
 
 GPU = {"platform": "gpu", "length": 4096}

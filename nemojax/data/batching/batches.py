@@ -13,13 +13,14 @@ class Batch(NamedTuple):
       loss_mask: float32; 1 where the token is a target, predicted from those before.
         A sequence's first token never is.
       segment_ids: int32; which sequence of its row a token belongs to, from 1; 0 is
-        padding. Tokens attend within their segment only.
+        padding. Tokens attend within their segment only. None: each row is one, which
+        attention needs no mask for.
       positions: int32; position in the segment, from 0.
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
-    segment_ids: np.ndarray
+    segment_ids: np.ndarray | None
     positions: np.ndarray
 
 
@@ -32,10 +33,12 @@ def from_rows(rows_BS: np.ndarray, segment_ids_BS: np.ndarray | None = None) -> 
         is no text; by default a row is one segment, whatever documents it holds.
     """
     rows_BS = np.asarray(rows_BS, np.int32)
-    if segment_ids_BS is None:
-        segment_ids_BS = np.ones_like(rows_BS)
-    segment_ids_BS = np.asarray(segment_ids_BS, np.int32)
     column_S = np.arange(rows_BS.shape[1], dtype=np.int32)
+    if segment_ids_BS is None:
+        mask, positions = np.ones(rows_BS.shape, np.float32), np.zeros_like(rows_BS)
+        mask[:, 0] = 0
+        return Batch(rows_BS, mask, None, positions + column_S)
+    segment_ids_BS = np.asarray(segment_ids_BS, np.int32)
     begins_BS = np.ones(rows_BS.shape, bool)
     begins_BS[:, 1:] = segment_ids_BS[:, 1:] != segment_ids_BS[:, :-1]
     start_BS = np.maximum.accumulate(np.where(begins_BS, column_S, 0), axis=1)

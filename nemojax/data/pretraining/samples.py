@@ -218,7 +218,11 @@ class Samples:
     def _batch(self, rows: np.ndarray, there: np.ndarray) -> Batch:
         if self._isolate:
             return batches.from_documents(rows, self._eos, there)
-        return batches.from_rows(rows, there)
+        batch = batches.from_rows(rows)
+        # Neither what is missing nor what would be predicted from it is a target.
+        batch.loss_mask[~there] = 0
+        batch.loss_mask[:, 1:][~there[:, :-1]] = 0
+        return batch
 
     def _stop(self, part: int) -> int:
         later = self._parts[part + 1 :]

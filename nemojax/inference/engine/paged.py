@@ -9,6 +9,7 @@ of a sequence do not depend on its neighbours.
 import dataclasses
 import functools
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from nemojax.inference.engine.paged_state import (
     TopTokens,
 )
 from nemojax.interop.loading import LoadedModel
-from nemojax.models import partition, quantized
+from nemojax.models import layers, partition, quantized
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import Layout
 
@@ -216,14 +217,15 @@ def by_layer(
 ) -> Any:
     """Splits stacked parameters into a tree for each layer, in the compute dtype.
 
-    Stacked, each layer's would be copied out of the stack at each token.
+    Stacked, each layer's would be copied out of the stack at each token; and kernels
+    with the same input are joined, which a GPU's compiler would do at each token.
 
     Args:
       config: sizes.
       params: parameters as `models.forward.init` makes them, or their shapes.
       mesh: devices that the parameters go to.
-      donate: splits leaf by leaf and deletes each stacked one, so that the weights are
-        never there twice.
+      donate: splits leaf by leaf (those that are joined together) and deletes the
+        stacked ones, so that the weights are never there twice.
     """
 
     def placed(params):
@@ -240,10 +242,12 @@ def by_layer(
         return placed(params)
     each: list[dict[str, Any]] = [{} for _ in range(config.num_layers)]
     for module, leaves in params.pop("layers").items():
-        for name, leaf in leaves.items():
-            found = placed({"layers": {module: {name: leaf}}})["layers"]
+        for names in _sources(leaves).values():
+            some = {name: leaves[name] for name in names}
+            found = placed({"layers": {module: some}})["layers"]
             jax.block_until_ready(found)
-            leaf.delete()
+            for leaf in some.values():
+                leaf.delete()
             for layer, one in zip(each, found, strict=True):
                 layer.setdefault(module, {}).update(one[module])
     return placed(params) | {"layers": each}
@@ -265,15 +269,51 @@ def _split(config: ModelConfig, mesh: Mesh, params: Any) -> Any:
         plain = leaf.ndim > 1 and not quantized.is_quantized(leaf)
         return leaf.astype(config.compute_dtype) if plain else leaf
 
+    shards = mesh.shape["tensor"]
     params = partition.pack(config, params, Layout(mesh))
     found = {name: leaf for name, leaf in params.items() if name != "layers"}
     found = jax.tree.map(cast, found)
     if "layers" in params:
         found["layers"] = [
-            jax.tree.map(lambda leaf, i=index: cast(leaf[i]), params["layers"])
+            {
+                module: _joined(
+                    {n: cast(leaf[index]) for n, leaf in leaves.items()}, shards
+                )
+                for module, leaves in params["layers"].items()
+            }
             for index in range(config.num_layers)
         ]
     return found
+
+
+def _sources(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the engine's parameters of a module, and what each is made of."""
+    found = {name: (name,) for name in names}
+    if any(name.endswith(layers.LORA_SUFFIXES) for name in found):
+        return found  # adapters belong to one kernel each
+    for kernels in layers.SAME_INPUT:
+        for suffix in ("", layers.SCALE_SUFFIX):
+            parts = tuple(name + suffix for name in kernels)
+            if set(parts) <= set(found):
+                for name in parts:
+                    del found[name]
+                found[layers.joined(kernels) + suffix] = parts
+    return found
+
+
+def _joined(leaves: dict[str, jax.Array], shards: int) -> dict[str, jax.Array]:
+    """Joins the columns of a module's kernels so that each shard has its own of all."""
+
+    def join(*parts):
+        if len(parts) == 1:
+            return parts[0]
+        parts = [part.reshape(*part.shape[:-1], shards, -1) for part in parts]
+        return jnp.concatenate(parts, -1).reshape(*parts[0].shape[:-2], -1)
+
+    return {
+        name: join(*(leaves[part] for part in parts))
+        for name, parts in _sources(leaves).items()
+    }
 
 
 def to_engine_params(model: LoadedModel, *, donate: bool) -> LoadedModel:
@@ -290,8 +330,10 @@ def to_engine_params(model: LoadedModel, *, donate: bool) -> LoadedModel:
 
 def _specs(params: Any) -> Any:
     """Returns the specs of the tree that `by_layer` makes, or of some branches."""
-    layers = params.get("layers", [])
+    per_layer = params.get("layers", [])
     others = {name: leaf for name, leaf in params.items() if name != "layers"}
     # Those of one layer are those of all.
-    specs = partition.param_specs(others | ({"layers": layers[0]} if layers else {}))
-    return specs | ({"layers": [specs["layers"]] * len(layers)} if layers else {})
+    specs = partition.param_specs(
+        others | ({"layers": per_layer[0]} if per_layer else {})
+    )
+    return specs | ({"layers": [specs["layers"]] * len(per_layer)} if per_layer else {})

@@ -14,14 +14,16 @@ def test_full_rows_are_one_segment_and_all_but_the_first_token_are_targets():
         batches.Batch(
             tokens=ROWS.astype(np.int32),
             loss_mask=np.array([[0, 1, 1, 1, 1]] * 2, np.float32),
-            segment_ids=np.ones((2, 5), np.int32),
+            segment_ids=None,
             positions=np.array([[0, 1, 2, 3, 4]] * 2, np.int32),
         ),
     )
     chex.assert_trees_all_equal_dtypes(
         batch,
-        batches.Batch(np.int32(0), np.float32(0), np.int32(0), np.int32(0)),
+        batches.Batch(np.int32(0), np.float32(0), None, np.int32(0)),
     )
+    given = batches.from_rows(ROWS, np.ones_like(ROWS))
+    chex.assert_trees_all_equal(given._replace(segment_ids=None), batch)
 
 
 def test_segments_restart_positions_and_have_no_first_target():

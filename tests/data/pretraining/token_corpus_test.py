@@ -198,8 +198,8 @@ def test_an_epoch_has_every_token_once_and_the_next_in_another_order(tokens):
 
 
 def test_a_batch_depends_on_its_numbers_alone(tokens):
-    whole = opened(tokens).batch(100, 12)
-    again = opened(tokens)
+    whole = opened(tokens, isolate_documents=True).batch(100, 12)
+    again = opened(tokens, isolate_documents=True)
     again.batch(3, 5)
     for start, stop in ((4, 12), (0, 4)):
         part = again.batch(100 + start, stop - start)
@@ -211,13 +211,16 @@ def test_documents_see_each_other_as_in_the_report_or_not(tokens, model):
     together, apart = opened(tokens), opened(tokens, isolate_documents=True)
     a, b = together.batch(0, 40), apart.batch(0, 40)
     np.testing.assert_array_equal(a.tokens, b.tokens)
-    assert (a.segment_ids == 1).all() and a.loss_mask[:, 1:].all()
+    assert a.segment_ids is None and a.loss_mask[:, 1:].all()
     ends = a.tokens[:, :-1] == model.eos_id
     np.testing.assert_array_equal(np.diff(b.segment_ids, axis=1) == 1, ends)
     np.testing.assert_array_equal(b.loss_mask[:, 1:] == 0, ends)
 
 
-def test_a_damaged_record_is_named_counted_and_left_out(data, model, tmp_path):
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_damaged_record_is_named_counted_and_left_out(
+    data, model, tmp_path, isolated
+):
     out = tmp_path / "tokens"
     token_corpus.tokenize(token_corpus.jobs(data, out), model, out)
     intact = opened(out, length=64).batch(0, 60)
@@ -231,14 +234,16 @@ def test_a_damaged_record_is_named_counted_and_left_out(data, model, tmp_path):
     with pytest.raises(DataError, match=r"record 5 \(row 6 of english-0\.jsonl\)"):
         opened(out, length=64, faults=faults).batch(0, 60)
     faults.unlink()
-    source = opened(out, length=64, faults=faults, max_lost=60)
+    options = {"faults": faults, "max_lost": 60, "isolate_documents": isolated}
+    source = opened(out, length=64, **options)
     batch = source.batch(0, 60)
     assert len(source.damaged) == 1 and source.lost
     (row,) = [json.loads(line) for line in faults.read_text().splitlines()]
     assert (row["file"], row["record"], row["row"]) == (str(path), 5, 6)
-    there = batch.segment_ids > 0
-    assert not there.all() and not batch.loss_mask[~there].any()
-    np.testing.assert_array_equal(batch.tokens[there], intact.tokens[there])
+    lost = (batch.tokens == 0) & (intact.tokens != 0)
+    assert lost.any() and not batch.loss_mask[lost].any()
+    assert not batch.loss_mask[:, 1:][lost[:, :-1]].any()
+    np.testing.assert_array_equal(batch.tokens[~lost], intact.tokens[~lost])
 
 
 def test_validation_has_all_held_out_text_in_order(tokens, model):
