@@ -14,8 +14,8 @@ from nemojax.data.batching import batches, packing
 from nemojax.data.batching.packing import PackedBatch, TokenSequence
 from nemojax.errors import UserError
 
-# Room for targets is a multiple of this: what matrix units take whole.
-_TILE = 128
+# Room for targets is a multiple of this, for matrix units and so that shapes recur.
+_TILE = 32
 
 
 class ExampleBatches:
@@ -104,7 +104,7 @@ class ExampleBatches:
             for part in found:
                 self.sequences = max(self.sequences, sum(map(len, part[1])))
                 room = max(room, self._targets(row_groups, *part))
-        room = -(-room // _TILE) * _TILE
+        room = -(-max(room, 1) // _TILE) * _TILE
         fewer = head_groups is not None and room * row_groups < self.rows * length
         self.target_shape = (row_groups, room) if fewer else None
 
