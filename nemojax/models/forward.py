@@ -94,6 +94,7 @@ def token_log_probs(
     *,
     positions=None,
     segment_ids=None,
+    target_indices=None,
     layout: Layout | None = None,
 ) -> jax.Array:
     """Computes each token's log-probability given its segment's earlier tokens.
@@ -105,20 +106,23 @@ def token_log_probs(
       positions: int32 [B, S]; default 0..S-1 in each row.
       segment_ids: int32 [B, S]; tokens attend within equal ids only; default: one
         segment a row. Id 0 is padding.
+      target_indices: int32 [G, C], the tokens whose log-probs are computed, alone: of
+        each of the `Layout.head_groups` G groups of consecutive rows C different flat
+        indices into these rows. Default: all tokens.
       layout: layout of the computation; default: one device. B must divide over `data`
         times `pipe`, S over `tensor`.
 
     Returns:
       float32 [B, S], aligned with `tokens`: entry t is log p(token t | before t),
-      and 0 where a segment starts, since nothing predicts its first token.
+      and 0 where a segment starts, since nothing predicts its first token, and where
+      `target_indices` does not point.
 
     Raises:
       ValueError: an unknown remat policy, or sizes that the layout cannot split; the
         message says what would do.
     """
-    return sharded.run(
-        config, _LOG_PROBS, layout, params, tokens, positions, segment_ids
-    )
+    batch = tokens, positions, segment_ids, target_indices
+    return sharded.run(config, _LOG_PROBS, layout, params, *batch)
 
 
 def weighted_log_probs(
@@ -129,6 +133,7 @@ def weighted_log_probs(
     *,
     positions=None,
     segment_ids=None,
+    target_indices=None,
     layout: Layout | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the weighted sum of `token_log_probs`, and these without gradient.
@@ -139,9 +144,8 @@ def weighted_log_probs(
     Args: as `token_log_probs`, and
       weights: float32 [B, S]; where it is 0 the log-prob is not looked at.
     """
-    return sharded.run_weighted(
-        config, _LOG_PROBS, layout, params, weights, tokens, positions, segment_ids
-    )
+    batch = tokens, positions, segment_ids, target_indices
+    return sharded.run_weighted(config, _LOG_PROBS, layout, params, weights, *batch)
 
 
 def rewards(
@@ -175,30 +179,43 @@ def _head(config: ModelConfig, params, over):
     return heads.share(stages.head_params(params), over)
 
 
-def _log_probs(config: ModelConfig, head, x_BSD, tokens, segment_ids, over):
+def _log_probs(config: ModelConfig, head, x_BSD, batch: sharded.Text, over):
     x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
+    tokens, segment_ids, target_indices = batch
     B, S, D = x_BSD.shape
-    targets_N = jnp.roll(tokens, -1, axis=1).reshape(B * S)
-    x_ND = x_BSD.reshape(B * S, D)
-    log_probs_N = heads.log_probs(
-        config, head["kernel"], x_ND, targets_N, over, head.get("kernel_scale")
-    )
-    log_probs = jnp.roll(log_probs_N.reshape(B, S), 1, axis=1)
+    x_ND, tokens_N = x_BSD.reshape(B * S, D), tokens.reshape(B * S)
+
+    def found(x_ND, targets_N):
+        return heads.log_probs(
+            config, head["kernel"], x_ND, targets_N, over, head.get("kernel_scale")
+        )
+
+    if target_indices is None:
+        log_probs_N = jnp.roll(found(x_ND, jnp.roll(tokens_N, -1)), 1)
+    else:
+        G, _ = target_indices.shape
+        first_G1 = jnp.arange(G)[:, None] * (B * S // G)
+        targets = (first_G1 + target_indices).reshape(-1)
+        promise = {"unique_indices": True, "mode": "promise_in_bounds"}
+        before = jnp.where(targets == 0, B * S, targets) - 1
+        log_probs_C = found(x_ND.at[before].get(**promise), tokens_N[targets])
+        log_probs_N = jnp.zeros(B * S).at[targets].set(log_probs_C, **promise)
+    log_probs = log_probs_N.reshape(B, S)
     continues = jnp.arange(S) > 0
     if segment_ids is not None:
         continues &= segment_ids == jnp.roll(segment_ids, 1, axis=1)
     return jnp.where(continues, log_probs, 0.0)
 
 
-def _logits(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):
-    del tokens, segment_ids, over
+def _logits(config: ModelConfig, params, x_BSD, batch: sharded.Text, over):
+    del batch, over
     x_BSD = collectives.all_gather(x_BSD, "tensor", 1)
     return stages.local_logits(config, params, x_BSD)
 
 
-def _rewards(config: ModelConfig, params, x_BSD, tokens, segment_ids, over):
+def _rewards(config: ModelConfig, params, x_BSD, batch: sharded.Text, over):
     """Applies the reward head, in 1F1B on the first stage alone: it is small."""
-    del config, tokens, segment_ids
+    del config, batch
     head = heads.RewardHead(*params["kernel"].shape)
     values = layers.apply(head, params, x_BSD)
     if "pipe" not in over:

@@ -22,6 +22,20 @@ from nemojax.parallel.layout import Layout
 BATCH = PartitionSpec(stages.ROWS)
 
 
+class Text(NamedTuple):
+    """Rows whose hidden states a head is given.
+
+    Attributes:
+      tokens: int32 [B, S].
+      segment_ids: int32 [B, S]; None: a row is one segment.
+      target_indices: int32 [G, C], see `forward.token_log_probs`; None: all tokens.
+    """
+
+    tokens: jax.Array
+    segment_ids: jax.Array | None
+    target_indices: jax.Array | None
+
+
 class Head(NamedTuple):
     """Values that are computed from the last layer's output.
 
@@ -29,7 +43,7 @@ class Head(NamedTuple):
       params: (config, parameters without layers, over) -> those of the head; `over`
         names the mesh axes that share its work: `tensor`, in 1F1B also `pipe`.
       values: (config, head parameters, x [B, S / tensor, D] after the final norm,
-        tokens, segment ids or None, over) -> values, of rows in dim 0.
+        `Text`, over) -> values, of rows in dim 0.
       spec: PartitionSpec of the values of all rows.
     """
 
@@ -46,12 +60,13 @@ def run(config: ModelConfig, head: Head, layout: Layout | None, params, *batch) 
       head: values to compute.
       layout: layout of the computation; default: one device.
       params: plain or packed.
-      batch: tokens, positions and segment ids [B, S]; the last two may be None.
+      batch: tokens, positions and segment ids [B, S], and target indices [G, C]; the
+        last three may be None.
 
     Raises:
       UserError: sizes that the layout cannot split, or an unknown name.
     """
-    layout, params, batch = _prepared(config, layout, params, batch)
+    layout, params, batch = _prepared(config, layout, params, *batch)
     if layout.pipeline == "1f1b":
         return _replayed(config, head, layout, params, batch)
     return _values(config, head, layout, params, batch)
@@ -65,7 +80,7 @@ def run_weighted(
     Where 1F1B goes through the layers a second time for the gradient of `run`, this is
     one pass, since a sum's derivatives are known before it.
     """
-    layout, params, batch = _prepared(config, layout, params, batch)
+    layout, params, batch = _prepared(config, layout, params, *batch)
     if layout.pipeline == "1f1b":
         return _weighted(config, head, layout, params, batch, weights)
     values = _values(config, head, layout, params, batch)
@@ -119,15 +134,16 @@ def _values(config: ModelConfig, head: Head, layout: Layout, params, batch):
     over = ("tensor",)
 
     def local(params, *batch):
-        params, x_BSD = stages.hidden_states(config, params, plan, layout, batch)
+        params, x_BSD = stages.hidden_states(config, params, plan, layout, batch[:3])
         x_BSD = stages.final_norm(config, params, x_BSD)
         tops = head.params(config, params, over)
-        return head.values(config, tops, x_BSD, batch[0], batch[2], over)
+        text = Text(batch[0], *batch[2:])
+        return head.values(config, tops, x_BSD, text, over)
 
     return jax.shard_map(
         local,
         mesh=layout.mesh,
-        in_specs=(partition.param_specs(params, layout), *(BATCH,) * 3),
+        in_specs=(partition.param_specs(params, layout), *(BATCH,) * 4),
         out_specs=head.spec,
         check_vma=stages.attention_of(config, layout, batch[0].shape[1]).varying,
     )(params, *batch)
@@ -139,7 +155,7 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
     specs = partition.param_specs(params, layout)
     over = ("pipe", "tensor")
 
-    def local(params, cotangents, tokens, positions, segment_ids):
+    def local(params, cotangents, tokens, positions, *text):
         def given(params):
             rest, sums = partition.local_params(config, params, plan, layout)
             layers = rest.pop("layers")
@@ -156,23 +172,21 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
         split = functools.partial(stages.micro_batches, layout)
         equal = functools.partial(split, gather=collectives.all_gather_equal)
         (x_MBSD, tops), back_to_rest = jax.vjp(ends, rest)
-        tokens_MBS, positions_MBS, segment_ids_MBS = jax.tree.map(
-            equal, (tokens, positions, segment_ids)
-        )
+        positions_MBS, text_M = jax.tree.map(equal, (positions, Text(tokens, *text)))
         stage = stages.make_stage(
-            config, layers, plan, layout, positions_MBS, segment_ids_MBS
+            config, layers, plan, layout, positions_MBS, text_M.segment_ids
         )
 
         def values(tops, m, x_BSD):
             tops, norm = tops
             x_BSD = stages.final_norm(config, norm, x_BSD)
-            of_head = jax.tree.map(lambda leaf: leaf[m], (tokens_MBS, segment_ids_MBS))
-            return head.values(config, tops, x_BSD, *of_head, over)
+            text = jax.tree.map(lambda leaf: leaf[m], text_M)
+            return head.values(config, tops, x_BSD, text, over)
 
         found = one_f_one_b.run(
             lambda into, *rest: stage(lambda: into, *rest),
             values,
-            {"weights": layers, "batch": (positions_MBS, segment_ids_MBS)},
+            {"weights": layers, "batch": (positions_MBS, text_M.segment_ids)},
             sums, tops, x_MBSD, equal(cotangents), layout.virtual_stages,
         )  # fmt: skip
         d_tops = jax.tree.map(lambda d, p: d.astype(p.dtype), found.head, tops)
@@ -185,28 +199,43 @@ def _gradients(config, head: Head, layout: Layout, params, batch, cotangents):
     return jax.shard_map(
         local,
         mesh=layout.mesh,
-        in_specs=(specs, head.spec, *(BATCH,) * 3),
+        in_specs=(specs, head.spec, *(BATCH,) * 4),
         out_specs=(head.spec, specs),
     )(params, cotangents, *batch)
 
 
-def _prepared(config: ModelConfig, layout: Layout | None, params, batch):
+def _prepared(
+    config: ModelConfig,
+    layout: Layout | None,
+    params,
+    tokens,
+    positions,
+    segment_ids,
+    target_indices=None,
+):
     layout = layout or Layout()
     stages.check_remat(layout.remat)
-    tokens, positions, segment_ids = batch
     tokens = jnp.asarray(tokens)
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    _check_batch(tokens, layout)
+    _check_batch(tokens, target_indices, layout)
     partition.check(config, layout)
     if not partition.is_packed(config, params, layout):
         params = partition.pack(config, params, layout)
-    return layout, params, jax.tree.map(jnp.asarray, (tokens, positions, segment_ids))
+    batch = tokens, positions, segment_ids, target_indices
+    return layout, params, jax.tree.map(jnp.asarray, batch)
 
 
-def _check_batch(tokens: jax.Array, layout: Layout) -> None:
+def _check_batch(
+    tokens: jax.Array, target_indices: jax.Array | None, layout: Layout
+) -> None:
     rows, length = tokens.shape
-    layout.count_micro_batches(rows)
+    groups = layout.head_groups(rows)
+    if target_indices is not None and len(target_indices) != groups:
+        raise UserError(
+            f"target indices of {len(target_indices)} groups of rows: this layout has "
+            f"{groups}, see Layout.head_groups"
+        )
     tensor = layout.size("tensor")
     if length % tensor:
         raise UserError(

@@ -135,6 +135,18 @@ class Layout(LayoutOptions):
             )
         return count
 
+    def head_groups(self, rows: int) -> int:
+        """Returns the groups of consecutive rows of a batch that meet a head together.
+
+        These are the micro-batches of all replicas in 1F1B, else the rows of a device.
+
+        Raises:
+          UserError: as `count_micro_batches`.
+        """
+        micro_batches = self.count_micro_batches(rows)
+        in_share = micro_batches if self.pipeline == "1f1b" else self.size("pipe")
+        return in_share * self.size("data")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayoutSpec(LayoutOptions):

@@ -12,6 +12,7 @@ from nemojax.errors import UserError
 from nemojax.models import forward, lora
 from nemojax.models.config import ModelConfig
 from nemojax.models.lora import LoraConfig
+from nemojax.parallel.layout import Layout
 from nemojax.training import objectives
 from nemojax.training.objectives import (
     PreferenceBatch,
@@ -37,6 +38,8 @@ class Alignment:
       reference: "cached": log-probs of the reference policy are read from the disk;
         "in_step": a second copy of the parameters computes them in each step.
       rank: Rank of adapters, which are trained instead of the model; 0 is the model.
+      targets: Tokens of each of the `Layout.head_groups` that the LM head has room for;
+        0 is all, which is the most that any data need.
 
     Raises:
       UserError: a value that there is not.
@@ -45,12 +48,14 @@ class Alignment:
     stage: str
     reference: str = CACHED
     rank: int = 0
+    targets: int = 0
 
     def __post_init__(self):
         if self.stage not in SCRIPTS:
             raise UserError(f"stage={self.stage!r} is none of {', '.join(SCRIPTS)}")
-        if self.rank < 0:
-            raise UserError(f"rank={self.rank} must not be negative")
+        for name in ("rank", "targets"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} must not be negative")
 
     @property
     def preference(self) -> bool:
@@ -99,10 +104,13 @@ class Alignment:
             jax.random.key(0),
         )
 
-    def batch(self, rows: int, length: int) -> Any:
+    def batch(self, rows: int, length: int, layout: Layout) -> Any:
         """Returns a batch of zeros of so many full rows, as the objective takes it."""
         integers = np.zeros((rows, length), np.int32)
         text = Batch(integers, integers.astype(np.float32), integers, integers)
+        if self.targets:
+            shape = layout.head_groups(rows), self.targets
+            text = text._replace(target_indices=np.zeros(shape, np.int32))
         size = rows * _IN_ROW
         numbers = np.zeros(size, np.float32)
         if self.preference:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from nemojax.data.batching.batches import Batch
 from nemojax.errors import UserError
 from nemojax.models import forward, partition
+from nemojax.parallel.layout import Layout
 from nemojax.planning import hlo
 from nemojax.planning.alignment import cast
 from nemojax.planning.hardware import Hardware
@@ -139,15 +140,16 @@ def lower(scenario: Scenario, mesh: Mesh) -> jax.stages.Lowered:
     )
     model = partition.pack(config, alignment.shapes(config), layout)
     return programs.lower(
-        step, ADAMW, alignment.trained(config, model), _batch(scenario, passes),
-        layout, model if alignment.rank else None,
+        step, ADAMW, alignment.trained(config, model),
+        _batch(scenario, layout, passes), layout, model if alignment.rank else None,
     )  # fmt: skip
 
 
-def _batch(scenario: Scenario, passes: int) -> Any:
+def _batch(scenario: Scenario, layout: Layout, passes: int) -> Any:
     """Returns a batch of a stage of alignment, in passes."""
     assert scenario.alignment is not None
-    one = scenario.alignment.batch(scenario.global_batch // passes, scenario.length)
+    rows = scenario.global_batch // passes
+    one = scenario.alignment.batch(rows, scenario.length, layout)
     return programs.as_passes([one] * passes)
 
 
@@ -159,7 +161,7 @@ def _with_reference(scenario: Scenario, mesh: Mesh, found: Compiled) -> Compiled
     config = scenario.config
     shapes = cast(alignment.shapes(config), config.compute_dtype)
     params = programs.on_mesh(partition.pack(config, shapes, layout), layout)
-    batch = _batch(scenario, passes)
+    batch = _batch(scenario, layout, passes)
     batch = programs.placed(batch, placement.batch_shardings(batch, layout))
     program = reference.program(config, layout)
     one = measured(lambda: program.lower(params, batch))

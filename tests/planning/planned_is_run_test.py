@@ -7,11 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from nemojax.data.batching import batches
+from nemojax.data.batching import batches, examples
+from nemojax.io.files import Quarantine
 from nemojax.models import forward
 from nemojax.parallel.layout import ACCUMULATE, PIPELINES, LayoutSpec
 from nemojax.planning import compiled, hardware
+from nemojax.planning.alignment import Alignment
 from nemojax.planning.scenario import Scenario
+from nemojax.recipe.align import targets
+from nemojax.recipe.align.settings import PREFERENCE, SFT, StageSettings
 from nemojax.recipe.pretrain import pretraining
 from nemojax.training import objectives, programs, sources, stage
 from nemojax.training.learning_rate import LearningRate
@@ -22,6 +26,7 @@ from tests.models.conftest import TINY
 
 CONFIG = dataclasses.replace(TINY, num_layers=8, vocab_size=63)
 LENGTH, BATCH = 16, 32
+SCHEDULE = Schedule(BATCH * 2, BATCH, LearningRate(1e-3))
 
 
 class Samples:
@@ -75,6 +80,13 @@ def planned(spec):
 
 def run(spec, folder, monkeypatch):
     """Lowers the step of a stage of pretraining, when it is first called."""
+    source = pretraining.Batches(Samples(), SCHEDULE, spec)
+    objective = ByLayout(objectives.language_model_objective, CONFIG)
+    return lowered(spec, objective, source, folder, monkeypatch)
+
+
+def lowered(spec, objective, batches, folder, monkeypatch):
+    """Lowers the step of a stage, when it is first called."""
     make = programs.train_step
 
     def train_step(*arguments):
@@ -83,14 +95,12 @@ def run(spec, folder, monkeypatch):
 
         return call
 
-    schedule = Schedule(BATCH * 2, BATCH, LearningRate(1e-3))
-    source = sources.Fixed(pretraining.Batches(Samples(), schedule, spec))
-    objective = ByLayout(objectives.language_model_objective, CONFIG)
+    source = sources.Fixed(batches)
     params = jax.jit(forward.init, static_argnums=0)(CONFIG, jax.random.key(0))
     monkeypatch.setattr(programs, "train_step", train_step)
     with pytest.raises(Taken) as taken:
         stage.run(
-            Stage("toy", CONFIG, objective, source, schedule.rate_at),
+            Stage("toy", CONFIG, objective, source, SCHEDULE.rate_at),
             params, folder, Options(spec),
         )  # fmt: skip
     return taken.value.args[0]
@@ -99,8 +109,46 @@ def run(spec, folder, monkeypatch):
 @pytest.mark.parametrize("spec", marked(layouts(20), fast=3))
 def test_twenty_random_layouts_are_the_same_programs(spec, tmp_path, monkeypatch):
     """The same text before it is compiled, with all shapes and shardings."""
-    lowered = compiled.lower(planned(spec), spec.mesh()).as_text()
-    assert run(spec, tmp_path, monkeypatch).as_text() == lowered
+    text = compiled.lower(planned(spec), spec.mesh()).as_text()
+    assert run(spec, tmp_path, monkeypatch).as_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("sft", LayoutSpec(data=2, tensor=2, rows=8)),
+        ("dpo", LayoutSpec(pipe=2, rows=8, pipeline="1f1b")),
+        ("rpo", LayoutSpec(data=2, pipe=2, rows=4)),
+    ],
+)
+def test_so_are_those_of_stages_that_look_at_targets_alone(
+    name, spec, tmp_path, monkeypatch
+):
+    """Two sequences a row, of whose tokens a quarter are targets."""
+    sequence = [1] * (LENGTH // 2), [0] * (LENGTH // 2 - 2) + [1, 1]
+    groups = [[sequence, sequence]] * BATCH
+    stage = Alignment(name)
+    if not stage.preference:
+        groups = [[sequence]] * (2 * BATCH)
+    settings = StageSettings(
+        PREFERENCE if stage.preference else SFT, LearningRate(1e-3),
+        batch=len(groups), length=LENGTH,
+        preference=dict(stage.objective(CONFIG).options).get("loss"),
+    )  # fmt: skip
+    found = examples.Examples(
+        groups, [""] * len(groups), np.zeros((len(groups), 3)), {}, {}, Quarantine()
+    )
+    packed = targets.pack(settings, spec, found)
+    _, room = packed.target_shape
+    assert room * 4 == packed.slots / (packed.passes * packed.target_shape[0])
+    alignment = dataclasses.replace(stage, targets=room)
+    scenario = dataclasses.replace(planned(spec), alignment=alignment)
+    batches = targets.StageBatches(settings, packed, found.values)
+    text = compiled.lower(scenario, spec.mesh()).as_text()
+    full = dataclasses.replace(scenario, alignment=stage)
+    assert compiled.lower(full, spec.mesh()).as_text() != text
+    ours = lowered(spec, stage.objective(CONFIG), batches, tmp_path, monkeypatch)
+    assert ours.as_text() == text
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nemojax.errors import UserError
+
 
 class Batch(NamedTuple):
-    """The input of a forward pass, a pytree of arrays [B, S].
+    """The input of a forward pass, a pytree of arrays [B, S] but for the last.
 
     Attributes:
       tokens: int32 token ids; 0 where there is padding.
@@ -16,12 +18,37 @@ class Batch(NamedTuple):
         padding. Tokens attend within their segment only. None: each row is one, which
         attention needs no mask for.
       positions: int32; position in the segment, from 0.
+      target_indices: int32 [G, C]; the tokens whose log-probs are computed, see
+        `target_indices`; None: all.
     """
 
     tokens: np.ndarray
     loss_mask: np.ndarray
     segment_ids: np.ndarray | None
     positions: np.ndarray
+    target_indices: np.ndarray | None = None
+
+
+def target_indices(loss_mask_BS: np.ndarray, groups: int, room: int) -> np.ndarray:
+    """Points at all targets of each of some groups of consecutive rows.
+
+    Args:
+      loss_mask_BS: weights; tokens of weight 0 are no targets.
+      groups: G, which divides the rows.
+      room: C, at least the targets of any group and at most its tokens; other tokens
+        fill it up, so that all indices differ.
+
+    Returns:
+      int32 [G, C], flat indices into the rows of the group.
+
+    Raises:
+      UserError: a group has more targets.
+    """
+    others = np.reshape(loss_mask_BS, (groups, -1)) == 0
+    most = int((~others).sum(1).max())
+    if most > room:
+        raise UserError(f"{most} targets in a group of rows that has room for {room}")
+    return np.argsort(others, axis=1, kind="stable")[:, :room].astype(np.int32)
 
 
 def from_rows(rows_BS: np.ndarray, segment_ids_BS: np.ndarray | None = None) -> Batch:

@@ -6,13 +6,16 @@ one or several passes; all batches have one shape, the smaller last one too. Not
 this decides what is learned from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from nemojax.data.batching import batches, packing
 from nemojax.data.batching.packing import PackedBatch, TokenSequence
 from nemojax.errors import UserError
+
+# Room for targets is a multiple of this, for matrix units and so that shapes recur.
+_TILE = 32
 
 
 class ExampleBatches:
@@ -22,6 +25,8 @@ class ExampleBatches:
       passes: number of parts of a step.
       rows, length: shape of a part.
       sequences: most sequences of a part.
+      target_shape: shape of the target indices of a part, which have room for the
+        targets of any; None: all its tokens are looked at.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class ExampleBatches:
         row_multiple: int = 1,
         pack: bool = True,
         part_rows: int = 0,
+        head_groups: Callable[[int], int] | None = None,
     ):
         """Decides the order and the shape.
 
@@ -49,6 +55,8 @@ class ExampleBatches:
           pack: whether sequences share rows.
           part_rows: rows of a part, or as many more as an example needs; 0: a step is
             one part.
+          head_groups: (rows of a part) -> the groups of rows that meet the LM head
+            together, see `Layout.head_groups`; None: it looks at all tokens.
 
         Raises:
           UserError: no example, a malformed or too long sequence, or a number below 1.
@@ -88,12 +96,17 @@ class ExampleBatches:
                     needed, self._fewest([n for group in sizes for n in group])
                 )
         self.rows = -(-needed // row_multiple) * row_multiple
-        shapes = [
-            [sum(map(len, rows)) for _, rows in self._split(k)]
-            for k in range(len(self))
-        ]
-        self.passes = max(map(len, shapes))
-        self.sequences = max(map(max, shapes))
+        self.passes = self.sequences = room = 0
+        row_groups = head_groups(self.rows) if head_groups else 1
+        for k in range(len(self)):
+            found = self._split(k)
+            self.passes = max(self.passes, len(found))
+            for part in found:
+                self.sequences = max(self.sequences, sum(map(len, part[1])))
+                room = max(room, self._targets(row_groups, *part))
+        room = -(-max(room, 1) // _TILE) * _TILE
+        fewer = head_groups is not None and room * row_groups < self.rows * length
+        self.target_shape = (row_groups, room) if fewer else None
 
     def __len__(self) -> int:
         return -(-len(self._order) // self._batch)
@@ -119,6 +132,7 @@ class ExampleBatches:
                 rows=self.rows,
                 length=self.length,
                 max_sequences=self.sequences,
+                target_shape=self.target_shape,
             )
             for members, rows in found
         ]
@@ -147,6 +161,16 @@ class ExampleBatches:
         if not self._pack:
             return len(sizes)
         return max(packing.first_fit_decreasing(sizes, self.length)) + 1
+
+    def _targets(
+        self, row_groups: int, members: tuple[int, ...], rows: list[list[int]]
+    ) -> int:
+        """Returns the most targets of a group of rows of a part that `_split` gives."""
+        found, each = [0] * row_groups, self.rows // row_groups
+        for index, places in zip(members, rows, strict=True):
+            for row, (_, mask) in zip(places, self._groups[index], strict=True):
+                found[row // each] += int(np.count_nonzero(mask))
+        return max(found)
 
     def _split(self, k: int) -> list[tuple[tuple[int, ...], list[list[int]]]]:
         """Returns the members of each part of step k, and the rows of their sequences.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nemojax.data.batching.batches import Batch
+from nemojax.data.batching.batches import Batch, target_indices
 
 # Tokens and loss mask of one sequence, of equal length; lists or arrays.
 TokenSequence = tuple[Any, Any]
@@ -25,6 +25,7 @@ class PackedBatch:
         ones, whose index is num_sequences or more.
       num_sequences: number of sequences present.
       members: indices of the groups present, in order.
+      target_indices: as in `Batch`.
     """
 
     tokens: np.ndarray
@@ -35,11 +36,18 @@ class PackedBatch:
     last_token: np.ndarray
     num_sequences: int
     members: tuple[int, ...]
+    target_indices: np.ndarray | None = None
 
     @property
     def batch(self) -> Batch:
         """The part that a forward pass reads."""
-        return Batch(self.tokens, self.loss_mask, self.segment_ids, self.positions)
+        return Batch(
+            self.tokens,
+            self.loss_mask,
+            self.segment_ids,
+            self.positions,
+            self.target_indices,
+        )
 
 
 def assemble(
@@ -50,6 +58,7 @@ def assemble(
     rows: int,
     length: int,
     max_sequences: int,
+    target_shape: tuple[int, int] | None = None,
 ) -> PackedBatch:
     """Makes a batch of sequences, each behind those before it in its row.
 
@@ -60,6 +69,10 @@ def assemble(
       rows: B.
       length: S.
       max_sequences: N.
+      target_shape: shape of the target indices; None: all tokens are looked at.
+
+    Raises:
+      UserError: more targets than these have room for.
     """
     tokens = np.zeros((rows, length), np.int32)
     loss_mask = np.zeros((rows, length), np.float32)
@@ -89,6 +102,7 @@ def assemble(
         last_token=last_token,
         num_sequences=len(sequences),
         members=members,
+        target_indices=target_shape and target_indices(loss_mask, *target_shape),
     )
 
 

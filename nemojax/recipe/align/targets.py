@@ -110,6 +110,11 @@ def pack(
       examples: examples of the stage.
       held_out: whether they are only measured, once and in their order.
     """
+    reads_log_probs = settings.objective in (kinds.SFT, kinds.PREFERENCE)
+
+    def head_groups(rows: int) -> int:
+        return spec.of_pass(rows).head_groups(rows)
+
     make = functools.partial(
         ExampleBatches,
         examples.groups,
@@ -119,6 +124,7 @@ def pack(
         length=-(-settings.length // spec.tensor) * spec.tensor,
         row_multiple=spec.data * spec.pipe * max(1, spec.rows),
         pack=settings.pack,
+        head_groups=head_groups if reads_log_probs else None,
     )
     if spec.passes:
         return make(part_rows=-(-make().rows // spec.passes))

@@ -21,7 +21,8 @@ def language_model_objective(
         # Each log-prob counts -mask, whatever it is: 1F1B needs no pass to know that.
         loss_sum, log_probs = forward.weighted_log_probs(
             config, params, batch.tokens, -mask,
-            positions=batch.positions, segment_ids=batch.segment_ids, layout=layout,
+            positions=batch.positions, segment_ids=batch.segment_ids,
+            target_indices=batch.target_indices, layout=layout,
         )  # fmt: skip
         _, weight, metrics = losses.reduce(losses.language_model(log_probs, mask))
         return loss_sum, weight, metrics
@@ -44,6 +45,7 @@ def sequence_log_probs(
         text.tokens,
         positions=text.positions,
         segment_ids=text.segment_ids,
+        target_indices=text.target_indices,
         layout=layout,
     )
     mask = jnp.asarray(text.loss_mask)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from nemojax.data.batching import batches
+from nemojax.errors import UserError
 
 ROWS = np.array([[2, 5, 6, 2, 7], [8, 9, 2, 2, 4]])
 
@@ -30,6 +31,15 @@ def test_segments_restart_positions_and_have_no_first_target():
     batch = batches.from_rows(ROWS, np.array([[1, 1, 1, 2, 2], [1, 1, 2, 3, 3]]))
     np.testing.assert_array_equal(batch.positions, [[0, 1, 2, 0, 1], [0, 1, 0, 0, 1]])
     np.testing.assert_array_equal(batch.loss_mask, [[0, 1, 1, 0, 1], [0, 1, 0, 0, 1]])
+
+
+def test_too_little_room_for_the_targets_of_a_group_is_refused():
+    mask = np.array([[0, 1, 0, 0], [0, 0, 1, 1]], np.float32)
+    np.testing.assert_array_equal(batches.target_indices(mask, 2, 2), [[1, 0], [2, 3]])
+    np.testing.assert_array_equal(batches.target_indices(mask, 1, 3), [[1, 6, 7]])
+    for groups, room in ((1, 2), (2, 1)):
+        with pytest.raises(UserError, match=f"targets in .* room for {room}"):
+            batches.target_indices(mask, groups, room)
 
 
 @pytest.mark.parametrize("n", [0, 1, 1000])

@@ -69,6 +69,45 @@ def test_parts_hold_the_examples_of_a_step_whole(
         assert sorted(met[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(
+    count=st.integers(1, 40),
+    each=st.integers(1, 2),
+    part_rows=st.integers(0, 6),
+    row_groups=st.integers(1, 3),
+    pack=st.booleans(),
+)
+def test_the_indices_of_all_parts_point_at_all_targets(
+    count, each, part_rows, row_groups, pack
+):
+    """In one shape, the smaller last batch too; none points twice at a token."""
+    data = [
+        [(ids, mask * (ids % 3 == 0)) for ids, mask in group]
+        for group in groups(count, seed=count, each=each)
+    ]
+    found = ExampleBatches(
+        data, batch=12, length=64, epochs=2, pack=pack, part_rows=part_rows,
+        row_multiple=row_groups, head_groups=lambda rows: row_groups,
+    )  # fmt: skip
+    most = 0
+    for k in range(len(found)):
+        for part in found.parts(k):
+            targets = part.loss_mask.reshape(row_groups, -1)
+            most = max(most, targets.sum(1).max())
+            if found.target_shape is None:
+                assert part.target_indices is None
+                continue
+            assert part.batch.target_indices.shape == found.target_shape
+            for ours, mask in zip(part.target_indices, targets, strict=True):
+                assert set(np.flatnonzero(mask)) <= set(ours)
+                assert len(set(ours)) == len(ours)
+    if found.target_shape is None:
+        assert most + 32 > found.rows * 64 / row_groups
+    else:
+        assert found.target_shape[1] < found.rows * 64 / row_groups
+        assert found.target_shape[1] < most + 32
+
+
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("each", [1, 2])
 def test_a_step_has_its_examples_in_order_whatever_the_rows(pack, each):
