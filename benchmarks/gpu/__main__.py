@@ -4,9 +4,9 @@
     python -m benchmarks.gpu --small                  on a CPU, toy sizes
     python -m benchmarks.gpu --parts=layers,planner --limit=layers=200
 
-Each part is a process of its own with a time limit, so that a crash, a lack of memory or
-a hang costs only itself, and what it had measured before stays. `docs/benchmarks.md`
-says what each part measures and what has to be installed.
+Each part is a process of its own with a time limit, so that a crash, a lack of memory
+or a hang costs only itself, and what it had measured before stays.
+`docs/benchmarks.md` says what each part measures and what has to be installed.
 """
 
 import signal
@@ -30,11 +30,20 @@ flags.DEFINE_string(
 
 
 def _limits() -> dict[str, float]:
-    limits = {name: driver.LIMITS[name] for name in FLAGS.parts}
-    for text in FLAGS.limit:
-        name, _, seconds = text.partition("=")
-        limits[name] = float(seconds)
-    return {name: limits[name] for name in FLAGS.parts}
+    """Returns the seconds of each part that is wanted.
+
+    Raises:
+      app.UsageError: a part that there is not, or a limit that is no number.
+    """
+    own = dict.fromkeys(FLAGS.parts, "") | dict(
+        text.partition("=")[::2] for text in FLAGS.limit
+    )
+    for name, seconds in own.items():
+        if name not in driver.LIMITS:
+            raise app.UsageError(f"no part {name!r}: one of {', '.join(driver.LIMITS)}")
+        if seconds and not seconds.replace(".", "", 1).isdecimal():
+            raise app.UsageError(f"--limit={name}={seconds}: give a number of seconds")
+    return {name: float(own[name] or driver.LIMITS[name]) for name in FLAGS.parts}
 
 
 def main(argv: list[str]) -> None:

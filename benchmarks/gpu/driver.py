@@ -20,15 +20,15 @@ from nemojax.reporting.tables import MISSING, Table
 
 # Seconds of each part at most, the most valuable first.
 LIMITS: dict[str, float] = {
-    "ceilings": 45,
+    "ceilings": 40,
     "attention": 75,
     "layers": 150,
     "generation": 180,
-    "torch_layers": 60,
-    "torch_generation": 90,
-    "dpo": 75,
-    "torch_dpo": 75,
-    "planner": 30,
+    "torch_layers": 45,
+    "torch_generation": 75,
+    "dpo": 60,
+    "torch_dpo": 60,
+    "planner": 20,
     "miniature": 180,
 }
 # Where jax leaves the GPU to others.
@@ -49,7 +49,7 @@ class Run:
           measured: file of an earlier run, which parts compare with; default: this one.
         """
         self._file, self._small = file, small
-        self._earlier = folders.read_json(measured)["parts"] if measured else {}
+        self._earlier = folders.read_json(measured) if measured else {}
         self._folder = tempfile.TemporaryDirectory()
         self.found: dict[str, Any] = {**_header(), "small": small, "parts": {}}
 
@@ -59,8 +59,7 @@ class Run:
         self.found["parts"][name] = entry
         rows, measured = folder / f"{name}.jsonl", folder / "measured.json"
         rows.touch()
-        parts = self._earlier | self.found["parts"]
-        folders.write_json(measured, {key: parts[key]["rows"] for key in parts})
+        folders.write_json(measured, self._measured())
         size = "small" if self._small else "full"
         start = time.monotonic()
         with _process(name, self._environment(name), rows, size, measured) as process:
@@ -76,6 +75,14 @@ class Run:
         entry["seconds"] = round(time.monotonic() - start, 1)
         folders.write_json(self._file, self.found)
 
+    def _measured(self) -> dict[str, Any]:
+        """Returns the device and the rows by part, those of this run before others."""
+        parts = self._earlier.get("parts", {}) | self.found["parts"]
+        return {
+            "device": self.found["device"] or self._earlier.get("device"),
+            "rows": {name: entry["rows"] for name, entry in parts.items()},
+        }
+
     def _environment(self, name: str) -> dict[str, str]:
         environment = {
             "JAX_COMPILATION_CACHE_DIR": str(Path(self._folder.name) / "compiled"),
@@ -90,9 +97,13 @@ class Run:
 
     def _read(self, name: str, file: Path) -> None:
         """Takes over whole lines; writes the JSON file if there are new ones."""
-        lines = [json.loads(x) for x in file.read_text().splitlines(True) if x[-1:] == "\n"]
+        lines = [
+            json.loads(x) for x in file.read_text().splitlines(True) if x[-1:] == "\n"
+        ]
         entry = self.found["parts"][name]
-        rows = [line for line in lines if line.keys() - {"failed", "device", "platform"}]
+        rows = [
+            line for line in lines if line.keys() - {"failed", "device", "platform"}
+        ]
         for line in lines:
             if line.keys() == {"failed"}:
                 entry["failed"] = line["failed"]

@@ -10,6 +10,8 @@ from typing import Any
 
 def reason(error: BaseException) -> str:
     """Returns one line that says what went wrong."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed"
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:300].removesuffix(": ")
 
@@ -20,10 +22,13 @@ class Job:
     Attributes:
       small: whether sizes are those that a CPU runs in seconds.
       measured: rows of the parts before this one, by part.
+      device: name of the device that they were measured on; None: not known.
     """
 
-    def __init__(self, file: Path, small: bool, measured: Mapping[str, list[Any]]):
-        self._file, self.small, self.measured = file, small, measured
+    def __init__(self, file: Path, small: bool, measured: Mapping[str, Any]):
+        self._file, self.small = file, small
+        self.measured: Mapping[str, list[Any]] = measured["rows"]
+        self.device: str | None = measured["device"]
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Writes a row, which stays whatever happens to the process."""

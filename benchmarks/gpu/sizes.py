@@ -41,7 +41,7 @@ def answering(small: bool) -> dict[str, ModelConfig]:
 
 def slots(small: bool) -> tuple[int, ...]:
     """Returns the numbers of sequences that are generated at a time."""
-    return (1, 4) if small else (1, 32, 256)
+    return (2,) if small else (1, 32, 256)
 
 
 def texts(small: bool) -> tuple[int, int]:

@@ -59,22 +59,25 @@ def timed(
     return repeated(run, number, repeats)
 
 
-def card() -> Hardware | None:
-    """Returns what is known of the device; None: nothing."""
-    kind = jax.devices()[0].device_kind.lower().replace(" ", "_")
+def card(device: str | None = None) -> Hardware | None:
+    """Returns what is known of a device of that name; default: jax's; None: nothing."""
+    kind = (device or jax.devices()[0].device_kind).lower().replace(" ", "_")
     return next((h for h in hardware.HARDWARE.values() if h.name in kind), None)
 
 
-def rates(flops: float, causal_flops: float, seconds: float) -> dict[str, Any]:
+def rates(
+    flops: float, causal_flops: float, seconds: float, device: str | None = None
+) -> dict[str, Any]:
     """Returns TFLOP/s and percent of the peak, by both ways of counting.
 
     Args:
       flops: operations, attention counted as if it saw the future too.
       causal_flops: operations without those on masked scores.
       seconds: time that they took.
+      device: name of the device; default: jax's.
     """
     found: dict[str, Any] = {}
-    known = card()
+    known = card(device)
     for prefix, count in (("", flops), ("causal_", causal_flops)):
         found[f"{prefix}tflops"] = count / seconds / 1e12
         found[f"{prefix}mfu_percent"] = (
@@ -84,11 +87,15 @@ def rates(flops: float, causal_flops: float, seconds: float) -> dict[str, Any]:
 
 
 def training_rates(
-    config: ModelConfig, rows: int, length: int, seconds: float
+    config: ModelConfig,
+    rows: int,
+    length: int,
+    seconds: float,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Returns `rates` of forward and backward passes over rows of a length."""
     whole, causal = (
         rows * counts.flops_per_sequence(config, length, causal=causal)
         for causal in (False, True)
     )
-    return rates(whole, causal, seconds)
+    return rates(whole, causal, seconds, device)
