@@ -5,7 +5,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from nemojax.interop import config_json, huggingface
+from nemojax.interop import config_json
 from nemojax.models.config import ModelConfig
 
 
@@ -16,6 +16,8 @@ def torch() -> Any:
 
 def build(config: ModelConfig, params: Any) -> Any:
     """A float32 model of transformers with these parameters."""
+    from nemojax.interop import huggingface  # which takes more libraries than the rest
+
     transformers = importlib.import_module("transformers")
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model"

@@ -55,7 +55,8 @@ class Run:
 
     def part(self, name: str, limit: float) -> None:
         """Runs a part; whatever becomes of it, this returns."""
-        folder, entry = Path(self._folder.name), {"rows": []}
+        folder = Path(self._folder.name)
+        entry: dict[str, Any] = {"rows": []}
         self.found["parts"][name] = entry
         rows, measured = folder / f"{name}.jsonl", folder / "measured.json"
         rows.touch()

@@ -11,16 +11,16 @@ from benchmarks.gpu import sizes, timing
 from benchmarks.gpu.job import Job
 from nemojax.data.batching import batches
 from nemojax.data.batching.batches import Batch
-from nemojax.models import forward
+from nemojax.models import forward, stages
 from nemojax.models.config import ModelConfig
-from nemojax.parallel.layout import LayoutSpec
+from nemojax.parallel.layout import Layout, LayoutSpec
 from nemojax.training import objectives, optimizer, placement, programs, step
 from nemojax.training.optimizer import ADAMW
 from nemojax.training.programs import ByLayout
 
 _REMATS = ("selective", "mlp_preactivation", "full", "none")
-# Rows of a batch, and the passes that take them; 0: one for each row.
-_STEPS = ((1, 0), (4, 0), (4, 1))
+# Rows of a batch, each a micro-batch, and the passes of the step that take them.
+_STEPS = ((1, 1), (4, 4), (4, 1))
 
 
 def run(job: Job) -> None:
@@ -40,7 +40,7 @@ def run(job: Job) -> None:
         )
 
 
-def spec(remat: str, passes: int = 0) -> LayoutSpec:
+def spec(remat: str, passes: int = 1) -> LayoutSpec:
     """Returns the layout of a case: micro-batches of one row."""
     return LayoutSpec(remat=remat, rows=1, passes=passes)
 
@@ -76,7 +76,7 @@ def _pass(
         return held[0]
 
     found = timing.timed(call)
-    return row(found, program, config, 1, length)
+    return _row(found, program, config, layout, 1, length)
 
 
 def _step(
@@ -99,17 +99,22 @@ def _step(
         return metrics
 
     found = timing.timed(call)
-    return row(found, program, config, rows, length)
+    return _row(found, program, config, layout, rows, length)
 
 
-def row(
-    found: timing.Timing, program: Any, config: ModelConfig, rows: int, length: int
+def _row(
+    found: timing.Timing,
+    program: Any,
+    config: ModelConfig,
+    layout: Layout,
+    rows: int,
+    length: int,
 ) -> dict[str, Any]:
-    """Returns the columns of a measured pass or step."""
     memory = program.memory_analysis()
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     size += memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
+        "attention": stages.attention_of(config, layout, length).name,
         **found.milliseconds,
         "gib": size / 2**30,
         **timing.training_rates(config, rows, length, found.best),

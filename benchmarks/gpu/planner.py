@@ -22,7 +22,9 @@ def run(job: Job) -> None:
     Raises:
       ValueError: they have measured nothing.
     """
-    known = timing.card(job.device or "cpu") or _DEFAULT
+    card = timing.card(job.device or "cpu")
+    compare = functools.partial(_compare, comparable=card is not None)
+    known = card or _DEFAULT
     found = {
         part: [row for row in job.measured.get(part, []) if "failed" not in row]
         for part in ("layers", "dpo")
@@ -34,7 +36,7 @@ def run(job: Job) -> None:
         spec = layers.spec(row["remat"], row["passes"])
         scenario = Scenario(config, known, spec, row["rows"], length)
         labels = {name: row[name] for name in _LABELS}
-        job.measure(labels, functools.partial(_compare, scenario, row))
+        job.measure(labels, functools.partial(compare, scenario, row))
     for row in found["dpo"]:
         asked = dpo.pairs_job(job.small)
         spec = LayoutSpec(remat=asked.remat, rows=0, zero=0)
@@ -42,10 +44,12 @@ def run(job: Job) -> None:
             asked.config, known, spec, row["rows"], row["length"], Alignment("dpo")
         )
         labels = {name: row.get(name) for name in _LABELS}
-        job.measure(labels, functools.partial(_compare, scenario, row))
+        job.measure(labels, functools.partial(compare, scenario, row))
 
 
-def _compare(scenario: Scenario, row: Mapping[str, Any]) -> dict[str, Any]:
+def _compare(
+    scenario: Scenario, row: Mapping[str, Any], *, comparable: bool
+) -> dict[str, Any]:
     """Returns measured and predicted, and by how much the prediction is off."""
     seconds = dict(roofline.predict(scenario).parts)
     size = memory.per_device(scenario)
@@ -58,6 +62,8 @@ def _compare(scenario: Scenario, row: Mapping[str, Any]) -> dict[str, Any]:
         found |= {
             f"measured_{name}": measured,
             f"predicted_{name}": value,
-            f"{name}_off_percent": 100 * (value / measured - 1) if measured else None,
+            f"{name}_off_percent": 100 * (value / measured - 1)
+            if measured and comparable
+            else None,
         }
     return found

@@ -1,9 +1,20 @@
 """Sizes of what is measured: those of a GPU, and small ones that a CPU runs."""
 
+import functools
+
 from nemojax.models import presets
 from nemojax.models.config import ModelConfig
 
-_TOY = {"vocab_size": 512, "num_layers": 2, "d_model": 64, "d_ff": 128}
+_toy = functools.partial(
+    ModelConfig,
+    vocab_size=512,
+    num_layers=2,
+    d_model=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    d_ff=128,
+)
 
 
 def length(small: bool) -> int:
@@ -14,7 +25,7 @@ def length(small: bool) -> int:
 def share(small: bool) -> ModelConfig:
     """Returns a GPU's share of 8 layers of Nemotron-4-340B, split over 8 GPUs."""
     if small:
-        return ModelConfig(num_heads=4, num_kv_heads=1, head_dim=16, **_TOY)
+        return _toy(num_kv_heads=1)
     return ModelConfig(
         vocab_size=4096,
         num_layers=8,
@@ -30,13 +41,8 @@ def answering(small: bool) -> dict[str, ModelConfig]:
     """Returns the models that generate, by name."""
     if not small:
         return {name: presets.get(name) for name in ("minitron_4b", "llama31_8b")}
-    heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
-    return {
-        "toy_nemotron": ModelConfig(**heads, **_TOY),
-        "toy_llama": ModelConfig(
-            norm="rmsnorm", activation="swiglu", rotary_fraction=1.0, **heads, **_TOY
-        ),
-    }
+    llama = _toy(norm="rmsnorm", activation="swiglu", rotary_fraction=1.0)
+    return {"toy_nemotron": _toy(), "toy_llama": llama}
 
 
 def slots(small: bool) -> tuple[int, ...]:
@@ -52,7 +58,7 @@ def texts(small: bool) -> tuple[int, int]:
 def billion(small: bool) -> ModelConfig:
     """Returns a model of 1.2 billion parameters, which preferences are taught to."""
     if small:
-        return ModelConfig(num_heads=4, num_kv_heads=2, head_dim=16, **_TOY)
+        return _toy()
     return ModelConfig(
         vocab_size=32_768,
         num_layers=24,
