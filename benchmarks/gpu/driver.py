@@ -70,7 +70,7 @@ class Run:
             status = process.poll()
         self._read(name, rows)
         if status is None:
-            entry["failed"] = f"over its limit of {max(limit, 0):.0f} s"
+            entry["failed"] = f"out of time after {max(limit, 0):.0f} s"
         elif status:
             entry.setdefault("failed", f"its process ended with status {status}")
         entry["seconds"] = round(time.monotonic() - start, 1)
@@ -80,7 +80,7 @@ class Run:
         """Returns the device and the rows by part, those of this run before others."""
         parts = self._earlier.get("parts", {}) | self.found["parts"]
         return {
-            "device": self.found["device"] or self._earlier.get("device"),
+            "device": self._earlier.get("device") or self.found["device"],
             "rows": {name: entry["rows"] for name, entry in parts.items()},
         }
 
@@ -98,17 +98,16 @@ class Run:
 
     def _read(self, name: str, file: Path) -> None:
         """Takes over whole lines; writes the JSON file if there are new ones."""
-        lines = [
-            json.loads(x) for x in file.read_text().splitlines(True) if x[-1:] == "\n"
-        ]
-        entry = self.found["parts"][name]
-        rows = [
-            line for line in lines if line.keys() - {"failed", "device", "platform"}
-        ]
-        for line in lines:
+        entry, rows = self.found["parts"][name], []
+        for text in file.read_text().splitlines(keepends=True):
+            if not text.endswith("\n"):
+                break
+            line = json.loads(text)
             if line.keys() == {"failed"}:
                 entry["failed"] = line["failed"]
-            elif line.keys() == {"device", "platform"} and name not in _WITHOUT_JAX:
+            elif line.keys() != {"device", "platform"}:
+                rows.append(line)
+            elif name not in _WITHOUT_JAX:
                 self.found.update(line)
         if len(rows) > len(entry["rows"]):
             entry["rows"] = rows

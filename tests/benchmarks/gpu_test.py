@@ -42,8 +42,8 @@ def test_a_part_without_time_says_so_and_the_others_run(run):
     done, found = run
     attention = found["parts"].pop("attention")
     assert attention.pop("seconds") >= 0
-    assert attention == {"rows": [], "failed": "over its limit of 0 s"}
-    assert "failed: over its limit of 0 s" in done.stdout
+    assert attention == {"rows": [], "failed": "out of time after 0 s"}
+    assert "failed: out of time after 0 s" in done.stdout
     assert list(found["parts"]) == ["ceilings", "planner"]
     for part in found["parts"].values():
         assert part["rows"] and "failed" not in part
