@@ -22,13 +22,12 @@ from collections.abc import Sequence
 import numpy as np
 from absl import app, flags
 
-from benchmarks import torch_model, train_step
+from benchmarks import bare_decoding, torch_model, train_step
 from nemojax.cli import host
 from nemojax.inference.engine.config import EngineConfig
 from nemojax.inference.engine.engine import Engine
 from nemojax.inference.engine.paged import Programs
-from nemojax.inference.engine.paged_state import DecodeInput
-from nemojax.inference.engine.sampling import Sampling, settings
+from nemojax.inference.engine.sampling import Sampling
 from nemojax.parallel import mesh as meshes
 
 FLAGS = flags.FLAGS
@@ -89,26 +88,8 @@ def jax_jobs():
             prompts, [Sampling(temperature=0, max_tokens=new) for new in sizes]
         )
 
-    config = CONFIGS["even"]
-    programs = Programs(train_step.CONFIG, params, mesh, config)
-    fresh = programs.start()
-    state = [
-        fresh._replace(
-            done=fresh.done & False, length=fresh.length + 64, count=fresh.count + 1
-        )
-    ]
-    table = np.arange(1, config.blocks, dtype=np.int32).reshape(config.slots, -1)
-    how = settings([Sampling(temperature=0, max_tokens=10**6)] * config.slots)
-    none = np.zeros(1, np.int32)
-    inputs = DecodeInput(np.ones(config.slots, bool), table, none, how)
-
-    def bare() -> None:
-        """As many decode calls as the even job takes, with nothing around them."""
-        state[0] = state[0]._replace(length=state[0].length * 0 + 64)
-        for _ in range(128 // config.steps):
-            state[0], output = programs.decode(state[0], inputs)
-        np.asarray(output.token)
-
+    programs = Programs(train_step.CONFIG, params, mesh, CONFIGS["even"])
+    bare = bare_decoding.loop(programs, CONFIGS["even"], 64, 128)
     return {"even": lambda: run("even"), "mixed": lambda: run("mixed"), "bare": bare}
 
 

@@ -1,0 +1,1 @@
+"""What one GPU does, measured part by part: `python -m benchmarks.gpu`."""
