@@ -29,7 +29,7 @@ def test_the_state_takes_the_bytes_of_the_estimate(found):
     """Parameters and moments to the byte; the batch and two counters come on top."""
     scenario, one = found
     parts = memory.per_device(scenario)
-    batch = 4 * 4 * 16 * 16 / (scenario.spec.data * scenario.spec.pipe)
+    batch = 3 * 4 * 16 * 16 / (scenario.spec.data * scenario.spec.pipe)
     state = parts["weights"] + parts["optimizer"]
     assert 0 <= one.arguments_bytes - state - batch < 64
     assert one.per_device_bytes == one.arguments_bytes + one.temporary_bytes
