@@ -2,7 +2,8 @@
 
 A batch holds about the same number of tokens whatever its length. The longest sequences
 come first, and the free rows of a batch are filled with the next shorter ones, so that
-only the last batch of all has rows without text.
+only the last batch of all has rows without text. What is left for it takes the shape of
+the batch before: one more would be compiled for a few rows.
 """
 
 import dataclasses
@@ -99,10 +100,11 @@ def batches(
                 "are allowed"
             )
     order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
-    start = 0
+    start = length = 0
     while start < len(order):
         longest = sizes[order[start]]
-        length = next(size for size in buckets.lengths if size >= longest)
+        if not length or len(order) - start > buckets.rows(length):
+            length = next(size for size in buckets.lengths if size >= longest)
         members = order[start : start + buckets.rows(length)]
         yield _padded(sequences, members, buckets.rows(length), length)
         start += len(members)

@@ -1,5 +1,7 @@
 """Padded batches hold every sequence once, in few shapes of about equal size."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,6 +78,15 @@ def test_every_sequence_is_in_one_batch_as_it_is(sizes, tokens):
 def test_only_the_last_batch_has_free_rows(sizes):
     *full, _ = batches(sequences(sizes), Buckets(50, 100))
     assert all(len(batch.members) == len(batch.tokens) for batch in full)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60))
+def test_few_sequences_that_are_left_have_no_shape_of_their_own(sizes):
+    found = list(batches(sequences(sizes), Buckets(50, 100)))
+    for before, last in itertools.pairwise(found[-2:]):
+        same = last.tokens.shape == before.tokens.shape
+        assert same or len(last.members) > len(before.tokens)
 
 
 @pytest.mark.parametrize("size", [0, 51])
