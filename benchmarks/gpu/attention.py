@@ -50,19 +50,24 @@ def attention_flops(length: int, heads: int, width: int) -> float:
 
 
 def _inputs(length: int, heads: int, groups: int, width: int, packed: bool) -> tuple:
-    """Returns queries, keys, values, the outputs' cotangent, and segments."""
+    """Returns queries, keys, values, the outputs' cotangent, and segments or None."""
     keys = jax.random.split(jax.random.key(0), 4)
     arrays = [
         jax.random.normal(key, (1, length, count, width), jnp.bfloat16)
         for key, count in zip(keys, (heads, groups, groups, heads), strict=True)
     ]
+    if not packed:
+        return *arrays, None
     cuts = np.random.default_rng(0).integers(1, length, _DOCUMENTS - 1)
     segments = np.searchsorted(np.sort(cuts), np.arange(length), side="right") + 1
-    ids = segments if packed else np.ones(length)
-    return *arrays, jnp.asarray(ids[None], jnp.int32)
+    return *arrays, jnp.asarray(segments[None], jnp.int32)
 
 
-def _reference(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+def _reference(
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array | None
+) -> jax.Array:
+    if ids is None:
+        ids = jnp.ones(q.shape[:2], jnp.int32)
     return attention.attention(q, k, v, attention.causal_mask(ids))
 
 
