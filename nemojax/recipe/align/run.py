@@ -31,7 +31,7 @@ from nemojax.interop.loading import LoadedModel
 from nemojax.io import files, folders, sealed
 from nemojax.io.quarantine import REJECTS
 from nemojax.io.workdir import StageOutput, Workdir, WorkdirError
-from nemojax.models import partition
+from nemojax.models import partition, stages
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
@@ -293,7 +293,10 @@ def train_model(
             )
         )
     digest = fingerprint.parameters_sha256(trained.params)
-    finish = functools.partial(_finish, directory, trained, digest, train)
+    kernel = stages.attention_of(model.config, options.layout, settings.length)
+    finish = functools.partial(
+        _finish, directory, trained, digest, train, attention=kernel.name
+    )
     return processes.broadcast_from_process_0(finish)
 
 
@@ -311,7 +314,11 @@ def history(directory: Path) -> list[dict[str, float]]:
 
 
 def _finish(
-    directory: Path, trained: Trained, digest: str, train: Examples
+    directory: Path,
+    trained: Trained,
+    digest: str,
+    train: Examples,
+    attention: str,
 ) -> dict[str, Any]:
     """Writes the plot and the facts; deletes what only a resumed attempt reads."""
     rows = trained.history
@@ -332,6 +339,7 @@ def _finish(
         "counts": train.counts,
         "formats": train.detected,
         "goodput": goodput.total(directory),
+        "attention": attention,
     }
     for folder in ("checkpoints", "reference", *directory.glob("best-*")):
         shutil.rmtree(directory / folder, ignore_errors=True)
@@ -370,6 +378,7 @@ def _result(output: StageOutput, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "final": output.result["final"],
         "goodput": output.result["goodput"],
+        "attention": output.result.get("attention"),
         "counts": output.result["counts"],
         "model": str(output.directory / MODEL),
         "last": output.name,

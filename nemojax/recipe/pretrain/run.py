@@ -11,6 +11,7 @@ from nemojax.errors import UserError
 from nemojax.interop import find, model_folder
 from nemojax.io import folders
 from nemojax.io.workdir import Workdir
+from nemojax.models import stages
 from nemojax.parallel import fingerprint, processes
 from nemojax.parallel.layout import Layout
 from nemojax.recipe.pretrain import pretraining, report
@@ -61,8 +62,11 @@ def run(
             options,
         )  # fmt: skip
         digest = fingerprint.parameters_sha256(trained.params)
+        kernel = stages.attention_of(settings.config, options.layout, settings.length)
         return (
-            _finish(settings, source, path, trained.history, digest) if first else None
+            _finish(settings, source, path, trained.history, digest, kernel.name)
+            if first
+            else None
         )
     finally:
         folder.close()
@@ -133,6 +137,7 @@ def _finish(
     path: Path,
     history: Sequence[dict[str, float]],
     digest: str,
+    attention: str,
 ) -> tuple[dict[str, Any], str]:
     """Writes the report and the plot."""
     last, steps = history[-1], settings.schedule.steps
@@ -149,6 +154,7 @@ def _finish(
         "metrics": last,
         "mix": mix,
         "goodput": times,
+        "attention": attention,
         "damaged_records": len(source.damaged),
         "samples_with_damage": len(source.lost),
     }

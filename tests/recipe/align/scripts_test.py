@@ -46,7 +46,7 @@ def test_rpo_takes_scored_pairs_and_iterates(folder, tmp_path):
         assert first["log_ratio_gap"] == 0.0 and first["target_reward_gap"] != 0.0
         assert stage["final"]["step"] == 5
     ends = {one["final"]["parameters_sha256"] for one in result["stages"].values()}
-    assert len(ends) == 2
+    assert len(ends) == 2 and result["attention"] == "blocks"
     assert result["counts"] == {"rows": 41, "examples": 40, "empty response": 1}
     assert "pairs.jsonl: prompt_chosen_rejected" in err
     last = err.strip().splitlines()[-1]

@@ -130,6 +130,7 @@ def test_a_run_leaves_its_metrics_report_picture_and_model(whole):
     assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert (whole / "model" / "tokenizer.model").exists()
     assert sum(report["goodput"].values()) > 0
+    assert report["attention"] == "blocks"
 
 
 def test_on_other_meshes_a_stopped_run_takes_the_same_samples(
