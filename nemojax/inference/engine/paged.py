@@ -252,7 +252,7 @@ def _split(config: ModelConfig, mesh: Mesh, params: Any) -> Any:
 
 def _sources(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Returns the engine's parameters of a module, and what each is made of."""
-    found = {name: (name,) for name in names}
+    found: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     if any(name.endswith(layers.LORA_SUFFIXES) for name in found):
         return found  # adapters belong to one kernel each
     for kernels in layers.SAME_INPUT:
