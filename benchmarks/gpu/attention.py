@@ -58,11 +58,14 @@ def _inputs(length: int, heads: int, groups: int, width: int, packed: bool) -> t
     ]
     cuts = np.random.default_rng(0).integers(1, length, _DOCUMENTS - 1)
     segments = np.searchsorted(np.sort(cuts), np.arange(length), side="right") + 1
-    ids = segments if packed else np.ones(length)
-    return *arrays, jnp.asarray(ids[None], jnp.int32)
+    return *arrays, jnp.asarray(segments[None], jnp.int32) if packed else None
 
 
-def _reference(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+def _reference(
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array | None
+) -> jax.Array:
+    if ids is None:
+        ids = jnp.ones(q.shape[:2], jnp.int32)
     return attention.attention(q, k, v, attention.causal_mask(ids))
 
 
