@@ -50,17 +50,15 @@ def attention_flops(length: int, heads: int, width: int) -> float:
 
 
 def _inputs(length: int, heads: int, groups: int, width: int, packed: bool) -> tuple:
-    """Returns queries, keys, values, the outputs' cotangent, and segments or None."""
+    """Returns queries, keys, values, the outputs' cotangent, and segments."""
     keys = jax.random.split(jax.random.key(0), 4)
     arrays = [
         jax.random.normal(key, (1, length, count, width), jnp.bfloat16)
         for key, count in zip(keys, (heads, groups, groups, heads), strict=True)
     ]
-    if not packed:
-        return *arrays, None
     cuts = np.random.default_rng(0).integers(1, length, _DOCUMENTS - 1)
     segments = np.searchsorted(np.sort(cuts), np.arange(length), side="right") + 1
-    return *arrays, jnp.asarray(segments[None], jnp.int32)
+    return *arrays, jnp.asarray(segments[None], jnp.int32) if packed else None
 
 
 def _reference(
