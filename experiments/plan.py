@@ -48,7 +48,10 @@ layout_flags.define()
 dataclass_flags.define("assume", roofline.Assumptions())
 flags.DEFINE_integer("batch", 768, "sequences of a step", lower_bound=1)
 flags.DEFINE_integer("length", 4096, "tokens of a sequence", lower_bound=1)
-flags.DEFINE_float("tokens", 0.0, "tokens to train on: also prints days", 0)
+flags.DEFINE_float(
+    "tokens", 0.0, "tokens to train on: also prints days and device hours", 0
+)
+flags.DEFINE_float("price_per_gpu_hour", 0.0, "also prints the cost of --tokens", 0)
 flags.DEFINE_bool("compile", False, "compile the real step for that hardware")
 flags.DEFINE_integer("search", 0, "rank the layouts of so many devices", lower_bound=0)
 flags.DEFINE_enum("serve", None, serving.WEIGHTS, "plan answering with these weights")
@@ -85,11 +88,13 @@ def chosen() -> tuple[Scenario, str]:
         config, accelerator, FLAGS.search, batch, length, assumptions()
     )
     if not found:
-        fewer = search.smaller_batch(config, accelerator, FLAGS.search, batch, length)
-        advice = f", or --batch={fewer}" if fewer else ""
+        asked = config, accelerator, FLAGS.search, batch, length
+        fewer, more = search.smaller_batch(*asked), search.enough_devices(*asked)
+        advice = f"take {more or 'more'} devices"
+        advice += f", or --batch={fewer}" if fewer else ""
         raise UserError(
             f"no layout of {FLAGS.search} x {accelerator.title} fits {FLAGS.model} "
-            f"with {batch} sequences of {length} tokens: take more devices{advice}"
+            f"with {batch} sequences of {length} tokens: {advice}"
         )
     return found[0].scenario, report.candidates_text(found, FLAGS.model) + "\n\n"
 
@@ -123,7 +128,13 @@ def run() -> int:
         return serve()
     scenario, table = chosen()
     compiled = compiling.compile_step(scenario) if FLAGS.compile else None
-    found = report.result(scenario, assumptions(), compiled, FLAGS.tokens)
+    if FLAGS.price_per_gpu_hour and not FLAGS.tokens:
+        raise UserError(
+            "--price_per_gpu_hour needs --tokens: the cost is that of a run"
+        )
+    found = report.result(
+        scenario, assumptions(), compiled, FLAGS.tokens, FLAGS.price_per_gpu_hour
+    )
     found["command"] = report.command(scenario, FLAGS.model)
     text = f"{table}{report.text(found)}\n\nRuns it:\n  {found['command']}"
     command.print_result(found, text, FLAGS.json)

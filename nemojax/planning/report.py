@@ -61,6 +61,7 @@ def result(
     assumptions: roofline.Assumptions,
     compiled: Compiled | None = None,
     tokens: float = 0.0,
+    price: float = 0.0,
 ) -> dict[str, Any]:
     """Returns everything that is known of a scenario.
 
@@ -69,6 +70,7 @@ def result(
       assumptions: assumptions of the prediction.
       compiled: report of the compiler, if it ran.
       tokens: tokens to train on; 0: no duration is given.
+      price: price of an hour of a device; 0: no cost is given.
     """
     config, hardware = scenario.config, scenario.hardware
     prediction = roofline.predict(scenario, assumptions)
@@ -92,9 +94,11 @@ def result(
     a_step = scenario.global_batch * scenario.length
     found["prediction"]["tokens_per_second"] = a_step / prediction.step_seconds
     if tokens:
-        found["prediction"]["days"] = (
-            math.ceil(tokens / a_step) * prediction.step_seconds / 86_400
-        )
+        hours = math.ceil(tokens / a_step) * prediction.step_seconds / 3600
+        found["prediction"]["days"] = hours / 24
+        found["prediction"]["device_hours"] = hours * scenario.devices
+        if price:
+            found["prediction"]["cost"] = hours * scenario.devices * price
     if compiled is not None:
         found["compiled"] = compiled_result(compiled)
     return found
@@ -160,10 +164,23 @@ def text(found: Mapping[str, Any]) -> str:
     lines.append(
         f"  {'all':<16} {prediction['step_seconds']:8.2f}: MFU {prediction['mfu']:.1%}"
         f" (causal {prediction['causal_mfu']:.1%}), "
-        f"{prediction['tokens_per_second']:,.0f} tokens/s, limited by "
-        f"{prediction['limit']}"
-        + (f", {prediction['days']:,.1f} days" if "days" in prediction else "")
+        f"{prediction['tokens_per_second']:,.0f} tokens/s"
     )
+    limit = prediction["limit"]
+    shares = {
+        name: prediction["parts"][name] / prediction["step_seconds"]
+        for name in ("compute", limit)
+    }
+    lines.append(
+        f"  compute is {shares['compute']:.0%} of it; the largest loss is {limit}, "
+        f"{shares[limit]:.0%}"
+    )
+    if "days" in prediction:
+        lines.append(
+            f"  the tokens take {prediction['days']:,.1f} days, "
+            f"{prediction['device_hours']:,.0f} device hours"
+            + (f", a cost of {prediction['cost']:,.0f}" if "cost" in prediction else "")
+        )
     assumed = prediction["assumptions"]
     lines.append(
         "  assumed: " + ", ".join(f"{name}={value}" for name, value in assumed.items())
@@ -248,7 +265,12 @@ def too_large(scenario: Scenario, found: Mapping[str, Any]) -> str:
     message = over(found["memory"], memory.KINDS)
     nearest = search.nearest(scenario)
     if nearest is None:
-        return f"{message}; no layout of {scenario.devices} devices fits"
+        enough = search.enough_devices(
+            scenario.config, scenario.hardware, scenario.devices,
+            scenario.global_batch, scenario.length,
+        )  # fmt: skip
+        more = f", one of {enough} does" if enough else ""
+        return f"{message}; no layout of {scenario.devices} devices fits{more}"
     now, then = layout_of(scenario), layout_of(nearest.scenario)
     changes = [f"{name}={then[name]}" for name in then if then[name] != now[name]]
     return f"{message}; the nearest layout that fits: {', '.join(changes)}"

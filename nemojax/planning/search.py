@@ -7,7 +7,7 @@ from typing import Any
 
 from nemojax.models.config import ModelConfig
 from nemojax.parallel.layout import ACCUMULATE, PIPELINES, LayoutSpec
-from nemojax.planning import memory, roofline
+from nemojax.planning import counts, memory, roofline
 from nemojax.planning.hardware import Hardware
 from nemojax.planning.scenario import Scenario
 
@@ -56,6 +56,24 @@ def search(
             )
         )
     return sorted(found, key=lambda candidate: candidate.prediction.step_seconds)
+
+
+def enough_devices(
+    config: ModelConfig, hardware: Hardware, devices: int, batch: int, length: int
+) -> int | None:
+    """Returns the first of twice, four times, ... as many devices with a layout.
+
+    None where 1,024 times as many have none.
+    """
+    # Weights and Adam's two moments in float32, split over all devices.
+    least = 12 * counts.parameters(config).total / (USABLE * hardware.memory_bytes)
+    for doublings in range(1, 11):
+        more = devices * 2**doublings
+        if more >= least and any(
+            fits(one) for one in _scenarios(config, hardware, more, batch, length)
+        ):
+            return more
+    return None
 
 
 def smaller_batch(

@@ -27,7 +27,13 @@ def plan(*flags):
 
 def test_the_keys_that_programs_rely_on(tmp_path):
     plot = tmp_path / "plan.svg"
-    done = plan(*TABLE_2, "--json=-", "--tokens=8e12", f"--plot={plot}")
+    done = plan(
+        *TABLE_2,
+        "--json=-",
+        "--tokens=8e12",
+        "--price_per_gpu_hour=2.5",
+        f"--plot={plot}",
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["parameters"] == {
@@ -45,6 +51,8 @@ def test_the_keys_that_programs_rely_on(tmp_path):
     steps = 8e12 / 768 / 4096
     days = steps * prediction["step_seconds"] / 86_400
     assert prediction["days"] == pytest.approx(days, rel=1e-3)
+    assert prediction["device_hours"] == pytest.approx(days * 24 * 1536, rel=1e-3)
+    assert prediction["cost"] == pytest.approx(days * 24 * 1536 * 2.5, rel=1e-3)
     assert plot.read_text().startswith("<?xml")
 
 
@@ -112,6 +120,8 @@ def test_serving_says_what_fits_and_what_does_not():
         (["--parallel.tensor=3"], "tensor=3 does not divide num_kv_heads=8"),
         (["--serve=fp8", "--parallel.pipe=2"], "--serve takes no pipeline"),
         (["--search=2"], "no layout of 2 x NVIDIA H100 80GB HBM3 fits nemotron4_340b"),
+        (["--model=llama31_8b", "--search=1", "--batch=64"], "take 2 devices"),
+        (["--price_per_gpu_hour=2"], "--price_per_gpu_hour needs --tokens"),
     ],
 )
 def test_what_cannot_be_planned_ends_with_one_line(flags, message):
