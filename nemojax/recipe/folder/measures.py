@@ -92,7 +92,7 @@ class Measures:
         found = {}
         for name, rows in self.demonstrations.items():
             scores = score(rows)
-            found[f"{name}_loss"] = ratio(-scores, [sum(mask) for _, mask in rows])
+            found[f"{name}_loss"] = ratio(-scores, _targets(rows))
         return found
 
     def preferences(self, score: Score) -> dict[str, list[int]]:
@@ -102,7 +102,7 @@ class Measures:
         shorter response; the mean over tokens does not.
         """
         scores = score([row for pair in self.pairs for row in pair])
-        counts = np.array([sum(row[1]) for pair in self.pairs for row in pair])
+        counts = _targets([row for pair in self.pairs for row in pair])
         found = {}
         for name, values in ((SUM, scores), (MEAN, scores / counts)):
             found[name] = [int(v) for v in values[0::2] > values[1::2]]
@@ -117,6 +117,11 @@ class Measures:
             config, params, arrays, mesh=self.mesh, buckets=buckets
         )
         return found.result().astype(np.float64)
+
+
+def _targets(rows: Sequence[TokenSequence]) -> np.ndarray:
+    """Counts the targets of each sequence; masks of one byte would overflow in `sum`."""
+    return np.array([np.count_nonzero(mask) for _, mask in rows])
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:

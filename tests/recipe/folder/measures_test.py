@@ -74,6 +74,26 @@ def test_uniform_model_has_the_measures_that_follow(tokenizer):
     assert metrics[measures.MEAN]["value"] <= 0.5
 
 
+@pytest.mark.parametrize("targets", [1, 255, 256, 300])
+def test_long_sequences_count_all_their_targets(targets):
+    """Their masks are of one byte, as examples keep them."""
+    row = (
+        np.zeros(targets + 3, np.int32),
+        np.r_[[0] * 3, [1] * targets].astype(np.uint8),
+    )
+    pairs = [(row, ([1, 2], [0, 1]))]
+    found = measures.Measures(meshes.make_mesh(), 400, {}, {"a": [row, row]}, pairs)
+    assert found.losses(lambda rows: np.full(len(rows), -targets))[
+        "a_loss"
+    ].value == pytest.approx(1.0)
+    # A nat a token, beside one of two nats: better by the mean.
+    outcomes = found.preferences(lambda rows: np.array([-float(targets), -2.0]))
+    assert outcomes == {
+        measures.SUM: [int(targets < 2)],
+        measures.MEAN: [1],
+    }
+
+
 def test_ratio_of_sums_is_not_the_mean_of_ratios():
     found = measures.ratio([1.0, 30.0], [1, 10])
     assert found.value == pytest.approx(31 / 11)
