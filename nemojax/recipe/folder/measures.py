@@ -120,7 +120,7 @@ class Measures:
 
 
 def _targets(rows: Sequence[TokenSequence]) -> np.ndarray:
-    """Counts the targets of each sequence; masks of one byte would overflow in `sum`."""
+    """Counts the targets of each sequence, whose masks of one byte `sum` would wrap."""
     return np.array([np.count_nonzero(mask) for _, mask in rows])
 
 
