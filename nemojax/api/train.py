@@ -19,6 +19,7 @@ from nemojax.interop.loading import LoadedModel
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel.layout import LayoutSpec
 from nemojax.recipe.align import run, stage
+from nemojax.recipe.align.data_files import DataFiles
 from nemojax.recipe.align.settings import PREFERENCES, PRESETS, StageSettings
 from nemojax.training.learning_rate import LearningRate
 from nemojax.training.objectives import PreferenceLoss
@@ -190,7 +191,7 @@ def _train(
         spec = dataclasses.replace(spec, zero=0)  # adapters are too small to be split
     job = run.Job(
         os.fspath(out), model, loading.AUTO, [(name, settings)],
-        run.DataFiles(_listed(rows), held_out), encode, **how,
+        DataFiles(_listed(rows), held_out), encode, **how,
     )  # fmt: skip
     result, _ = run.run(job, Options(spec))
     trained = loading.load(result["model"], model.layout, name=name)

@@ -22,7 +22,8 @@ from nemojax.losses import ATTRIBUTE_WEIGHTS
 from nemojax.models.lora import LoraConfig
 from nemojax.parallel import processes
 from nemojax.recipe.align import run, stage
-from nemojax.recipe.align.run import DataFiles, Job
+from nemojax.recipe.align.data_files import DataFiles
+from nemojax.recipe.align.run import Job
 from nemojax.recipe.align.settings import PREFERENCES, StageSettings
 from nemojax.training.objectives import PreferenceConfig
 

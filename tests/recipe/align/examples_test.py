@@ -8,7 +8,7 @@ import pytest
 
 from nemojax.data.batching import examples
 from nemojax.io.files import DataError
-from nemojax.recipe.align.run import DataFiles
+from nemojax.recipe.align.data_files import DataFiles
 from nemojax.recipe.align.settings import OBJECTIVES, REGRESSION, SFT
 from tests.recipe.align import toy
 
