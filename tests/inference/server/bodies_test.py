@@ -95,7 +95,7 @@ def test_of_many_faults_few_are_looked_at(kind, fields, param):
         (WORD, {"suffix": "x"}, "suffix", "not supported"),
         (CHAT, {"{odd}": 1}, "{odd}", "not supported"),
         (CHAT, {"messages": [{**TURN, "audio": {}}]}, "messages.0.audio", "not supp"),
-        (CHAT, {"max_tokens": 3, "max_completion_tokens": 5}, None, "differ"),
+        (CHAT, {"max_tokens": 3, "max_completion_tokens": 5}, "max_tokens", "differ"),
     ],
 )
 def test_the_field_is_named_as_the_user_did(kind, fields, param, said):
