@@ -59,7 +59,10 @@ def start(
 
     def with_flags(argv: list[str]) -> None:
         what = functools.partial(run, argv[1:]) if arguments else run
-        sys.exit(main(what, unfit=unfit))
+        status = main(what, unfit=unfit)
+        if status == INTERRUPTED:
+            _say_no_more()
+        sys.exit(status)
 
     app.run(with_flags, flags_parser=parse)
 
@@ -211,6 +214,12 @@ def _repeated_interruptions(wait: float = 0.05) -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
+
+
+def _say_no_more() -> None:
+    """Keeps threads that this process's end cuts short from saying so."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _unread() -> int:

@@ -217,6 +217,31 @@ def test_errors_of_library_threads_are_not_printed(capsys):
     assert sys.excepthook is before
 
 
+INTERRUPTED = """
+import sys, threading
+from nemojax.cli import command
+
+def late():
+    threading.main_thread().join()
+    raise RuntimeError("cannot schedule new futures after shutdown")
+
+def run():
+    threading.Thread(target=late).start()
+    raise KeyboardInterrupt
+
+command.start(run)
+"""
+
+
+def test_threads_that_an_interruption_cuts_short_say_nothing_after_its_line():
+    found = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True
+    )
+    assert found.returncode == command.INTERRUPTED
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("interrupted: run the same command again")
+
+
 @pytest.mark.parametrize("error", [ValueError("of jax"), ZeroDivisionError("own")])
 def test_mistakes_that_are_not_the_users_keep_their_traceback(error):
     with pytest.raises(type(error)) as raised:
