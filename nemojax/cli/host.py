@@ -72,8 +72,8 @@ def keep_compiled() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "nemojax" / f"compiled-{_processor()}"
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_oldest(folder, _MOST_KEPT)
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        _remove_oldest(folder, _MOST_KEPT)  # ends early where another process does it
 
 
 def _remove_oldest(folder: Path, most: int) -> None:

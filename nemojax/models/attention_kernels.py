@@ -226,6 +226,11 @@ KERNELS = (
 )
 
 
+def fastest(case: Case) -> Kernel:
+    """Returns the fastest kernel that can run."""
+    return next(k for k in KERNELS if not k.missing(case))
+
+
 def choose(name: str, case: Case) -> Kernel:
     """Returns the kernel of that name; "auto": the fastest that can run.
 
@@ -235,7 +240,7 @@ def choose(name: str, case: Case) -> Kernel:
       UserError: an unknown name, or a kernel that cannot run; says what it needs.
     """
     if name == AUTO:
-        found = next(k for k in KERNELS if not k.missing(case))
+        found = fastest(case)
         faster = KERNELS[: KERNELS.index(found)]
         lacking = [
             f"{k.name} needs {k.missing(case)}"
